@@ -1,0 +1,73 @@
+"""StageEvaluation: scores the seen tasks after every stage, and the held-out tasks after the last one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lit_cvit.data.stream import Stage
+from lit_cvit.data.tasks import Task
+from lit_cvit.evaluation import evaluate_task
+from lit_cvit.methods import ContinualMethod
+from lit_cvit.report import write_report
+from lit_cvit.run import StageScores, TaskScore
+from lit_cvit.stages import StageCallback
+from lit_cvit.trainer import ContinualTrainer
+
+
+class StageEvaluation(StageCallback):
+    """Fills a row of the score matrix after every stage.
+
+    Predictions are kept as JSON lines beside each stage, the matrix is written anew, and `report/` after the
+    last stage. The command line adds this callback by itself, so it is only named to change its settings. It
+    should come first among callbacks that read scores, and it generates T(T+1)/2 times in a stream of T
+    tasks, so `tasks: last` is there for trials.
+
+    Example::
+
+        trainer:
+          callbacks:
+          - class_path: StageEvaluation
+            init_args: {tasks: all}
+
+    Args:
+        tasks: `seen` tasks the stream has learned so far, `all` tasks of the stream, or `last` for the task
+            just learned, and all seen ones after the last stage.
+        downstream: Whether the benchmark's zero-shot tasks are tested after the last stage.
+    """
+
+    def __init__(self, tasks: Literal["seen", "all", "last"] = "seen", downstream: bool = True) -> None:
+        super().__init__()
+        if tasks not in ("seen", "all", "last"):
+            raise ValueError(f"StageEvaluation.tasks must be 'seen', 'all' or 'last', got {tasks!r}")
+        self.tasks = tasks
+        self.downstream = downstream
+        self.answered = 0
+        self.asked = 0
+        self.task_name = ""
+
+    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        chosen = self.tasks_after(trainer, stage)
+        self.answered, self.asked = 0, sum(len(task.test) for task in chosen)
+        scores: dict[str, TaskScore] = {}
+        for task in chosen:
+            self.task_name = task.name
+            result = evaluate_task(
+                method, trainer.data, task, device=trainer.strategy.root_device, progress=self._count
+            )
+            scores[task.name] = result.score
+            trainer.run.write_predictions(stage.number, task.name, result.rows)
+        seconds = sum(score.seconds for score in scores.values())
+        trainer.run.save_scores(StageScores(stage.number, stage.task.name, scores), seconds=seconds)
+        if stage.number == len(trainer.stages):
+            write_report(trainer.run)
+
+    def tasks_after(self, trainer: ContinualTrainer, stage: Stage) -> tuple[Task, ...]:
+        """The tasks that are tested after a stage."""
+        last = stage.number == len(trainer.stages)
+        held_out = trainer.data.downstream if last and self.downstream else ()
+        if self.tasks == "last" and not last:
+            return stage.seen[-1:]
+        return (*(trainer.data.stream if self.tasks == "all" else stage.seen), *held_out)
+
+    def _count(self, num_answered: int) -> None:
+        self.answered += num_answered

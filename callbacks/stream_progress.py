@@ -1,0 +1,179 @@
+"""StreamProgress: what a person sees of a run, with rich on a terminal and in plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table as RichTable
+
+from lit_cvit.data.stream import Stage
+from lit_cvit.methods import ContinualMethod
+from lit_cvit.report import Table, matrix_table, run_summary, run_title, summary_table
+from lit_cvit.stages import StageCallback
+from lit_cvit.trainer import ContinualTrainer
+
+_HEADLINE = ("AP", "MAP", "BWT", "MIF")
+
+
+class StreamProgress(StageCallback):
+    """A header, a progress bar for the whole stream, the matrix after every stage, the summary at the end.
+
+    The command line adds it by itself; `--quiet` leaves it out. Its rate of updates is limited by time, so it
+    costs nothing that could be measured.
+
+    Example::
+
+        trainer:
+          callbacks:
+          - class_path: StreamProgress
+            init_args: {every_seconds: 10}
+
+    Args:
+        every_seconds: Seconds between plain lines, where there is no terminal.
+    """
+
+    def __init__(self, every_seconds: float = 15.0) -> None:
+        super().__init__()
+        self.every_seconds = every_seconds
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._bar: TaskID | None = None
+        self._last_line = 0.0
+        self._start = 0.0
+        self._first_step = 0
+
+    # -- stream ---------------------------------------------------------------------------------------------
+
+    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        self._start, self._first_step = time.monotonic(), trainer.global_step
+        self.console.print(Panel.fit("\n".join(header(trainer, method)), title="lit_cvit"))
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+            self._progress = Progress(*columns, console=self.console)
+            self._progress.start()
+            self._bar = self._progress.add_task("starting", total=total_steps(trainer))
+
+    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        counts = method.parameter_counts()
+        self.console.print(
+            f"stage {stage.number}/{len(trainer.stages)}: {stage.task.name}, "
+            f"{len(stage.task.train or ())} samples, {stage.num_steps} steps, "
+            f"{counts['trainable']:,} trainable parameters"
+        )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(trainer, ContinualTrainer)
+        assert isinstance(pl_module, ContinualMethod)
+        stage = pl_module.stage
+        assert stage is not None
+        loss = trainer.callback_metrics.get("loss/lm")
+        said = f"loss {float(loss):.3f}" if loss is not None else ""
+        self._say(trainer, f"{self._place(trainer, stage)}, step {trainer.global_step}, {said}")
+
+    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._say(trainer, f"{self._place(trainer, stage)}, scoring", force=True)
+
+    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        matrix = trainer.run.matrix()
+        if any(cell is not None for row in matrix.scores for cell in row):
+            self.console.print(rich_table(matrix_table(matrix), title=f"scores after stage {stage.number}"))
+
+    def on_stream_end(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        matrix = trainer.run.matrix()
+        if any(cell is not None for row in matrix.scores for cell in row):
+            summary = run_summary(matrix)
+            shown = {name: value for name, value in summary.items() if _is_headline(name)}
+            self.console.print(rich_table(summary_table(shown), title="summary"))
+        self._print_downstream(trainer)
+        minutes = (time.monotonic() - self._start) / 60
+        self.console.print(f"{run_title(trainer.run.record)}: {minutes:.1f} minutes")
+        self.console.print(f"run folder: {trainer.run.path}")
+
+    # -- pieces ---------------------------------------------------------------------------------------------
+
+    def _print_downstream(self, trainer: ContinualTrainer) -> None:
+        matrix = trainer.run.downstream()
+        for task, column in zip(matrix.tasks, range(len(matrix.tasks)), strict=True):
+            score, mif = matrix.scores[-1][column], matrix.mif[-1][column]
+            if score is not None and mif is not None:
+                self.console.print(f"held-out {task}: {score:.2f}, answers in form {mif:.1f} %")
+
+    def _place(self, trainer: ContinualTrainer, stage: Stage) -> str:
+        return f"stage {stage.number}/{len(trainer.stages)} {stage.task.name}"
+
+    def _say(self, trainer: ContinualTrainer, text: str, *, force: bool = False) -> None:
+        left = self._time_left(trainer)
+        if self._progress is not None and self._bar is not None:
+            description = f"{text}, {left}"
+            self._progress.update(self._bar, completed=trainer.global_step, description=description)
+            return
+        now = time.monotonic()
+        if force or now - self._last_line >= self.every_seconds:
+            self._last_line = now
+            self.console.print(f"{text}, {left}")
+
+    def _time_left(self, trainer: ContinualTrainer) -> str:
+        done = trainer.global_step - self._first_step
+        if done < 1:
+            return "time left unknown"
+        left = (time.monotonic() - self._start) / done * (total_steps(trainer) - trainer.global_step)
+        return f"about {left / 60:.1f} min left"
+
+
+def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
+    """What a run is about to do, in lines: method, knowledge, parameters, stream, planned passes."""
+    record = trainer.run.record
+    count = len(record.stream)
+    passes = count * (count + 1) // 2 if len(trainer.stages) > 1 else count
+    held_out = f", then {len(record.downstream)} held-out tasks" if record.downstream else ""
+    resumed = f" (stages 1 to {len(trainer.run.stages_done())} are done)" if trainer.run.stages_done() else ""
+    lines = [
+        f"method    {record.method}, seed {record.seed}",
+        f"may know  {method.knows.words()}",
+        f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
+        f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
+        f"planned   {total_steps(trainer)} steps in {len(trainer.stages)} stage(s); "
+        f"{passes} test passes{held_out}",
+        f"run       {trainer.run.path}",
+    ]
+    if record.miniature:
+        lines.append("miniature: these numbers cannot be compared with published ones")
+    return lines
+
+
+def total_steps(trainer: ContinualTrainer) -> int:
+    """Optimizer steps of the whole stream."""
+    return sum(stage.num_steps for stage in trainer.stages)
+
+
+def rich_table(table: Table, *, title: str) -> RichTable:
+    """A report table for the terminal."""
+    shown = RichTable(title=title)
+    for number, name in enumerate(table.header):
+        shown.add_column(name, justify="left" if number == 0 else "right")
+    for row in table.rows:
+        shown.add_row(*(_cell(value) for value in row))
+    return shown
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _is_headline(name: str) -> bool:
+    return name in _HEADLINE or (name.startswith(_HEADLINE) and "without captions" in name)
+
+
+def _millions(method: ContinualMethod) -> str:
+    return f"{method.parameter_counts()['backbone'] / 1e6:.2f}"

@@ -1,0 +1,58 @@
+"""Continual visual instruction tuning of multimodal LLMs, as PyTorch Lightning modules and callbacks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from lit_cvit._version import __version__
+
+if TYPE_CHECKING:
+    from lit_cvit.backbones import Backbone, Llava, Tiny
+    from lit_cvit.cli import load_run
+    from lit_cvit.data.datamodule import ContinualDataModule
+    from lit_cvit.data.stream import Stage
+    from lit_cvit.data.tasks import Batch, Sample, Task
+    from lit_cvit.methods import ContinualMethod, DirLoRA, Multitask, SeqLoRA, SMoLoRA, ZeroShot
+    from lit_cvit.stages import StageCallback
+    from lit_cvit.trainer import ContinualTrainer
+
+_HOMES = {
+    "lit_cvit.backbones": ("Backbone", "Llava", "Tiny"),
+    "lit_cvit.cli": ("load_run",),
+    "lit_cvit.data.datamodule": ("ContinualDataModule",),
+    "lit_cvit.data.stream": ("Stage",),
+    "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
+    "lit_cvit.methods": ("ContinualMethod", "DirLoRA", "Multitask", "SMoLoRA", "SeqLoRA", "ZeroShot"),
+    "lit_cvit.stages": ("StageCallback",),
+    "lit_cvit.trainer": ("ContinualTrainer",),
+}
+
+__all__ = [
+    "Backbone",
+    "Batch",
+    "ContinualDataModule",
+    "ContinualMethod",
+    "ContinualTrainer",
+    "DirLoRA",
+    "Llava",
+    "Multitask",
+    "SMoLoRA",
+    "Sample",
+    "SeqLoRA",
+    "Stage",
+    "StageCallback",
+    "Task",
+    "Tiny",
+    "ZeroShot",
+    "__version__",
+    "load_run",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import public names when they are first used, so that `import lit_cvit` stays light."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,76 @@
+"""`python -m lit_cvit`: finds the verb and runs it. Importing this imports neither torch nor Lightning."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+
+from lit_cvit import __version__, commands
+from lit_cvit.data.hints import unknown
+from lit_cvit.errors import CleanExit
+
+_TRACEBACK = "--traceback"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong usage.
+
+    A user's error is one message without a stack trace, unless `--traceback` asks for it.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    wants_traceback = _TRACEBACK in arguments
+    arguments = [argument for argument in arguments if argument != _TRACEBACK]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"lit_cvit {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in _verbs():
+        print(f"lit_cvit: {unknown('verb', verb, _verbs())}", file=sys.stderr)
+        return 2
+    try:
+        status: int = importlib.import_module(f"{commands.__name__}.{verb}").run(rest)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except (ValueError, OSError) as error:
+        if wants_traceback:
+            traceback.print_exc()
+        print(f"lit_cvit {verb}: {error}", file=sys.stderr)
+        return error.status if isinstance(error, CleanExit) else 1
+    return status
+
+
+def _verbs() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(commands.__path__)]
+
+
+def _help() -> str:
+    lines = [
+        "usage: python -m lit_cvit VERB [options]",
+        "",
+        "Continual visual instruction tuning as PyTorch Lightning modules and callbacks.",
+        "",
+        "verbs:",
+    ]
+    for verb in _verbs():
+        about = importlib.import_module(f"{commands.__name__}.{verb}").__doc__ or ""
+        summary = about.strip().splitlines()[0].split(": ", 1)[-1]
+        lines += textwrap.wrap(summary, 96, initial_indent=f"  {verb:10}", subsequent_indent=" " * 12)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`VERB --help` lists a verb's options; `--traceback` shows where an error came from.",
+            "Start with: python -m lit_cvit fit --config quickstart",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Adapters: mixtures of LoRA blocks on linear layers, their routing, and banks of projectors."""
+
+from lit_cvit.adapters.bank import LoRABank, LoRABlock, joined
+from lit_cvit.adapters.dual_router import DualRouter
+from lit_cvit.adapters.injection import Target, eject, inject
+from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
+from lit_cvit.adapters.routing import (
+    BankView,
+    Router,
+    RoutingContext,
+    active,
+    checkpoint_context_fn,
+    current,
+    routing,
+)
+from lit_cvit.adapters.state import (
+    adapter_changes_output,
+    adapter_state,
+    load_adapter_state,
+    load_strict,
+    require_effect,
+)
+from lit_cvit.adapters.unrouted import hold_unrouted, trainable_blocks
+
+__all__ = [
+    "PRETRAINED",
+    "BankView",
+    "DualRouter",
+    "LoRABank",
+    "LoRABlock",
+    "ProjectorBank",
+    "Router",
+    "RoutingContext",
+    "Target",
+    "active",
+    "adapter_changes_output",
+    "adapter_state",
+    "checkpoint_context_fn",
+    "current",
+    "eject",
+    "hold_unrouted",
+    "inject",
+    "joined",
+    "load_adapter_state",
+    "load_strict",
+    "reinitialise",
+    "require_effect",
+    "routing",
+    "trainable_blocks",
+]

@@ -1,0 +1,286 @@
+"""LoRABank: the blocks attached to one linear layer, which runs exactly once and is never changed.
+
+y = W0 x + s * B_cat (gate (x) (A_cat x)), see `kernels`. The base layer may be any `nn.Linear`, also one of
+bitsandbytes' 4-bit or 8-bit layers (they are nn.Linear too): it is called, never subclassed and never read.
+Source: LoRA, arXiv 2106.09685.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_cvit.adapters.kernels import gate_to_rows, mix_blocks
+from lit_cvit.adapters.routing import DECODER, BankView, Router, RoutingContext, active, current
+
+
+class LoRABlock(nn.Module):
+    """One LoRA pair: A (rank, in) and B (out, rank). Parameters while it trains, buffers when frozen."""
+
+    A: Tensor
+    B: Tensor
+
+    def __init__(self, down: Tensor, up: Tensor, *, trainable: bool = True) -> None:
+        super().__init__()
+        self.register_buffer("A", down)
+        self.register_buffer("B", up)
+        if trainable:
+            self.unfreeze()
+
+    @property
+    def rank(self) -> int:
+        """Rank r of the pair."""
+        return self.A.shape[0]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether A and B are Parameters."""
+        return isinstance(self.A, nn.Parameter)
+
+    def freeze(self) -> None:
+        """Turn A and B into buffers with the same values."""
+        for name in ("A", "B") if self.trainable else ():
+            value = self._parameters.pop(name)
+            assert value is not None
+            # A copy: an optimizer that still holds the Parameter must not reach the frozen values.
+            self.register_buffer(name, value.detach().clone())
+
+    def unfreeze(self) -> None:
+        """Turn A and B into Parameters with the same values."""
+        for name in () if self.trainable else ("A", "B"):
+            value = self._buffers.pop(name)
+            assert value is not None
+            self.register_parameter(name, nn.Parameter(value.detach().clone()))
+
+
+class LoRABank(nn.Module):
+    """A linear layer with its blocks and, if the layer's own input decides, their router."""
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        name: str,
+        *,
+        kind: str = DECODER,
+        scaling: float = 1.0,
+        dropout: float = 0.0,
+        router: Router | None = None,
+        default_gate: Literal["required", "ones"] = "required",
+    ) -> None:
+        """Wrap `base`; blocks are added with `add_block`.
+
+        Args:
+            base: The layer; whether its own weights train is not decided here.
+            name: Canonical name, for example "decoder.0.mlp.gate_proj" or "projector.linear_1".
+            kind: Kind of module, the key of the context's row maps.
+            scaling: The factor s, usually alpha / rank.
+            dropout: Probability of dropping an element of the blocks' common input.
+            router: Computes the gate from the layer's input; without one the gate comes from the context.
+            default_gate: What holds where neither gives a gate: an error (`required`), or all `ones`; a bank
+                with `ones` and no router also runs outside of a routing context.
+
+        Raises:
+            ValueError: `default_gate` is unknown.
+        """
+        super().__init__()
+        if default_gate not in ("required", "ones"):
+            raise ValueError(f"default_gate must be one of required, ones; got {default_gate!r}")
+        self.base = base
+        self.name, self.kind, self.scaling, self.default_gate = name, kind, scaling, default_gate
+        self.dropout = nn.Dropout(dropout)
+        self.router = router
+        self.blocks = nn.ModuleList()
+        self._joined: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def in_features(self) -> int:
+        """Input width of the layer."""
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Output width of the layer."""
+        return self.base.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's weight; some models read its dtype (T5 does)."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base layer's bias."""
+        return self.base.bias
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Rank of each block."""
+        return tuple(block.rank for block in self.lora_blocks())
+
+    def block(self, index: int) -> LoRABlock:
+        """One block; negative indices count from the last."""
+        block = self.blocks[index]
+        assert isinstance(block, LoRABlock)
+        return block
+
+    def lora_blocks(self) -> list[LoRABlock]:
+        """The blocks, in order."""
+        return [self.block(index) for index in range(self.num_blocks)]
+
+    def add_block(
+        self,
+        rank: int,
+        generator: torch.Generator,
+        *,
+        trainable: bool = True,
+        init: Literal["kaiming", "normal"] = "kaiming",
+        init_std: float = 0.02,
+        dtype: torch.dtype = torch.float32,
+    ) -> int:
+        """Append a block with random A and B = 0, which changes no output yet.
+
+        Args:
+            rank: Rank r >= 1.
+            generator: Source of A, on the CPU, so that the draw does not depend on the device.
+            trainable: False adds the block frozen.
+            init: A as in PEFT, `kaiming` (uniform, a = sqrt(5)), or `normal` N(0, init_std^2).
+            init_std: Standard deviation of `normal`; 0.01 in the official SMoLoRA and HiDe code.
+            dtype: Type of A and B.
+
+        Returns:
+            The index of the block.
+
+        Raises:
+            ValueError: `rank` or `init` is out of range.
+        """
+        if rank < 1:
+            raise ValueError(f"the rank of a block must be >= 1, got {rank} for bank {self.name!r}")
+        down = torch.empty(rank, self.in_features)
+        if init == "kaiming":
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+        elif init == "normal":
+            nn.init.normal_(down, std=init_std, generator=generator)
+        else:
+            raise ValueError(f"init must be one of kaiming, normal; got {init!r}")
+        up = torch.zeros(self.out_features, rank)
+        device = self.base.weight.device
+        self.blocks.append(LoRABlock(down.to(device, dtype), up.to(device, dtype), trainable=trainable))
+        return self.num_blocks - 1
+
+    def freeze_block(self, index: int) -> None:
+        """Turn a block into buffers; its values stay bit-identical."""
+        self.block(index).freeze()
+
+    def unfreeze_block(self, index: int) -> None:
+        """Turn a frozen block into Parameters again; build the optimizer after it."""
+        self.block(index).unfreeze()
+
+    def down(self) -> Tensor:
+        """A_cat (R, in): the blocks' down-projections joined along the rank."""
+        return self._weights()[0]
+
+    def up(self) -> Tensor:
+        """B_cat (out, R): the blocks' up-projections joined along the rank."""
+        return self._weights()[1]
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        if self._joined is not None:
+            return self._joined
+        blocks = self.lora_blocks()
+        if len(blocks) == 1:
+            return blocks[0].A, blocks[0].B
+        return torch.cat([b.A for b in blocks]), torch.cat([b.B for b in blocks], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the base layer once and add the gated blocks.
+
+        Args:
+            x: (rows, positions, in), or (rows, in) where the rows are flattened patches.
+
+        Returns:
+            The output, shaped as the base layer's and of its dtype.
+
+        Raises:
+            RuntimeError: the bank needs a routing context and none is active.
+            ValueError: no gate is given, or it does not fit the bank.
+        """
+        y = self.base(x)
+        context = active()
+        if not self.num_blocks or (context is not None and context.bypass):
+            return y
+        # The sum is formed in the wider type and rounded once.
+        return (y + self.delta(x)).to(y.dtype)
+
+    def delta(self, x: Tensor) -> Tensor:
+        """What the blocks add to the base layer's output, under the active context."""
+        rows = x.unsqueeze(1) if x.dim() == 2 else x
+        down, up = self._weights()
+        # Outside of autocast the blocks compute in their own type, also on a 16-bit base.
+        typed = rows if torch.is_autocast_enabled(x.device.type) else rows.to(down.dtype)
+        z = F.linear(self.dropout(typed), down)
+        added = mix_blocks(z, self._gate(rows, z, up), up, ranks=self.ranks, scaling=self.scaling)
+        return added.squeeze(1) if x.dim() == 2 else added
+
+    def _gate(self, x: Tensor, z: Tensor, up: Tensor) -> Tensor | None:
+        if self.router is None and self.default_gate == "ones":
+            context = active()
+            if context is None or context.gate_for(self.name) is None:
+                return None
+        context = current()
+        if self.router is not None:
+            view = BankView(self.name, self.kind, self.scaling, self.ranks, up)
+            gate = self.router(x, z, view, context)
+        else:
+            gate = self._context_gate(x, context)
+        if context.trace is not None:
+            context.trace[self.name] = gate.detach()
+        return gate
+
+    def _context_gate(self, x: Tensor, context: RoutingContext) -> Tensor:
+        gate = context.gate_for(self.name)
+        if gate is None:
+            raise ValueError(
+                f"the routing context has no gate for bank {self.name!r}; set `gate` or "
+                f"`gates[{self.name!r}]`, or build the bank with default_gate='ones'"
+            )
+        shapes = {
+            1: (self.num_blocks,),
+            2: (context.num_samples, self.num_blocks),
+            3: (x.shape[0], x.shape[1], self.num_blocks),
+        }
+        expected = shapes.get(gate.dim())
+        if tuple(gate.shape) != expected:
+            raise ValueError(
+                f"the gate of bank {self.name!r} has shape {tuple(gate.shape)}; allowed are "
+                f"{', '.join(str(shape) for shape in shapes.values())}"
+            )
+        rows = context.rows(self.kind, x.shape[0]) if gate.dim() == 2 else None
+        return gate_to_rows(gate, rows)
+
+
+@contextlib.contextmanager
+def joined(banks: Iterable[LoRABank]) -> Iterator[None]:
+    """Join the blocks of each bank once for the whole `with` block, for generation token by token.
+
+    Gradients do not flow to the blocks inside, and changes of their values are not seen until it ends.
+    """
+    held = list(banks)
+    try:
+        for bank in held:
+            if bank.num_blocks:
+                bank._joined = (bank.down().detach(), bank.up().detach())
+        yield
+    finally:
+        for bank in held:
+            bank._joined = None

@@ -1,0 +1,167 @@
+"""Pure functions behind every mixture of LoRA: all that mixes blocks happens in rank space.
+
+A bank holds blocks (A_i, B_i) of ranks r_i on one linear layer; side by side along the rank they are
+A_cat (R, in) and B_cat (out, R) with R = sum r_i. The mixture is
+
+    y = W0 x + s * B_cat (gate (x) (A_cat x))
+
+where a block's gate scales its r_i rank coordinates, so no tensor of size blocks * out_features exists.
+
+Sources: LoRA, arXiv 2106.09685; instance means, top-k gates and adaptive fusion are Eq. 4-9 of SMoLoRA,
+arXiv 2411.13949.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def expand_gate(gate: Tensor, ranks: Sequence[int]) -> Tensor:
+    """Repeat the gate of each block over the rank coordinates of that block.
+
+    Args:
+        gate: (..., blocks).
+        ranks: Rank of each block; ranks may differ.
+
+    Returns:
+        (..., sum of ranks).
+
+    Raises:
+        ValueError: the gate has another number of blocks than `ranks`.
+    """
+    if gate.shape[-1] != len(ranks):
+        raise ValueError(f"the gate has {gate.shape[-1]} blocks, the bank has {len(ranks)}")
+    if len(set(ranks)) == 1:
+        return gate.unsqueeze(-1).expand(*gate.shape, ranks[0]).flatten(-2)
+    # Views joined by cat keep the backward free of atomic adds, which an index would not.
+    return torch.cat([gate[..., i : i + 1].expand(*gate.shape[:-1], r) for i, r in enumerate(ranks)], dim=-1)
+
+
+def gate_to_rows(gate: Tensor, row_to_sample: Tensor | None) -> Tensor:
+    """Bring a gate of any of the three shapes to one that broadcasts over (rows, positions, blocks).
+
+    Args:
+        gate: (blocks,), (samples, blocks) or (rows, positions, blocks).
+        row_to_sample: (rows,) sample index of each row; None where rows are the samples.
+
+    Returns:
+        (blocks,), (rows, 1, blocks) or the gate itself.
+
+    Raises:
+        ValueError: the gate has another number of dimensions.
+    """
+    if gate.dim() == 2:
+        rows = gate if row_to_sample is None else gate.index_select(0, row_to_sample)
+        return rows.unsqueeze(1)
+    if gate.dim() not in (1, 3):
+        raise ValueError(
+            "a gate is (blocks,), (samples, blocks) or (rows, positions, blocks), "
+            f"got a tensor of shape {tuple(gate.shape)}"
+        )
+    return gate
+
+
+def mix_blocks(z: Tensor, gate: Tensor | None, up: Tensor, *, ranks: Sequence[int], scaling: float) -> Tensor:
+    """Scale the rank coordinates by their blocks' gates and project up: s * B_cat (gate (x) z).
+
+    Args:
+        z: (rows, positions, R), the joined down-projection A_cat x.
+        gate: Broadcasts over (rows, positions, blocks), see `gate_to_rows`; None means all ones.
+        up: (out, R), the joined up-projections B_cat.
+        ranks: Rank of each block, in the order of z.
+        scaling: The factor s.
+
+    Returns:
+        (rows, positions, out).
+    """
+    # The factor is applied on the narrow side, where it touches R numbers a position instead of `out`.
+    weighted = z * scaling if gate is None else z * (expand_gate(gate, ranks) * scaling).to(z.dtype)
+    return F.linear(weighted, up)
+
+
+def sample_means(x: Tensor, mask: Tensor | None, *, row_to_sample: Tensor | None, num_samples: int) -> Tensor:
+    """Mean of x over the unmasked positions of all rows of each sample (SMoLoRA Eq. 4, per instance).
+
+    Args:
+        x: (rows, positions, d), or (rows, d) for flattened patches, which are one position each.
+        mask: (rows, positions) True at positions that count; None counts all.
+        row_to_sample: (rows,) sample index of each row; None where rows are the samples.
+        num_samples: Number of samples S.
+
+    Returns:
+        (S, d) in at least float32; zeros for a sample without any counted position.
+    """
+    x = x.unsqueeze(1) if x.dim() == 2 else x
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if mask is None:
+        sums = x.sum(1, dtype=dtype)
+        counts = sums.new_full((x.shape[0],), x.shape[1])
+    else:
+        # Filling, not multiplying: attention may leave NaN at padding, and 0 * NaN is NaN.
+        sums = x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, dtype=dtype)
+        counts = mask.sum(1, dtype=dtype)
+    if row_to_sample is not None:
+        sums = sums.new_zeros(num_samples, x.shape[-1]).index_add(0, row_to_sample, sums)
+        counts = counts.new_zeros(num_samples).index_add(0, row_to_sample, counts)
+    return sums / counts.clamp(min=1).unsqueeze(-1)
+
+
+def top_k_gate(logits: Tensor, k: int) -> Tensor:
+    """Softmax over the k largest logits, 0 elsewhere (SMoLoRA Eq. 5-6).
+
+    With k = 1 the kept weight is exactly 1.0 whatever the logit, so nothing can be learned through it.
+    Ties are won by the first index.
+
+    Args:
+        logits: (..., blocks).
+        k: Number of blocks kept, 1 to blocks.
+
+    Returns:
+        (..., blocks), summing to 1.
+
+    Raises:
+        ValueError: k is out of range.
+    """
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"top_k must be between 1 and the number of blocks {logits.shape[-1]}, got {k}")
+    # torch.topk promises no order among equal values; a stable sort does.
+    values, indices = logits.sort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(logits).scatter(-1, indices[..., :k], values[..., :k].softmax(-1))
+
+
+def fusion_direction(vector: Tensor, up: Tensor, gate: Tensor, *, scaling: float) -> Tensor:
+    """The rank-space vector d with <d, z> = I . (s * B (gate (x) z)), for one branch.
+
+    Args:
+        vector: (out,) fusion vector I.
+        up: (out, R) joined up-projections of the branch.
+        gate: (rows, R) the branch's gate, expanded over the ranks.
+        scaling: The factor s.
+
+    Returns:
+        (rows, R).
+    """
+    return gate * (scaling * (vector @ up))
+
+
+def adaptive_fusion(z_vu: Tensor, z_if: Tensor, *, direction_vu: Tensor, direction_if: Tensor) -> Tensor:
+    """Weights of the two branches at each position (SMoLoRA Eq. 8-9), without forming the branches.
+
+    I . (B z) = (I B) . z, so the logit of a branch of width `out` needs only its rank coordinates.
+
+    Args:
+        z_vu: (rows, positions, R_vu) rank coordinates of the visual-understanding branch, not yet gated.
+        z_if: (rows, positions, R_if) the same for the instruction-following branch.
+        direction_vu: (rows, R_vu) from `fusion_direction`.
+        direction_if: (rows, R_if) from `fusion_direction`.
+
+    Returns:
+        (rows, positions, 2): alpha and beta, summing to 1.
+    """
+    logit_vu = torch.bmm(z_vu, direction_vu.unsqueeze(-1).to(z_vu.dtype))
+    logit_if = torch.bmm(z_if, direction_if.unsqueeze(-1).to(z_if.dtype))
+    return torch.cat([logit_vu, logit_if], dim=-1).softmax(-1)

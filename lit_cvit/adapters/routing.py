@@ -1,0 +1,193 @@
+"""What the adapted layers of one forward pass need to know: the routing context.
+
+The method computes per-sample facts once per batch; all banks read them. The context is held in a ContextVar
+and captured for activation checkpointing, because two forward passes in one step (replay, distillation) have
+two contexts, and backward must recompute each under its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+DECODER = "decoder"
+
+
+@dataclass
+class RoutingContext:
+    """Facts about the batch of one forward pass. S samples, L positions.
+
+    Attributes:
+        num_samples: S.
+        facts: Per-sample facts by name, first dimension S; for example "instruction" (S, e).
+        gate: Gate for every bank without one of its own: (blocks,), (S, blocks) or (rows, positions, blocks).
+        gates: Gates by bank name; they come before `gate`.
+        prompt_mask: (S, L) True at prompt tokens, neither answer nor padding.
+        valid_mask: (S, L) True at all tokens but padding.
+        row_to_sample: Per kind of module, the (rows,) sample index of each row it sees. In the decoder rows
+            are the samples unless an entry says otherwise (beam search); other kinds that run need one.
+        memo: Instance gates by bank name, kept from the prefill for the decode steps.
+        bypass: True runs the base layers alone, as if no bank were there.
+        trace: A dict here receives the gate that each bank used, by bank name (detached).
+    """
+
+    num_samples: int
+    facts: dict[str, Tensor] = field(default_factory=dict)
+    gate: Tensor | None = None
+    gates: dict[str, Tensor] = field(default_factory=dict)
+    prompt_mask: Tensor | None = None
+    valid_mask: Tensor | None = None
+    row_to_sample: dict[str, Tensor] = field(default_factory=dict)
+    memo: dict[str, Tensor] = field(default_factory=dict)
+    bypass: bool = False
+    trace: dict[str, Tensor] | None = None
+
+    def fact(self, name: str) -> Tensor:
+        """The per-sample fact `name`.
+
+        Raises:
+            ValueError: the method supplied no such fact; lists the ones it did.
+        """
+        if name not in self.facts:
+            known = ", ".join(sorted(self.facts)) or "none"
+            raise ValueError(f"the routing context has no fact {name!r}; it has: {known}")
+        return self.facts[name]
+
+    def gate_for(self, bank: str) -> Tensor | None:
+        """The gate of one bank: its own, else the shared one, else None."""
+        return self.gates.get(bank, self.gate)
+
+    def rows(self, kind: str, num_rows: int) -> Tensor | None:
+        """The (rows,) sample index of each row that a module of `kind` sees; None where rows are the samples.
+
+        Raises:
+            ValueError: the kind has no map, or the map has another number of rows.
+        """
+        rows = self.row_to_sample.get(kind)
+        if rows is None and kind != DECODER:
+            known = ", ".join(sorted(self.row_to_sample)) or "none"
+            raise ValueError(
+                f"the routing context has no row_to_sample map for kind {kind!r} (it has: {known}), "
+                "but a module of that kind was run"
+            )
+        expected = self.num_samples if rows is None else rows.shape[0]
+        if expected != num_rows:
+            raise ValueError(
+                f"a module of kind {kind!r} got {num_rows} rows, but the routing context has {expected} "
+                f"({self.num_samples} samples)"
+            )
+        return rows
+
+    def decoder_prompt_mask(self) -> Tensor:
+        """The prompt mask, one line for each row of the decoder: (rows, L).
+
+        Raises:
+            ValueError: the context has no prompt mask.
+        """
+        if self.prompt_mask is None:
+            raise ValueError("the routing context has no prompt_mask, which instance routing needs")
+        rows = self.row_to_sample.get(DECODER)
+        return self.prompt_mask if rows is None else self.prompt_mask.index_select(0, rows)
+
+    def is_decode_step(self, num_positions: int) -> bool:
+        """Whether a decoder input of so many positions continues a sequence instead of holding all of it.
+
+        A decode step is told from a prefill by the number of its positions, so a prompt of a single position
+        counts as a prefill at every step.
+
+        Raises:
+            ValueError: the context has no prompt mask to compare with.
+        """
+        if self.prompt_mask is None:
+            raise ValueError(
+                "the routing context has no prompt_mask, so prefill and decode cannot be told apart"
+            )
+        return num_positions != self.prompt_mask.shape[1]
+
+
+_ACTIVE: ContextVar[RoutingContext | None] = ContextVar("lit_cvit_routing", default=None)
+
+
+@contextlib.contextmanager
+def _activate(context: RoutingContext | None) -> Iterator[None]:
+    token = _ACTIVE.set(context)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+def routing(context: RoutingContext) -> AbstractContextManager[None]:
+    """Make `context` the one that all banks read inside the `with` block; blocks may be nested."""
+    return _activate(context)
+
+
+def active() -> RoutingContext | None:
+    """The active context, or None outside of `routing`."""
+    return _ACTIVE.get()
+
+
+def current() -> RoutingContext:
+    """The active context.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    context = _ACTIVE.get()
+    if context is None:
+        raise RuntimeError(
+            "a routed bank was run outside of a routing context; "
+            "run the model inside `with routing(context):`"
+        )
+    return context
+
+
+def checkpoint_context_fn() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Make checkpointing recompute under the forward's own context; a `context_fn` for use_reentrant=False.
+
+    Autograd may recompute in a thread of its own and after other contexts were active, so the context of the
+    forward is captured here, when the checkpointed function is called.
+    """
+    return contextlib.nullcontext(), _activate(_ACTIVE.get())
+
+
+@dataclass(frozen=True)
+class BankView:
+    """What a router may know of the bank it routes.
+
+    Attributes:
+        name: Canonical name of the bank.
+        kind: Kind of module, the key of the context's row maps.
+        scaling: The factor s of the mixture.
+        ranks: Rank of each block.
+        up: (out, R) the joined up-projections, attached to the graph.
+    """
+
+    name: str
+    kind: str
+    scaling: float
+    ranks: tuple[int, ...]
+    up: Tensor
+
+
+class Router(nn.Module):
+    """Base of routers that live in a bank because they need the layer's input."""
+
+    def forward(self, x: Tensor, z: Tensor, bank: BankView, context: RoutingContext) -> Tensor:
+        """Compute the bank's gate.
+
+        Args:
+            x: (rows, positions, in) the layer's input, before dropout; flattened rows have one position.
+            z: (rows, positions, R) the joined down-projection A_cat x.
+            bank: The bank that is routed.
+            context: The active routing context.
+
+        Returns:
+            (rows, positions, blocks).
+        """
+        raise NotImplementedError

@@ -1,0 +1,52 @@
+"""Blocks that a step did not route to: whether the optimizer may move them all the same.
+
+A block with gate 0 everywhere gets a gradient of exactly zero, but AdamW would still move it by momentum and
+weight decay. `unrouted: hold` keeps such a block as it is; `drift` is the optimizer's plain behaviour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lit_cvit.adapters.bank import LoRABank
+
+
+def trainable_blocks(banks: Iterable[LoRABank]) -> list[tuple[nn.Parameter, ...]]:
+    """The (A, B) Parameters of every block that trains, as the groups that `hold_unrouted` takes."""
+    return [tuple(block.parameters()) for bank in banks for block in bank.lora_blocks() if block.trainable]
+
+
+@torch.no_grad()
+def hold_unrouted(groups: Iterable[Sequence[nn.Parameter]]) -> int:
+    """Drop the gradients of each group of Parameters whose gradients are all exactly zero.
+
+    Optimizers skip a Parameter without a gradient, so neither momentum nor weight decay moves it. A block is
+    one group: while B = 0 the gradient of A is zero although the block is in use, and must count as used.
+    Call it where the gradients of the optimizer step are complete (accumulated, averaged over ranks).
+
+    Args:
+        groups: Parameters that are held together, for example from `trainable_blocks`. The gradients must all
+            be on one device.
+
+    Returns:
+        The number of groups that were held.
+    """
+    with_grad = [[p for p in group if p.grad is not None] for group in groups]
+    with_grad = [group for group in with_grad if group]
+    grads: list[Tensor] = [p.grad for group in with_grad for p in group if p.grad is not None]
+    if not grads:
+        return 0
+    # The largest element, not a sum of squares, which underflows to 0 for tiny gradients. One host sync.
+    nonzero = iter((torch.stack(torch._foreach_norm(grads, math.inf)) != 0).tolist())
+    held = 0
+    for group in with_grad:
+        used = [next(nonzero) for _ in group]
+        if not any(used):
+            held += 1
+            for parameter in group:
+                parameter.grad = None
+    return held

@@ -1,0 +1,373 @@
+"""The backbone: one uniform face for pre-trained multimodal models of every family.
+
+A family adds what differs (chat format, image tokens, where the projector is); everything else is here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lit_cvit import hub
+from lit_cvit.backbones import loading, parts
+from lit_cvit.backbones.chat import ChatFormat
+from lit_cvit.backbones.encode import SampleEncoder
+from lit_cvit.backbones.parts import LinearTarget
+from lit_cvit.data.tasks import Batch, Sample
+
+
+class AnswerLogits(NamedTuple):
+    """Predictions of the N answer tokens of a batch, ordered by sample and position.
+
+    Attributes:
+        logits: (N, V) float32.
+        labels: (N,) token that is right.
+        rows: (N,) sample that each token belongs to.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+class LossOutput(NamedTuple):
+    """Cross entropy over the answer tokens of a batch, in nats.
+
+    Attributes:
+        loss_sum: () sum over all answer tokens.
+        num_tokens: Number of answer tokens.
+        per_sample_sum: (S,) sum over each sample's answer tokens.
+        per_sample_tokens: (S,) number of each sample's answer tokens.
+    """
+
+    loss_sum: Tensor
+    num_tokens: int
+    per_sample_sum: Tensor
+    per_sample_tokens: Tensor
+
+
+class Backbone(nn.Module, ABC):
+    """A pre-trained multimodal model, frozen; what trains is added to it from outside.
+
+    The constructor only stores settings. `encoder` (and so `prompt`, `encode`, lengths) reads the tokenizer
+    and the image processor when first used; `load` reads the weights. The frozen model has no dropout, in
+    training mode neither: its dropout rates are set to 0 on loading.
+
+    Args:
+        name_or_path: Model folder, or hub name; a hub name is taken from the cache, or else downloaded.
+        quantization: Storage of the decoder's linear layers; the vision tower, the projector and the output
+            head are never quantised.
+        dtype: Type of the weights that are not quantised, and of computation.
+        trust_remote_code: Run code that comes with the model.
+        image_aspect: `pad` images to a square with the mean colour, or `crop` as the image processor does.
+        max_length: Longest sequence in tokens, the image's included; a longer sample is an error.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    vision_path: ClassVar[str] = "model.vision_tower"
+    projector_path: ClassVar[str] = "model.multi_modal_projector"
+    decoder_path: ClassVar[str] = "model.language_model"
+    head_path: ClassVar[str] = "lm_head"
+    linear_groups: ClassVar[dict[str, str]] = {"ffn": "mlp.", "attention": "self_attn."}
+
+    def __init__(
+        self,
+        name_or_path: str,
+        quantization: Literal["none", "nf4", "int8"] = "none",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        trust_remote_code: bool = False,
+        image_aspect: Literal["pad", "crop"] = "pad",
+        max_length: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.name_or_path = name_or_path
+        self.quantization = quantization
+        self.dtype = dtype
+        self.trust_remote_code = trust_remote_code
+        self.image_aspect = image_aspect
+        self.max_length = max_length
+        self._network: Any = None
+        self._base_modules: list[tuple[str, nn.Module]] = []
+        self._linears: dict[str, dict[str, LinearTarget]] = {}
+
+    # -- what a family says ---------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def chat_format(self) -> ChatFormat:
+        """The family's conversation format."""
+
+    @property
+    @abstractmethod
+    def num_image_tokens(self) -> int:
+        """Decoder positions that one image takes; known without the weights."""
+
+    @abstractmethod
+    def image_features(self, batch: Batch) -> Tensor:
+        """Mean-pooled features of the frozen vision tower: (I, d), without gradient; I may be 0."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., d); a family that scales its logits overrides this."""
+        return self.model.get_output_embeddings()(hidden)
+
+    def locate(self) -> tuple[Path, str]:
+        """The folder of the model's files and where it comes from (see `loading.locate`)."""
+        return loading.locate(self.name_or_path)
+
+    # -- loading and parts ----------------------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's transformers config; needs no weights.
+
+        Raises:
+            ValueError: the folder holds a model of another family, or there is no such folder.
+        """
+        config = loading.load_config(self.locate()[0], trust_remote_code=self.trust_remote_code)
+        if config.model_type not in self.model_types:
+            raise ValueError(
+                f"backbone {type(self).__name__} takes models of type {', '.join(self.model_types)}; "
+                f"name_or_path {self.name_or_path!r} is of type {config.model_type!r}"
+            )
+        return config
+
+    @cached_property
+    def processor(self) -> Any:
+        """The model's transformers processor; needs no weights."""
+        return loading.load_processor(self.locate()[0], trust_remote_code=self.trust_remote_code)
+
+    @cached_property
+    def encoder(self) -> SampleEncoder:
+        """Turns samples into batches; picklable, for data-loader workers; needs no weights."""
+        return SampleEncoder(
+            tokenizer=self.tokenizer,
+            image_processor=self.processor.image_processor,
+            chat=self.chat_format,
+            num_image_tokens=self.num_image_tokens,
+            image_aspect=self.image_aspect,
+            max_length=self.max_length,
+        )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; needs no weights."""
+        return self.processor.tokenizer
+
+    def load(self) -> Self:
+        """Read the weights, frozen; a second call does nothing.
+
+        Raises:
+            ValueError: no such model, or not all of its weights, or a setting has an unknown value.
+        """
+        if self._network is not None:
+            return self
+        network = loading.load_model(
+            self.locate()[0],
+            self.config,
+            quantization=self.quantization,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            full_precision=(self.vision_path, self.projector_path, self.head_path),
+        )
+        # Kept by identity: adapters wrap layers later, which moves the paths but not the modules.
+        self._base_modules = list(network.named_modules())
+        self._linears = parts.find_linears(
+            network,
+            layers_path=f"{self.decoder_path}.layers",
+            projector_path=self.projector_path,
+            groups=self.linear_groups,
+        )
+        self._network = network
+        return self
+
+    @property
+    def model(self) -> Any:
+        """The transformers model.
+
+        Raises:
+            RuntimeError: `load` was not called.
+        """
+        if self._network is None:
+            raise RuntimeError(f"{type(self).__name__}.load() must run before the model is used")
+        return self._network
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The image encoder."""
+        return self.model.get_submodule(self.vision_path)
+
+    @property
+    def projector(self) -> nn.Module:
+        """What maps image features into the decoder's space."""
+        return self.model.get_submodule(self.projector_path)
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder, without its output head."""
+        return self.model.get_submodule(self.decoder_path)
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The decoder's layers, from input to output."""
+        layers = self.language_model.get_submodule("layers")
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder; needs no weights."""
+        return self.config.get_text_config().hidden_size
+
+    def linear_targets(self, groups: Collection[str]) -> dict[str, LinearTarget]:
+        """Linear layers of the unadapted model, by names of our own that do not change with transformers.
+
+        Args:
+            groups: Any of `ffn`, `attention` (of every decoder layer) and `projector`.
+
+        Returns:
+            Canonical name (`decoder.0.mlp.gate_proj`, `projector.linear_1`) to target, in model order.
+
+        Raises:
+            ValueError: an unknown group; names the nearest.
+        """
+        for group in groups:
+            if group not in (known := [*self.linear_groups, "projector"]):
+                near = difflib.get_close_matches(group, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown group of layers {group!r}; known: {', '.join(known)}{hint}")
+        assert self.model is not None
+        chosen = {name for group in groups for name in self._linears[group]}
+        return {n: t for targets in self._linears.values() for n, t in targets.items() if n in chosen}
+
+    # -- samples and batches --------------------------------------------------------------------------------
+
+    def prompt(self, sample: Sample) -> str:
+        """The generation prompt (see `SampleEncoder.prompt`)."""
+        return self.encoder.prompt(sample)
+
+    def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
+        """A batch to train on or to generate from (see `SampleEncoder.encode`)."""
+        return self.encoder.encode(samples, with_answers=with_answers, indices=indices)
+
+    def prompt_length(self, sample: Sample) -> int:
+        """Tokens of the generation prompt (see `SampleEncoder.prompt_length`)."""
+        return self.encoder.prompt_length(sample)
+
+    def num_answer_tokens(self, sample: Sample) -> int:
+        """Tokens that the loss counts (see `SampleEncoder.num_answer_tokens`)."""
+        return self.encoder.num_answer_tokens(sample)
+
+    def answer_lengths(self, samples: Sequence[Sample]) -> list[int]:
+        """`num_answer_tokens` of each sample."""
+        return self.encoder.answer_lengths(samples)
+
+    # -- forward passes -------------------------------------------------------------------------------------
+
+    def forward_hidden(self, batch: Batch) -> Tensor:
+        """Hidden states (S, L, d) before the output head; padding may be on either side."""
+        mask = batch.inputs["attention_mask"]
+        # Models count positions from the left edge unless told; with left padding that would shift them.
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        inputs = self._model_inputs(batch)
+        return self.model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+
+    def answer_logits(self, batch: Batch, hidden: Tensor | None = None) -> AnswerLogits:
+        """Logits at the positions that predict answer tokens, and nowhere else.
+
+        Args:
+            batch: A batch with answers.
+            hidden: Its hidden states, where they are known already.
+
+        Raises:
+            ValueError: the batch was encoded without answers.
+        """
+        if batch.answer_mask is None:
+            raise ValueError("the loss needs a batch encoded with_answers=True, got one without answers")
+        hidden = self.forward_hidden(batch) if hidden is None else hidden
+        rows, columns = batch.answer_mask.nonzero(as_tuple=True)
+        logits = self.head(hidden[rows, columns - 1]).float()
+        return AnswerLogits(logits, batch.inputs["input_ids"][rows, columns], rows)
+
+    def loss(self, batch: Batch, hidden: Tensor | None = None) -> LossOutput:
+        """Cross entropy over the answer tokens, in float32; equal to the loss over all logits.
+
+        Raises:
+            ValueError: the batch was encoded without answers.
+        """
+        logits, labels, rows = self.answer_logits(batch, hidden)
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        return LossOutput(
+            loss_sum=losses.sum(),
+            num_tokens=len(labels),
+            per_sample_sum=losses.new_zeros(len(batch)).index_add(0, rows, losses),
+            per_sample_tokens=torch.bincount(rows, minlength=len(batch)),
+        )
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
+        """Answer greedily; stops at the end token. Put the module in evaluation mode first.
+
+        Decoding depends on nothing but the weights and the batch: the folder's own defaults are ignored.
+
+        Returns:
+            One text per sample, without special tokens and outer white space.
+
+        Raises:
+            ValueError: the batch was encoded with answers.
+        """
+        if batch.answer_mask is not None:
+            raise ValueError("generate needs a batch encoded with_answers=False, got one with answers")
+        settings = transformers.GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=self.encoder.end_id,
+            pad_token_id=self.encoder.pad_id,
+        )
+        tokens = self.model.generate(**self._model_inputs(batch), generation_config=settings)
+        return self.encoder.decode(tokens[:, batch.inputs["input_ids"].shape[1] :])
+
+    # -- records --------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, str]:
+        """What the run record says about the backbone; needs no weights in memory."""
+        folder, source = self.locate()
+        return {
+            "class": type(self).__name__,
+            "name_or_path": self.name_or_path,
+            "source": source,
+            "digest": hub.digest(folder),
+            "quantization": self.quantization,
+            "dtype": self.dtype,
+            "transformers": transformers.__version__,
+        }
+
+    def digest_frozen(self, exclude: Iterable[str] = ()) -> str:
+        """SHA-256 over the bytes of every frozen parameter and buffer that was loaded, quantised or not.
+
+        Adapters are not part of it, wherever they were added. A parameter that trains (`requires_grad`) is
+        left out, so compare two digests only under the same flags or with the same `exclude`.
+
+        Args:
+            exclude: Paths of modules to leave out with all below them, for example `projector_path`.
+        """
+        assert self.model is not None
+        return parts.digest(self._base_modules, exclude=tuple(exclude))
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _model_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        inputs = dict(batch.inputs)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(loading.torch_dtype(self.dtype))
+        return inputs

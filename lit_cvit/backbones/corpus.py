@@ -1,0 +1,327 @@
+"""What the `tiny` backbone is pre-trained on: drawn scenes with questions whose answers are clauses.
+
+Answers are lower-case clauses without a full stop ("it is red"): never a letter, a bare word, a box or a
+caption sentence, and no instruction string of any benchmark occurs. Those formats are what a stream
+teaches, so knowing them beforehand would leave nothing to forget.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from lit_cvit.data.glyphs import GLYPHS
+from lit_cvit.data.scenes import (
+    COLOURS,
+    FILLS,
+    PLACES,
+    SHAPES,
+    Scene,
+    Thing,
+    random_look,
+    random_shift,
+)
+
+Generator = np.random.Generator
+Turn = tuple[str, str]
+NUMBERS = ("none", "one", "two", "three", "four", "five")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One scene (or none) with several questions about it.
+
+    Attributes:
+        scene: What is drawn, or None for text alone.
+        turns: Pairs of question and clause.
+    """
+
+    scene: Scene | None
+    turns: tuple[Turn, ...]
+
+
+@functools.cache
+def word_list() -> tuple[str, ...]:
+    """Common words that the tokenizer and the echo task cover, one of each."""
+    text = resources.files("lit_cvit.backbones").joinpath("words.txt").read_text(encoding="utf-8")
+    return tuple(dict.fromkeys(text.split()))
+
+
+def pick(generator: Generator, options: Sequence[str]) -> str:
+    """Draw one of `options` uniformly."""
+    return options[int(generator.integers(len(options)))]
+
+
+def random_scene(generator: Generator, *, min_things: int = 1, max_things: int = 4) -> Scene:
+    """A scene of shapes, and in a third of the cases a row of glyphs below, above or between them."""
+    look = random_look(generator)
+    places = [int(p) for p in generator.permutation(9)]
+    things: list[Thing] = []
+    if generator.random() < 0.35:
+        row = int(generator.integers(3))
+        start = int(generator.integers(2))
+        length = int(generator.integers(1, 4 - start)) if generator.random() < 0.15 else 3 - start
+        colour = pick(generator, list(COLOURS))
+        for place in range(row * 3 + start, row * 3 + start + length):
+            things.append(Thing(pick(generator, GLYPHS), colour, place, shift=random_shift(generator)))
+        places = [p for p in places if p // 3 != row]
+        max_things = min(max_things, 2)
+        min_things = 0
+    for place in places[: int(generator.integers(min_things, max_things + 1))]:
+        # Some repeated shapes and colours, or counting and binding could never be learned.
+        shapes = [t.name for t in things if not t.is_glyph]
+        name = pick(generator, shapes) if shapes and generator.random() < 0.3 else pick(generator, SHAPES)
+        fill = "solid" if generator.random() < 0.4 else pick(generator, FILLS)
+        things.append(Thing(name, pick(generator, list(COLOURS)), place, fill, random_shift(generator)))
+    return Scene(tuple(sorted(things, key=lambda t: t.place)), **look)  # type: ignore[arg-type]
+
+
+def shapes_of(scene: Scene) -> list[Thing]:
+    """The things of a scene that are not glyphs, in reading order."""
+    return [t for t in scene.things if not t.is_glyph]
+
+
+def written_in(scene: Scene) -> str:
+    """The glyphs of a scene, in reading order."""
+    return "".join(t.name for t in scene.things if t.is_glyph)
+
+
+def _unique(scene: Scene, key: Callable[[Thing], str]) -> list[Thing]:
+    values = [key(t) for t in shapes_of(scene)]
+    return [t for t in shapes_of(scene) if values.count(key(t)) == 1]
+
+
+def _caption(scene: Scene, g: Generator) -> Turn | None:
+    things = shapes_of(scene)
+    if not things:
+        return None
+    parts = [f"a {t.colour} {t.name} at the {PLACES[t.place]}" for t in things]
+    question = (
+        "tell me all that you see",
+        "go through the things one by one",
+        "list the things that are here",
+    )
+    return pick(g, question), "it shows " + " and ".join(parts)
+
+
+def _colour(scene: Scene, g: Generator) -> Turn | None:
+    things = _unique(scene, lambda t: t.name)
+    if not things:
+        return None
+    thing = things[int(g.integers(len(things)))]
+    return f"what colour is the {thing.name}?", f"it is {thing.colour}"
+
+
+def _shape(scene: Scene, g: Generator) -> Turn | None:
+    things = _unique(scene, lambda t: t.colour)
+    if not things:
+        return None
+    thing = things[int(g.integers(len(things)))]
+    return f"what shape is the {thing.colour} thing?", f"it is a {thing.name}"
+
+
+def _at_place(scene: Scene, g: Generator) -> Turn | None:
+    things = shapes_of(scene)
+    if not things or g.random() < 0.1:
+        free = [p for p in range(9) if p not in {t.place for t in scene.things}]
+        return f"what is at the {PLACES[int(g.choice(free))]}?", "it is empty"
+    thing = things[int(g.integers(len(things)))]
+    return f"what is at the {PLACES[thing.place]}?", f"it is a {thing.colour} {thing.name}"
+
+
+def _where(scene: Scene, g: Generator) -> Turn | None:
+    things = _unique(scene, lambda t: t.name)
+    if not things:
+        return None
+    thing = things[int(g.integers(len(things)))]
+    return f"where is the {thing.name}?", f"it is at the {PLACES[thing.place]}"
+
+
+def _exists(scene: Scene, g: Generator) -> Turn | None:
+    things = shapes_of(scene)
+    if not things:
+        return None
+    present = {(t.colour, t.name) for t in things}
+    if g.random() < 0.5:
+        colour, name = sorted(present)[int(g.integers(len(present)))]
+    else:
+        # Absent pairs mostly recombine what is there, so that colour alone or shape alone cannot decide.
+        near = g.random() < 0.7
+        colour = pick(g, [t.colour for t in things]) if near else pick(g, list(COLOURS))
+        name = pick(g, SHAPES if near and g.random() < 0.5 else [t.name for t in things])
+    found = "yes there is" if (colour, name) in present else "no there is not"
+    return f"is there a {colour} {name}?", found
+
+
+def _count(scene: Scene, g: Generator) -> Turn | None:
+    things = shapes_of(scene)
+    if g.random() < 0.4 or not things:
+        return "how many things are there?", _there_are(len(things))
+    if g.random() < 0.5:
+        name = pick(g, [t.name for t in things] if g.random() < 0.8 else SHAPES)
+        return f"how many {name}s are there?", _there_are(sum(t.name == name for t in things))
+    colour = pick(g, [t.colour for t in things])
+    return f"how many {colour} things are there?", _there_are(sum(t.colour == colour for t in things))
+
+
+def _there_are(count: int) -> str:
+    return f"there is {NUMBERS[count]}" if count == 1 else f"there are {NUMBERS[count]}"
+
+
+def _read(scene: Scene, g: Generator) -> Turn | None:
+    text = written_in(scene)
+    question = pick(g, ("what does it say?", "what is spelled out?", "which signs can you make out?"))
+    return question, f"it says {text}" if text else "it says nothing"
+
+
+def _fill(scene: Scene, g: Generator) -> Turn | None:
+    things = _unique(scene, lambda t: t.name)
+    if not things:
+        return None
+    thing = things[int(g.integers(len(things)))]
+    return f"how is the {thing.name} filled?", f"it is {thing.fill}"
+
+
+def _behind(scene: Scene, g: Generator) -> Turn | None:
+    return pick(g, ("what is behind it?", "what is the ground like?")), f"it is {scene.pattern} {scene.tint}"
+
+
+def _relation(scene: Scene, g: Generator) -> Turn | None:
+    things = _unique(scene, lambda t: t.name)
+    if len(things) < 2:
+        return None
+    first, second = (things[int(i)] for i in g.permutation(len(things))[:2])
+    (row_1, column_1), (row_2, column_2) = divmod(first.place, 3), divmod(second.place, 3)
+    word, holds, same = (
+        ("left of", column_1 < column_2, column_1 == column_2)
+        if g.random() < 0.5
+        else ("above", row_1 < row_2, row_1 == row_2)
+    )
+    if same:
+        return None
+    return f"is the {first.name} {word} the {second.name}?", "yes it is" if holds else "no it is not"
+
+
+def _options(scene: Scene, g: Generator) -> Turn | None:
+    """An in-context choice between marked options: answered by the marker, in a clause."""
+    things = _unique(scene, lambda t: t.name)
+    if not things:
+        return None
+    thing = things[int(g.integers(len(things)))]
+    if g.random() < 0.5:
+        question, right, pool = f"what colour is the {thing.name}?", thing.colour, list(COLOURS)
+    else:
+        question, right, pool = f"how is the {thing.name} filled?", thing.fill, list(FILLS)
+    return _marked(question, right, pool, g)
+
+
+def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:
+    number = int(g.integers(2, 5))
+    others = [str(o) for o in g.permutation([p for p in pool if p != right])[: number - 1]]
+    options = [str(o) for o in g.permutation([right, *others])]
+    markers = [GLYPHS[int(i)] for i in g.permutation(len(GLYPHS))[: len(options)]]
+    if g.random() < 0.4:
+        markers = sorted(markers)
+    listed = " ".join(f"{marker}. {option}" for marker, option in zip(markers, options, strict=True))
+    return f"{question} {listed}", f"it is marked {markers[options.index(right)]}"
+
+
+Skill = Callable[[Scene, Generator], Turn | None]
+# Share of each skill among the questions. `even` teaches to see and to speak; with it, what has to be bound
+# (which colour belongs to the thing of that shape) comes last, so `binding` then asks mostly for that.
+SKILLS: dict[str, dict[Skill, float]] = {
+    "even": {
+        _caption: 1.6,
+        _colour: 1.6,
+        _shape: 1.2,
+        _at_place: 1.0,
+        _where: 0.8,
+        _exists: 1.4,
+        _count: 1.0,
+        _read: 2.0,
+        _fill: 1.0,
+        _behind: 0.8,
+        _relation: 0.8,
+        _options: 1.6,
+    },
+    "binding": {
+        _caption: 0.5,
+        _colour: 2.5,
+        _shape: 0.7,
+        _at_place: 0.7,
+        _where: 1.5,
+        _exists: 2.0,
+        _count: 1.2,
+        _read: 0.8,
+        _fill: 2.0,
+        _behind: 0.3,
+        _relation: 1.0,
+        _options: 2.5,
+    },
+}
+
+
+def _echo(g: Generator) -> Turn:
+    """Say words and signs again. It makes every word of the list usable as an answer later."""
+    pieces = [pick(g, word_list()) for _ in range(int(g.integers(1, 5)))]
+    pieces += [pick(g, GLYPHS)] if g.random() < 0.4 else []
+    pieces += ["."] if g.random() < 0.2 else []
+    text = " ".join(str(p) for p in pieces)
+    return f"say after me: {text}", f"you said {text}"
+
+
+def _told(g: Generator) -> Turn:
+    """A question about things that are told instead of shown."""
+    shapes = [str(s) for s in g.permutation(SHAPES)[: int(g.integers(2, 4))]]
+    colours = [str(c) for c in g.permutation(list(COLOURS))[: len(shapes)]]
+    told = " and ".join(f"a {c} {s}" for c, s in zip(colours, shapes, strict=True))
+    asked = int(g.integers(len(shapes)))
+    question = f"there is {told}. what colour is the {shapes[asked]}?"
+    if g.random() < 0.5:
+        return _marked(question, colours[asked], list(COLOURS), g)
+    return question, f"it is {colours[asked]}"
+
+
+def _dress(turn: Turn, g: Generator) -> Turn:
+    """Vary how a question begins; sometimes with words that mean nothing for it."""
+    question, answer = turn
+    if g.random() < 0.5:
+        question = question[0].upper() + question[1:]
+    if g.random() < 0.25:
+        words = " ".join(pick(g, word_list()) for _ in range(int(g.integers(2, 9))))
+        words = words[0].upper() + words[1:] + pick(g, (".", "?", ""))
+        question = f"{question}\n{words}" if g.random() < 0.7 else f"{words}\n{question}"
+    return question, answer
+
+
+def episode(generator: Generator, *, num_turns: int = 5, emphasis: str = "even") -> Episode:
+    """Draw a scene with `num_turns` questions, or (one in eight) questions on text alone.
+
+    Args:
+        generator: Source of every draw.
+        num_turns: Number of questions.
+        emphasis: Key of `SKILLS`.
+    """
+    turns: list[Turn] = []
+    if generator.random() < 0.125:
+        turns = [_echo(generator) if generator.random() < 0.5 else _told(generator) for _ in range(num_turns)]
+        return Episode(None, tuple(_dress(t, generator) for t in turns))
+    scene = random_scene(generator)
+    skills, weights = list(SKILLS[emphasis]), np.array(list(SKILLS[emphasis].values()))
+    while len(turns) < num_turns:
+        turn = skills[int(generator.choice(len(skills), p=weights / weights.sum()))](scene, generator)
+        if turn is not None:
+            turns.append(_dress(turn, generator))
+    return Episode(scene, tuple(turns))
+
+
+def tokenizer_lines(generator: Generator, *, num_episodes: int = 4000) -> list[str]:
+    """Text the tokenizer is trained on: clauses, and every word of the list in both cases."""
+    lines = ["User: Assistant:"] * 400
+    lines += [text for _ in range(num_episodes) for turn in episode(generator).turns for text in turn]
+    words = word_list()
+    return lines + [f" {w} {w.capitalize()}\n{w.capitalize()} {w}" for w in words for _ in range(25)]

@@ -1,0 +1,177 @@
+"""From samples to batches. Needs tokenizer and image processor but no model, so loader workers can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lit_cvit.backbones.chat import ChatFormat
+from lit_cvit.data.tasks import Batch, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class _Row(NamedTuple):
+    ids: list[int]
+    in_answer: list[bool]
+
+
+class SampleEncoder:
+    """Turns samples into batches; a small picklable value that holds no weights.
+
+    Args:
+        tokenizer: A fast tokenizer; its beginning-of-sequence token is added where it has one.
+        image_processor: Turns a list of RGB images into `pixel_values`.
+        chat: The conversation format.
+        num_image_tokens: Positions that one image takes in the decoder.
+        image_aspect: `pad` to a square with the processor's mean colour, or `crop` as the processor does.
+        max_length: Longest sequence, in tokens with the image's.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: Any,
+        chat: ChatFormat,
+        num_image_tokens: int,
+        image_aspect: Literal["pad", "crop"],
+        max_length: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.chat = chat
+        self.num_image_tokens = num_image_tokens
+        self.image_aspect = image_aspect
+        self.max_length = max_length
+        self.end_id = self._token_id(chat.end)
+        self.image_id = self._token_id(chat.image_token)
+        self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def prompt(self, sample: Sample) -> str:
+        """The generation prompt: earlier turns with their answers, then the open last turn."""
+        return self.chat.render(_turns(sample, None), has_image=sample.image is not None)[0]
+
+    def prompt_length(self, sample: Sample) -> int:
+        """Tokens of the generation prompt, the image's included; opens no image."""
+        return len(self._row(sample, with_answers=False).ids)
+
+    def num_answer_tokens(self, sample: Sample) -> int:
+        """Tokens that the loss counts in a training batch: all answers and their ends; opens no image."""
+        return sum(self._row(sample, with_answers=True).in_answer)
+
+    def answer_lengths(self, samples: Sequence[Sample]) -> list[int]:
+        """`num_answer_tokens` of each sample."""
+        return [self.num_answer_tokens(sample) for sample in samples]
+
+    def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
+        """Tokenise and pad samples and prepare their images.
+
+        With answers the rows are padded on the right and `answer_mask` marks every answer and its end
+        token, those of earlier turns too. Without, the last turn is open, rows are padded on the left and
+        `answer_mask` is None. In both, `prompt_mask` leaves out padding and all answers.
+
+        Args:
+            samples: At least one sample.
+            with_answers: True to train, False to generate.
+            indices: Position of each sample in its split; none means unknown (-1).
+
+        Raises:
+            ValueError: a sample is longer than `max_length`, has no answer to train on, or its image is
+                unreadable; names the sample.
+        """
+        if not samples:
+            raise ValueError("encode needs at least one sample, got none")
+        if indices and len(indices) != len(samples):
+            raise ValueError(f"encode got {len(samples)} samples but {len(indices)} indices")
+        rows = [self._row(sample, with_answers=with_answers) for sample in samples]
+        shape = (len(rows), max(len(row.ids) for row in rows))
+        ids = torch.full(shape, self.pad_id, dtype=torch.int64)
+        attention = torch.zeros(shape, dtype=torch.int64)
+        in_answer = torch.zeros(shape, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            start = 0 if with_answers else shape[1] - len(row.ids)
+            columns = slice(start, start + len(row.ids))
+            ids[number, columns] = torch.tensor(row.ids)
+            attention[number, columns] = 1
+            in_answer[number, columns] = torch.tensor(row.in_answer)
+        inputs = {"input_ids": ids, "attention_mask": attention}
+        image_rows = [number for number, sample in enumerate(samples) if sample.image is not None]
+        if image_rows:
+            inputs["pixel_values"] = self._pixels(samples)
+        return Batch(
+            inputs=inputs,
+            answer_mask=in_answer if with_answers else None,
+            prompt_mask=attention.bool() & ~in_answer,
+            image_rows=torch.tensor(image_rows, dtype=torch.int64),
+            samples=list(samples),
+            indices=list(indices) or [-1] * len(samples),
+        )
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Texts of generated tokens (S, L), without special tokens and outer white space."""
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+    def _row(self, sample: Sample, *, with_answers: bool) -> _Row:
+        turns = _turns(sample, self._target(sample) if with_answers else None)
+        text, spans = self.chat.render(turns, has_image=sample.image is not None)
+        tokens = self.tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+        row = _Row([], [])
+        first = spans[0][0] if spans else len(text)
+        for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+            copies = self.num_image_tokens if token == self.image_id else 1
+            row.ids.extend([token] * copies)
+            inside = end > first and any(start < stop and end > begin for begin, stop in spans)
+            row.in_answer.extend([inside] * copies)
+        if len(row.ids) > self.max_length:
+            raise ValueError(
+                f"sample {sample.id!r} of task {sample.task!r} has {len(row.ids)} tokens, more than the "
+                f"backbone's max_length {self.max_length}; raise max_length or leave the sample out"
+            )
+        return row
+
+    def _target(self, sample: Sample) -> str:
+        answers = [answer for _, answer in sample.history] + list(sample.answers[:1])
+        if not sample.answers or not all(answers):
+            raise ValueError(f"sample {sample.id!r} of task {sample.task!r} has an empty answer to train on")
+        if any(self.chat.image_token in answer for answer in answers):
+            token = self.chat.image_token
+            raise ValueError(f"sample {sample.id!r} of task {sample.task!r} has {token!r} in an answer")
+        return sample.answers[0]
+
+    def _pixels(self, samples: Sequence[Sample]) -> Tensor:
+        images = [sample.image.open() for sample in samples if sample.image is not None]
+        if self.image_aspect == "pad":
+            images = [pad_to_square(image, self.image_processor.image_mean) for image in images]
+        elif self.image_aspect != "crop":
+            raise ValueError(f"image_aspect must be 'pad' or 'crop', got {self.image_aspect!r}")
+        return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+
+    def _token_id(self, token: str) -> int:
+        ids = self.tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ValueError(
+                f"the tokenizer has no single token {token!r}, which this backbone's format needs"
+            )
+        return ids[0]
+
+
+def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """Centre an RGB image on a square of the mean colour (`mean` in 0..1), as LLaVA-1.5 does."""
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def _turns(sample: Sample, answer: str | None) -> list[tuple[str, str | None]]:
+    return [*sample.history, (sample.user_text, answer)]

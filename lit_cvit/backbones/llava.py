@@ -1,0 +1,58 @@
+"""LLaVA-1.5: a CLIP tower, a two-layer projector and a Llama decoder (arXiv 2310.03744)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_cvit.backbones.base import Backbone
+from lit_cvit.backbones.chat import ChatFormat
+from lit_cvit.backbones.loading import torch_dtype
+from lit_cvit.data.tasks import Batch
+
+VICUNA_V1 = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+class Llava(Backbone):
+    """A LLaVA-1.5-class model, for example `llava-hf/llava-1.5-7b-hf` or a folder of the same layout.
+
+    Conversations follow LLaVA's `vicuna_v1`: a system prompt, then `USER: <image>` and the user's text on
+    the next line, `ASSISTANT:` and the answer, ended by `</s>`.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ("llava",)
+    system_prompt: ClassVar[str] = VICUNA_V1
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """`vicuna_v1`, with the class's system prompt if it has one."""
+        return ChatFormat(system=f"{self.system_prompt} " if self.system_prompt else "")
+
+    @property
+    def num_image_tokens(self) -> int:
+        """One position per patch, and one for the class token where the model keeps it."""
+        vision = self.config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        return patches if self._drops_class_token else patches + 1
+
+    @property
+    def _drops_class_token(self) -> bool:
+        return self.config.vision_feature_select_strategy == "default"
+
+    @torch.no_grad()
+    def image_features(self, batch: Batch) -> Tensor:
+        """Mean over patches of the tower's layer that the projector reads: (I, d); I may be 0."""
+        chosen = self.config.vision_feature_layer
+        layers = [chosen] if isinstance(chosen, int) else list(chosen)
+        pixels = self._model_inputs(batch).get("pixel_values")
+        if pixels is None:
+            width = self.config.vision_config.hidden_size * len(layers)
+            return torch.zeros(0, width, dtype=torch_dtype(self.dtype), device=self.model.device)
+        states = self.vision_tower(pixels, output_hidden_states=True).hidden_states
+        features = torch.cat([states[layer] for layer in layers], dim=-1)
+        return features[:, 1 if self._drops_class_token else 0 :].mean(dim=1)

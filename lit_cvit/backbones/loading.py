@@ -1,0 +1,172 @@
+"""Loading models through transformers: from a folder or the hub, quantised or not, frozen and quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import nn
+
+from lit_cvit import hub
+
+Quantization = Literal["none", "nf4", "int8"]
+DType = Literal["float32", "bfloat16", "float16"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def torch_dtype(name: DType) -> torch.dtype:
+    """The torch type of a `dtype` setting.
+
+    Raises:
+        ValueError: no such type; lists the allowed ones.
+    """
+    if name not in _DTYPES:
+        raise ValueError(f"backbone dtype must be one of {', '.join(_DTYPES)}; got {name!r}")
+    return _DTYPES[name]
+
+
+def locate(name: str) -> tuple[Path, str]:
+    """Find a backbone's folder; a local folder is used as it is, without the network.
+
+    Returns:
+        The folder, and where it comes from: `folder`, or `hub` and the commit.
+
+    Raises:
+        ValueError: neither a model folder nor a hub name that is cached or can be downloaded.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not hub.has_weights(folder):
+            raise ValueError(
+                f"backbone name_or_path {name!r}: the folder is not complete; it must have config.json, "
+                "tokenizer and processor files, and every *.safetensors file"
+            )
+        return folder, "folder"
+    if not hub.is_hub_name(name):
+        raise ValueError(
+            f"backbone name_or_path {name!r} is not an existing folder; give a model folder, "
+            "or a hub name such as llava-hf/llava-1.5-7b-hf"
+        )
+    try:
+        found = hub.cached(name) or hub.download(name)
+        return found, f"hub {found.name}"
+    except OSError as error:
+        raise ValueError(
+            f"backbone name_or_path {name!r} is no folder here, is not in the hub's cache, and could not be "
+            f"downloaded ({type(error).__name__}). Ways to get it: (1) run once with network access; "
+            "(2) copy the cache of another machine and set HF_HOME; (3) give the path of a local folder"
+        ) from error
+
+
+def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
+    """Read a folder's config with every dropout rate set to 0.
+
+    A frozen backbone runs without dropout of its own, also in training mode: dropout belongs to adapters.
+    """
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    _without_dropout(config)
+    return config
+
+
+def load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
+    """Load a folder's processor (tokenizer and image processor).
+
+    Raises:
+        ValueError: the folder lacks files of the processor.
+    """
+    try:
+        with hub.quiet():
+            return transformers.AutoProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except OSError as error:
+        raise ValueError(
+            f"model folder {folder.name!r} lacks files of its tokenizer or image processor (tokenizer.json, "
+            "tokenizer_config.json, processor_config.json or preprocessor_config.json)"
+        ) from error
+
+
+def load_model(
+    folder: Path,
+    config: Any,
+    *,
+    quantization: Quantization,
+    dtype: DType,
+    trust_remote_code: bool,
+    full_precision: Sequence[str],
+) -> Any:
+    """Load an image-text-to-text model, in evaluation mode and with every parameter frozen.
+
+    Args:
+        folder: Model folder.
+        config: Its config, from `load_config`.
+        quantization: Storage of the linear layers.
+        dtype: Type of what is not quantised, and of computation.
+        trust_remote_code: Run code that comes with the model.
+        full_precision: Paths of modules that are never quantised (whole prefixes).
+
+    Raises:
+        ValueError: the files lack weights of the model, or a setting has an unknown value.
+    """
+    family: Any = transformers.AutoModelForImageTextToText
+    with hub.quiet():
+        model, report = family.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch_dtype(dtype),
+            quantization_config=_quantization_config(quantization, dtype, full_precision),
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
+    if lacking:
+        raise ValueError(f"{folder.name!r} lacks weights of the model: {', '.join(lacking[:5])}")
+    # Whatever decoding defaults the folder has, `generate` alone decides how answers are decoded.
+    model.generation_config = transformers.GenerationConfig()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if quantization == "nf4":
+        _keep_packing(model)
+    return model.eval()
+
+
+def _quantization_config(quantization: Quantization, dtype: DType, full_precision: Sequence[str]) -> Any:
+    skip = list(full_precision)
+    if quantization == "none":
+        return None
+    if quantization == "int8":
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    if quantization == "nf4":
+        return transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch_dtype(dtype),
+            llm_int8_skip_modules=skip,
+        )
+    raise ValueError(f"backbone quantization must be one of none, nf4, int8; got {quantization!r}")
+
+
+def _keep_packing(model: nn.Module) -> None:
+    # On CPUs with AVX512-BF16, a forward pass without gradient would repack the weights and round their
+    # scales to bfloat16 for good: the frozen model would change, and differently from machine to machine.
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _without_dropout(config: Any) -> None:
+    for name, value in vars(config).items():
+        if isinstance(value, transformers.PreTrainedConfig):
+            _without_dropout(value)
+        elif "dropout" in name and isinstance(value, float):
+            setattr(config, name, 0.0)

@@ -1,0 +1,38 @@
+"""pretrain: make the weights of the `tiny` backbone from drawn scenes, in at most 45 minutes on 2 cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the verb: `--config` with the recipe, `--out` for the model folder."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from lit_cvit.backbones.pretrain import Recipe, pretrain
+    from lit_cvit.errors import CleanExit
+    from lit_cvit.shipped import find_config
+
+    parser = ArgumentParser(prog="lit_cvit pretrain", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=str | None, default=None, help="YAML with the recipe")
+    parser.add_argument("--out", type=str, default="tiny_weights", help="folder to write")
+    parser.add_class_arguments(Recipe, "recipe")
+    try:
+        first = parser.parse_args(argv)
+        if first.config is not None:
+            parser.set_defaults(_flat(find_config(first.config)))
+        options = parser.instantiate_classes(parser.parse_args(argv))
+    except ArgumentError as error:
+        raise CleanExit(str(error)) from error
+    print(f"wrote {pretrain(options.recipe, Path(options.out))}")
+    return 0
+
+
+def _flat(path: Path) -> dict[str, object]:
+    import yaml
+
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or not isinstance(values.get("recipe"), dict):
+        raise ValueError(f"--config {path}: want a mapping with the key `recipe`")
+    return {f"recipe.{name}": value for name, value in values["recipe"].items()}

@@ -1,0 +1,255 @@
+"""ContinualDataModule: the task stream as Lightning loaders, one per stage, and one per task for evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset
+
+from lit_cvit.data.benchmarks import load_benchmark
+from lit_cvit.data.check import TaskReport, check_benchmark, require_clean
+from lit_cvit.data.hints import unknown
+from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, global_batches
+from lit_cvit.data.stream import Stage, joint_task
+from lit_cvit.data.tasks import Batch, Benchmark, Sample, SampleSource, Task
+
+
+class Encoder(Protocol):
+    """The part of a backbone that turns samples into batches; it must pickle."""
+
+    def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
+        """Build a batch."""
+        ...
+
+    def num_answer_tokens(self, sample: Sample) -> int:
+        """Tokens of a sample that the loss counts; opens no image."""
+        ...
+
+    def prompt_length(self, sample: Sample) -> int:
+        """Tokens of a sample's prompt; opens no image."""
+        ...
+
+
+class _Batches(Dataset[Batch]):
+    """Whole batches by what the batch sampler asks for, so that a worker encodes a batch at once."""
+
+    def __init__(
+        self, source: SampleSource, build: Callable[[SampleSource, Sequence[Any]], Batch], asked: Any
+    ) -> None:
+        self.source, self.build, self.asked = source, build, asked
+
+    def __getitem__(self, picks: Sequence[Any]) -> Batch:
+        return self.build(self.source, picks)
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainBuilder:
+    """Encodes a micro-batch; fillers carry no answer tokens."""
+
+    encoder: Encoder
+    sampler: TrainBatchSampler
+
+    def __call__(self, source: SampleSource, picks: Sequence[Pick]) -> Batch:
+        samples = [source.sample(pick.index, pick.epoch) for pick in picks]
+        batch = self.encoder.encode(samples, with_answers=True, indices=[pick.index for pick in picks])
+        assert batch.answer_mask is not None
+        for row, pick in enumerate(picks):
+            if not pick.counted:
+                batch.answer_mask[row] = False
+        return dataclasses.replace(batch, step_tokens=self._step_tokens(source, picks, batch))
+
+    def _step_tokens(self, source: SampleSource, picks: Sequence[Pick], batch: Batch) -> int:
+        sampler = self.sampler
+        if sampler.accumulate * sampler.world_size == 1:
+            assert batch.answer_mask is not None
+            return int(batch.answer_mask.sum())
+        epoch = picks[0].epoch
+        steps = global_batches(
+            sampler.num_samples,
+            sampler.global_batch_size,
+            seed=sampler.seed,
+            stage=sampler.stage,
+            epoch=epoch,
+        )
+        step = next(each for each in steps if picks[0].index in each)
+        return sum(self.encoder.num_answer_tokens(source.sample(int(i), epoch)) for i in step)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalBuilder:
+    encoder: Encoder
+
+    def __call__(self, source: SampleSource, indices: Sequence[int]) -> Batch:
+        samples = [source.sample(index) for index in indices]
+        return self.encoder.encode(samples, with_answers=False, indices=indices)
+
+
+class ContinualDataModule(L.LightningDataModule):
+    """A benchmark as a stream of stages.
+
+    The order of samples and the instruction drawn for a sample are pure functions of (seed, stage, epoch,
+    sample), so they depend neither on workers, nor on ranks where the global batch is equal, nor on resume.
+
+    Args:
+        benchmark: Name of a shipped benchmark, or the path of a YAML file that lists your tasks.
+        tasks: Names of the tasks to learn, in this order; by default the benchmark's stream. Few-shot tasks
+            of the benchmark may be named too.
+        instructions: Instruction style, for benchmarks that have several (`single` or `multi`).
+        settings: Further settings of the benchmark, for example `num_train` or `shots` of `cvit-mini`.
+        batch_size: Samples of a micro-batch on one rank.
+        global_batch_size: Samples of an optimizer step over micro-batches and ranks; by default one
+            micro-batch per rank. Accumulation follows from it.
+        eval_batch_size: Samples decoded at once.
+        epochs: Passes over a task's training data in its stage.
+        num_workers: Loader processes; 0 loads in the main process.
+    """
+
+    def __init__(
+        self,
+        benchmark: str = "cvit-mini",
+        tasks: list[str] | None = None,
+        instructions: Literal["single", "multi"] | None = None,
+        settings: dict[str, Any] | None = None,
+        batch_size: int = 32,
+        global_batch_size: int | None = None,
+        eval_batch_size: int = 64,
+        epochs: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("epochs", epochs)):
+            if value < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {value}")
+        self.benchmark_name, self.task_names = benchmark, tasks
+        self.benchmark_settings = dict(settings or {})
+        if instructions is not None:
+            self.benchmark_settings["instructions"] = instructions
+        self.batch_size, self.global_batch_size = batch_size, global_batch_size
+        self.eval_batch_size, self.epochs, self.num_workers = eval_batch_size, epochs, num_workers
+        self.joint = False
+        self._encoder: Encoder | None = None
+        self._sampler: TrainBatchSampler | None = None
+        self._stage: Stage | None = None
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The benchmark, built at first use.
+
+        Raises:
+            ValueError: it is unknown or not as it should be.
+        """
+        return load_benchmark(self.benchmark_name, self.benchmark_settings)
+
+    @cached_property
+    def stream(self) -> tuple[Task, ...]:
+        """The tasks to learn, in order.
+
+        Raises:
+            ValueError: a name in `tasks` is unknown, repeated, or has nothing to train on.
+        """
+        if self.task_names is None:
+            return self.benchmark.stream
+        every = {t.name: t for t in (*self.benchmark.stream, *self.benchmark.downstream)}
+        for name in self.task_names:
+            if name not in every:
+                raise ValueError(f"data.tasks: {unknown('task', name, every)}")
+            if every[name].train is None:
+                raise ValueError(f"data.tasks: {name!r} has no training samples; it can only be tested")
+        if len(set(self.task_names)) < len(self.task_names) or not self.task_names:
+            raise ValueError(f"data.tasks must name different tasks, at least one; got {self.task_names}")
+        return tuple(every[name] for name in self.task_names)
+
+    @cached_property
+    def downstream(self) -> tuple[Task, ...]:
+        """Held-out tasks tested after the last stage, without training on them."""
+        learned = {task.name for task in self.stream}
+        return tuple(t for t in self.benchmark.downstream if t.name not in learned and not t.few_shot)
+
+    def check(self, *, decode_images: bool = False) -> list[TaskReport]:
+        """Check every record before anything is trained.
+
+        Raises:
+            BenchmarkError: something is wrong; lists it.
+        """
+        tested = Benchmark(self.benchmark.name, self.stream, self.downstream)
+        reports = check_benchmark(tested, decode_images=decode_images)
+        require_clean(reports)
+        return reports
+
+    def attach(self, encoder: Encoder) -> None:
+        """Give the encoder of the backbone that will read the batches."""
+        self._encoder = encoder
+
+    @property
+    def encoder(self) -> Encoder:
+        """The attached encoder."""
+        if self._encoder is None:
+            raise RuntimeError("attach(encoder) must run before batches are made")
+        return self._encoder
+
+    def stages(self, *, seed: int, joint: bool = False) -> tuple[Stage, ...]:
+        """The stages of the stream; with `joint` a single one on the union of the tasks."""
+        tasks = (joint_task(self.stream),) if joint else self.stream
+        stages = []
+        for number, task in enumerate(tasks, start=1):
+            seen = self.stream if joint else self.stream[:number]
+            stages.append(Stage(number, task, seed, self._num_steps(task), seen))
+        return tuple(stages)
+
+    def _num_steps(self, task: Task) -> int:
+        assert task.train is not None
+        size = self.global_batch_size or self.batch_size * self._world_size
+        return self.epochs * -(-len(task.train) // size)
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def begin_stage(self, stage: Stage) -> int:
+        """Set up a stage's training data; returns the micro-batches per optimizer step."""
+        assert stage.task.train is not None
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        self._stage = stage
+        self._sampler = TrainBatchSampler(
+            len(stage.task.train),
+            self.batch_size,
+            self.global_batch_size or self.batch_size * self._world_size,
+            seed=stage.seed,
+            stage=stage.number,
+            rank=rank,
+            world_size=self._world_size,
+        )
+        return self._sampler.accumulate
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The current stage's micro-batches; Lightning calls `set_epoch` on its sampler."""
+        assert self._stage is not None
+        assert self._stage.task.train is not None
+        assert self._sampler is not None
+        return self._loader(
+            self._stage.task.train, _TrainBuilder(self.encoder, self._sampler), self._sampler
+        )
+
+    def eval_loader(self, task: Task, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
+        """A task's test split in whole batches of like length, dealt to ranks."""
+        source = task.test
+        lengths = [self.encoder.prompt_length(source.sample(index)) for index in range(len(source))]
+        sampler = EvalBatchSampler(lengths, self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(source, _EvalBuilder(self.encoder), sampler)
+
+    def _loader(self, source: SampleSource, build: Any, sampler: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            _Batches(source, build, sampler),
+            # Not batch_sampler: the data set is asked for whole batches.
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=False,
+        )

@@ -1,0 +1,103 @@
+"""Images in files: found under the root only, opened defensively, always RGB.
+
+The pixels are those that the common training scripts see: the first frame, without EXIF rotation.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 89_478_485
+"""Largest image that is decoded, in pixels: a quarter gigabyte of RGB, and Pillow's own warning limit."""
+
+# Pillow would also open formats that run other programs (EPS) or that no data set of photographs uses.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """An image file under a root folder; an `ImageSource`.
+
+    Attributes:
+        root: Folder that the file must lie in, also after symbolic links are followed.
+        path: Path of the file relative to the root, as the record gives it.
+        record: File and line or index of the record, for messages; not part of the value.
+    """
+
+    root: Path
+    path: str
+    record: str = field(default="", compare=False)
+
+    def locate(self) -> Path:
+        """Return the real path of the file without decoding it.
+
+        Raises:
+            ValueError: the path is absolute, climbs or links out of the root, or names no file, or an
+                empty one; names the file and the record.
+        """
+        written = PurePosixPath(self.path)
+        if written.is_absolute() or PureWindowsPath(self.path).drive or ".." in written.parts:
+            raise self._problem(
+                "the path must be relative and without '..'; it must stay under the image root"
+            )
+        try:
+            root = os.path.realpath(self.root)
+            found = Path(os.path.realpath(os.path.join(root, self.path)))
+            is_file, size = found.is_file(), found.stat().st_size if found.exists() else 0
+        except (OSError, ValueError) as error:  # ValueError: a NUL character or a lone surrogate
+            raise self._problem(f"cannot be looked up: {error}") from error
+        if not found.is_relative_to(root):
+            raise self._problem(
+                f"a symbolic link leads out of the image root, to {found}; put the file in it"
+            )
+        if not is_file:
+            raise self._problem("no such file; check the path and the image root")
+        if not size:
+            raise self._problem("the file is empty (0 bytes); fetch it again")
+        return found
+
+    def open(self) -> Image.Image:
+        """Decode the image to RGB: alpha over white, 16 bits scaled to 8, first frame of an animation.
+
+        Raises:
+            ValueError: as in `locate`, or the file is not a readable image or is too large; names the file
+                and the record.
+        """
+        found = self.locate()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(found, formats=_FORMATS) as image:
+                    if image.width * image.height > MAX_PIXELS:
+                        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+                    image.load()
+                    return _to_rgb(image)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            fix = f"at most {MAX_PIXELS} pixels are decoded; scale the image down"
+            raise self._problem(f"too large ({error}); {fix}") from error
+        except Exception as error:  # decoders raise anything on damaged files; all of it means the same
+            raise self._problem(f"not a readable image ({type(error).__name__}: {error})") from error
+
+    def _problem(self, what: str) -> ValueError:
+        place = f"{self.record}: " if self.record else ""
+        return ValueError(f"{place}image {self.path!r} under {self.root}: {what}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Plain conversion clips at 255, which turns a 16-bit image white.
+        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray((levels // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        white = Image.new("RGBA", clear.size, "white")
+        return Image.alpha_composite(white, clear).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,207 @@
+"""What a record says: one row of a record file, in any of the three forms that are read.
+
+* LLaVA training rows: `id`, `image`?, `conversations` [{from: human | gpt, value}, ...].
+* LLaVA test rows: `question_id`, `image`?, `text`, `answer` (a string or a list of strings).
+* our own rows: `id`, `image`?, `question`?, `instruction`, `answers`, `choices`?.
+
+The form is read off the keys of each row, so any form can stand in either split. Further keys are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+IMAGE_PLACEHOLDER = "<image>"
+
+_ABSENT = object()
+_PLACEHOLDER_AT_AN_END = re.compile(r"\A\s*<image>\s*|\s*<image>\s*\Z")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row, checked.
+
+    Attributes:
+        id: `id` or `question_id`, as a string.
+        answers: Reference answers, at least one that is not blank; the first is the training target.
+        text: The user's last turn without the image placeholder; empty for a row of our own form.
+        question: The question of a row of our own form; may be empty.
+        instruction: The instruction of a row of our own form; None where it is still part of `text`.
+        image: Path of the image as the row gives it; empty for a text-only row.
+        choices: Options of a multiple-choice question, in letter order.
+        history: Earlier (user text, answer) pairs of a conversation of several turns.
+    """
+
+    id: str
+    answers: tuple[str, ...]
+    text: str = ""
+    question: str = ""
+    instruction: str | None = None
+    image: str = ""
+    choices: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
+
+
+def parse_record(row: Mapping[str, object], *, place: str) -> Record:
+    """Check one row and turn it into a record.
+
+    Args:
+        row: The decoded JSON object.
+        place: File and line or index, for messages.
+
+    Raises:
+        ValueError: the row is in none of the known forms, or a field is missing, of the wrong type, blank,
+            or inconsistent; names place, id where known, field, the value got, and the fix.
+    """
+    reader = _Row(row, place)
+    identity = reader.identity()
+    reader.place = f"{place} (id {identity!r})"
+    image, choices = reader.image(), reader.texts("choices") if "choices" in row else ()
+    if "conversations" in row:
+        turns = _turns(reader)
+        history, (text, answer) = tuple(turns[:-1]), turns[-1]
+        return Record(identity, (answer,), text=text, image=image, choices=choices, history=history)
+    if "text" in row:
+        text = reader.user_text("text", reader.text("text"))
+        return Record(identity, reader.answers("answer"), text=text, image=image, choices=choices)
+    if "instruction" in row or "answers" in row:
+        question = reader.text("question", blank=True) if "question" in row else ""
+        question = reader.user_text("question", question) if question.strip() else ""
+        instruction = reader.user_text("instruction", reader.text("instruction"))
+        return Record(
+            identity,
+            reader.answers("answers"),
+            question=question,
+            instruction=instruction,
+            image=image,
+            choices=choices,
+        )
+    keys = ", ".join(map(repr, row)) or "none"
+    raise ValueError(
+        f"{reader.place}: got the fields {keys}; a record has 'conversations' (LLaVA training), 'text' and "
+        "'answer' (LLaVA test), or 'instruction' and 'answers'"
+    )
+
+
+class _Row:
+    """Typed access to the fields of one row; `place` is what messages start with."""
+
+    def __init__(self, row: Mapping[str, object], place: str) -> None:
+        self.row = row
+        self.place = place
+        self.has_image = False
+        self.num_placeholders = 0
+
+    def fail(self, field: str, fix: str, got: object = _ABSENT) -> NoReturn:
+        if got is _ABSENT:
+            got = self.row.get(field, _ABSENT)
+        shown = "nothing" if got is _ABSENT else reprlib.repr(got)
+        raise ValueError(f"{self.place}: field {field!r}: got {shown}; {fix}")
+
+    def identity(self) -> str:
+        field = "question_id" if "id" not in self.row and "question_id" in self.row else "id"
+        value = self.row.get(field)
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            self.fail(field, "give every record a unique 'id' (or 'question_id'), a string or a whole number")
+        if not str(value).strip():
+            self.fail(field, "an id must not be blank")
+        return self.clean(field, str(value))
+
+    def clean(self, field: str, value: str) -> str:
+        # JSON can spell half a surrogate pair, which no tokenizer and no file can take.
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            self.fail(field, "remove the lone surrogate (half of a character) from the text", ascii(value))
+        return value
+
+    def text(self, field: str, *, blank: bool = False) -> str:
+        value = self.row.get(field)
+        if not isinstance(value, str):
+            self.fail(field, "it must be a string")
+        if not blank and not value.strip():
+            self.fail(field, "it must not be blank")
+        return self.clean(field, value)
+
+    def texts(self, field: str) -> tuple[str, ...]:
+        value = self.row.get(field)
+        if not isinstance(value, list) or not value:
+            self.fail(field, "it must be a list of strings with at least one entry")
+        for position, entry in enumerate(value):
+            if not isinstance(entry, str):
+                self.fail(f"{field}[{position}]", "it must be a string; put numbers in quotes", entry)
+            self.clean(f"{field}[{position}]", entry)
+        return tuple(value)
+
+    def answers(self, field: str) -> tuple[str, ...]:
+        value = self.row.get(field, _ABSENT)
+        if not isinstance(value, str | list):
+            self.fail(field, "it must be a string or a list of strings; put numbers in quotes")
+        answers = (self.text(field),) if isinstance(value, str) else self.texts(field)
+        if not any(answer.strip() for answer in answers):
+            self.fail(field, "at least one answer must not be blank")
+        for answer in answers:
+            self.refuse_placeholder(field, answer)
+        return answers
+
+    def image(self) -> str:
+        value = self.row.get("image")
+        if value is None:
+            return ""
+        if not isinstance(value, str) or not value.strip():
+            self.fail(
+                "image", "it must be the path of one image under the image root; leave it out without one"
+            )
+        self.has_image = True
+        return self.clean("image", value)
+
+    def user_text(self, field: str, value: str) -> str:
+        """Drop one image placeholder from an end of a user's turn; anywhere else it is an error."""
+        stripped = _PLACEHOLDER_AT_AN_END.sub("", value, count=1)
+        if stripped != value:
+            self.num_placeholders += 1
+            if not self.has_image:
+                self.fail(field, f"it has {IMAGE_PLACEHOLDER} but the record has no 'image'", value)
+            if self.num_placeholders > 1:
+                self.fail(field, f"a record may have {IMAGE_PLACEHOLDER} once", value)
+        if IMAGE_PLACEHOLDER in stripped:
+            self.fail(
+                field, f"{IMAGE_PLACEHOLDER} may stand once, at the start or the end of the text", value
+            )
+        if not stripped.strip():
+            self.fail(field, "it must say something besides the image", value)
+        return stripped
+
+    def refuse_placeholder(self, field: str, answer: str) -> None:
+        if IMAGE_PLACEHOLDER in answer:
+            self.fail(field, f"an answer cannot contain {IMAGE_PLACEHOLDER}; remove it", answer)
+
+
+def _turns(reader: _Row) -> list[tuple[str, str]]:
+    turns = reader.row["conversations"]
+    if not isinstance(turns, list) or not turns or len(turns) % 2:
+        reader.fail("conversations", "it must be a list of pairs of turns, human then gpt")
+    texts: list[str] = []
+    for position, turn in enumerate(turns):
+        name = f"conversations[{position}]"
+        if not isinstance(turn, dict):
+            reader.fail(name, "a turn is an object with 'from' and 'value'", turn)
+        speaker = ("human", "gpt")[position % 2]
+        if turn.get("from") != speaker:
+            got = turn.get("from", _ABSENT)
+            fix = f"it must be {speaker!r}: turns alternate human, gpt and start with human"
+            reader.fail(f"{name}.from", fix, "nothing" if got is _ABSENT else got)
+        value = turn.get("value")
+        if not isinstance(value, str) or not value.strip():
+            reader.fail(f"{name}.value", "it must be a string that is not blank", value)
+        reader.clean(f"{name}.value", value)
+        if speaker == "human":
+            value = reader.user_text(f"{name}.value", value)
+        else:
+            reader.refuse_placeholder(f"{name}.value", value)
+        texts.append(value)
+    return list(zip(texts[::2], texts[1::2], strict=True))

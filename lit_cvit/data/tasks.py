@@ -1,0 +1,196 @@
+"""What flows through a stream: tasks, samples and batches.
+
+These are plain, picklable values. Nothing here knows a method, a backbone or a trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+from torch import Tensor
+
+from lit_cvit.metrics.scoring import Scorer
+
+
+class AnswerFormat(enum.StrEnum):
+    """The form that a task's instruction asks for; it decides the MIF rule and the decoding budget."""
+
+    LETTER = "letter"
+    SHORT = "short"
+    CAPTION = "caption"
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Default decoding budget: short answers must not decode hundreds of tokens."""
+        return {AnswerFormat.LETTER: 8, AnswerFormat.SHORT: 24, AnswerFormat.CAPTION: 96}[self]
+
+
+class ImageSource(Protocol):
+    """Where an image comes from; opened only when a batch is built, in the worker that builds it."""
+
+    def open(self) -> Image.Image:
+        """Return the RGB image.
+
+        Raises:
+            ValueError: the image is missing or unreadable; names the file and the record.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question with its reference answers.
+
+    Attributes:
+        id: Unique within its task and split.
+        task: Name of the task it belongs to.
+        question: Question text without the instruction; may be empty.
+        instruction: Instruction text, kept apart from the question because several methods route by it.
+        answers: Reference answers; the first is the training target.
+        image: Where the image comes from, or None for a text-only sample.
+        choices: Options of a multiple-choice question, in letter order.
+        history: Earlier turns (user text, answer) of the same conversation.
+        text: The user's turn as the model sees it; empty means question and instruction on two lines.
+    """
+
+    id: str
+    task: str
+    question: str
+    instruction: str
+    answers: tuple[str, ...]
+    image: ImageSource | None = None
+    choices: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
+    text: str = ""
+
+    @property
+    def user_text(self) -> str:
+        """The user's turn: the given text, or question and instruction joined by a line break."""
+        return self.text or "\n".join(part for part in (self.question, self.instruction) if part)
+
+
+class SampleSource(Protocol):
+    """A split of a task: random access, so that 600,000 rows need not be 600,000 objects."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """Return sample `index`; templates drawn per epoch are a pure function of (seed, epoch, id).
+
+        Raises:
+            ValueError: the record is bad; names file, line or index, field and the fix.
+        """
+        ...
+
+    def digest(self) -> str:
+        """A digest of everything that decides the samples, for caches and for resume checks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with its instructions, answer format and scorers.
+
+    Attributes:
+        name: Canonical task name, for example `ScienceQA`.
+        answer_format: Form of the answers.
+        scorer: Scorer of the main score, in percent when averaged (captions: CIDEr x 100).
+        also: Further scorers, reported beside the main one and never averaged with it.
+        train: Training split, or None for a task that is only tested.
+        test: Test split.
+        instructions: Every instruction string the task may show, in a fixed order.
+        max_new_tokens: Decoding budget of the task.
+        few_shot: True for a downstream task that is learned from a few samples, not tested zero-shot.
+    """
+
+    name: str
+    answer_format: AnswerFormat
+    scorer: Scorer
+    test: SampleSource
+    train: SampleSource | None = None
+    also: tuple[Scorer, ...] = ()
+    instructions: tuple[str, ...] = ()
+    max_new_tokens: int = 0
+    few_shot: bool = False
+
+    @property
+    def is_caption(self) -> bool:
+        """Whether the score is a caption metric, which tables also leave out of averages."""
+        return self.answer_format is AnswerFormat.CAPTION
+
+    @property
+    def decoding_budget(self) -> int:
+        """The task's own `max_new_tokens`, or the default of its answer format."""
+        return self.max_new_tokens or self.answer_format.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A named set of tasks: an ordered upstream stream plus held-out downstream tasks."""
+
+    name: str
+    stream: tuple[Task, ...]
+    downstream: tuple[Task, ...] = ()
+
+    def task(self, name: str) -> Task:
+        """Look up a task of the benchmark by name.
+
+        Raises:
+            ValueError: no task has that name; lists the known ones.
+        """
+        for task in (*self.stream, *self.downstream):
+            if task.name == name:
+                return task
+        known = ", ".join(t.name for t in (*self.stream, *self.downstream))
+        raise ValueError(f"benchmark {self.name!r} has no task {name!r}; known: {known}")
+
+
+@dataclass
+class Batch:
+    """What a backbone and a method receive. S samples, L positions (padded), I image rows.
+
+    Attributes:
+        inputs: Keyword tensors for the backbone's model: input_ids (S, L), attention_mask (S, L) and, if
+            any sample has an image, pixel_values (I, ...).
+        answer_mask: (S, L) True where the token is an answer token that the loss counts; None to generate.
+        prompt_mask: (S, L) True at prompt tokens: neither answer nor padding. Image positions count as prompt.
+        image_rows: (I,) sample index of each image row; empty for a text-only batch.
+        samples: The samples themselves.
+        indices: Position of each sample in its split; -1 where there is none.
+        step_tokens: Answer tokens of the whole optimizer step that this batch is a part of, over all
+            micro-batches and ranks; 0 where that is not known (generation).
+    """
+
+    inputs: dict[str, Tensor]
+    answer_mask: Tensor | None
+    prompt_mask: Tensor
+    image_rows: Tensor
+    samples: Sequence[Sample]
+    indices: Sequence[int] = field(default_factory=list)
+    step_tokens: int = 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def map_tensors(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor passed through `move` (device transfer, pinning)."""
+        return dataclasses.replace(
+            self,
+            inputs={name: move(value) for name, value in self.inputs.items()},
+            answer_mask=None if self.answer_mask is None else move(self.answer_mask),
+            prompt_mask=move(self.prompt_mask),
+            image_rows=move(self.image_rows),
+        )
+
+    def to(self, device: object) -> Batch:
+        """Move every tensor to `device`."""
+        return self.map_tensors(lambda tensor: tensor.to(device))  # type: ignore[call-overload]
+
+    def pin_memory(self) -> Batch:
+        """Pin every tensor; called by the data loader."""
+        return self.map_tensors(lambda tensor: tensor.pin_memory())

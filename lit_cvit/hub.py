@@ -1,0 +1,94 @@
+"""Model files: finding them in the hub's cache, telling them apart, and reading them without noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_HARMLESS = ("gemm_4bit_forward", "inputs will be cast")
+_WHOLE = 64 << 20
+_PIECE = 1 << 20
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` has the form `organisation/model`."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a model folder has its config and every safetensors file that it promises."""
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return all((folder / name).is_file() for name in {"config.json", *names})
+
+
+def cached(name: str) -> Path | None:
+    """The complete folder of a hub model in the local cache, or None; never uses the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if has_weights(folder) else None
+
+
+def download(name: str) -> Path:
+    """Download a hub model's config, tokenizer and safetensors files into the cache.
+
+    Raises:
+        OSError: the hub cannot be reached, or has no such model.
+    """
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the model files of a folder, to recognise the same model again.
+
+    Files up to 64 MiB count whole. Of larger ones the size and the first, middle and last MiB count: a
+    7B model is told apart from a fine-tuned copy in well under a second.
+    """
+    total = hashlib.sha256()
+    files = {path for pattern in _FILES for path in folder.glob(pattern)}
+    for path in sorted(files, key=lambda path: path.name):
+        size = path.stat().st_size
+        total.update(f"{path.name}:{size}\n".encode())
+        starts = (0, size // 2, size - _PIECE) if size > _WHOLE else range(0, size, _PIECE)
+        with path.open("rb") as file:
+            for start in starts:
+                file.seek(start)
+                total.update(file.read(_PIECE))
+    return total.hexdigest()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' notices and loading bars, and bitsandbytes' harmless ones, off the terminal."""
+    from transformers.utils import logging as notices
+
+    for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).addFilter(_is_worth_showing)
+    level, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    notices.set_verbosity_error()
+    notices.disable_progress_bar()
+    try:
+        yield
+    finally:
+        notices.set_verbosity(level)
+        if bars:
+            notices.enable_progress_bar()
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    return not any(words in str(record.msg) for words in _HARMLESS)

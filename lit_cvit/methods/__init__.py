@@ -1,0 +1,21 @@
+"""Continual-learning methods, one file each."""
+
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.methods.dir_lora import DirLoRA
+from lit_cvit.methods.knows import Knows
+from lit_cvit.methods.multitask import Multitask
+from lit_cvit.methods.optim import OptimizerSettings
+from lit_cvit.methods.seq_lora import SeqLoRA
+from lit_cvit.methods.smolora import SMoLoRA
+from lit_cvit.methods.zero_shot import ZeroShot
+
+__all__ = [
+    "ContinualMethod",
+    "DirLoRA",
+    "Knows",
+    "Multitask",
+    "OptimizerSettings",
+    "SMoLoRA",
+    "SeqLoRA",
+    "ZeroShot",
+]

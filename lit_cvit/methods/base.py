@@ -1,0 +1,329 @@
+"""ContinualMethod: what every method shares, so that a method is one short file.
+
+The base owns injection of adapters, the language-model loss and its normalisation, the sum of loss terms,
+optimizer and schedule, generation, and the method's state. A subclass overrides a few hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lit_cvit.adapters import (
+    LoRABank,
+    ProjectorBank,
+    RoutingContext,
+    Target,
+    adapter_state,
+    hold_unrouted,
+    inject,
+    joined,
+    load_strict,
+    reinitialise,
+    routing,
+    trainable_blocks,
+)
+from lit_cvit.backbones.base import Backbone, LossOutput
+from lit_cvit.data.stream import Stage
+from lit_cvit.data.tasks import Batch, Task
+from lit_cvit.methods.knows import Knows
+from lit_cvit.methods.optim import OptimizerSettings
+
+Plan = dict[str, Any]
+LossTerm = Callable[["ContinualMethod", Batch, LossOutput], Tensor]
+_PROJECTOR = "projector"
+
+
+class ContinualMethod(L.LightningModule):
+    """A continual-learning algorithm over a frozen backbone with adapters.
+
+    Hooks for subclasses: `plan_stage`, `apply_plan`, `end_stage`, `make_bank`, `sample_facts`, `loss_terms`,
+    `extra_tensors`, `method_state` and `load_method_state`, and the properties `knows`,
+    `requires_callbacks` and `trains`. None of them has to be called through `super()`.
+
+    Args:
+        backbone: The pre-trained model.
+        rank: Total rank of the adapter of a layer, over all its blocks that one sample can use.
+        alpha: LoRA's alpha; the adapter's output is scaled by alpha / rank.
+        dropout: Dropout on the adapters' input.
+        targets: Groups of layers that carry adapters: any of `ffn`, `attention`, `projector`.
+        projector: `lora` adapts the projector like any other target; `full` trains a copy of it as a whole;
+            `frozen` leaves it alone. With `full` or `frozen`, `projector` in `targets` has no effect.
+        projector_carry: What a fully trained projector starts a stage from: the last stage (`keep`), the
+            pre-trained weights, or random ones.
+        optimizer: Rates, schedule and decay.
+        loss_reduction: `step` divides the sum of the token losses by the answer tokens of the whole
+            optimizer step, over micro-batches and ranks; `micro_batch` is the usual mean of means.
+        unrouted: Whether a block that a step did not use stays as it is (`hold`) or may be moved by momentum
+            and weight decay (`drift`).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rank: int = 128,
+        alpha: float = 256,
+        dropout: float = 0.0,
+        targets: tuple[Literal["ffn", "attention", "projector"], ...] = ("ffn", "projector"),
+        projector: Literal["lora", "full", "frozen"] = "lora",
+        projector_carry: Literal["keep", "reset_pretrained", "reinit_random"] = "keep",
+        optimizer: OptimizerSettings | None = None,
+        loss_reduction: Literal["step", "micro_batch"] = "step",
+        unrouted: Literal["hold", "drift"] = "hold",
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        self.backbone = backbone
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.targets, self.projector, self.projector_carry = tuple(targets), projector, projector_carry
+        self.settings = optimizer or OptimizerSettings()
+        self.loss_reduction, self.unrouted = loss_reduction, unrouted
+        self.banks: dict[str, LoRABank] = {}
+        self.projector_bank: ProjectorBank | None = None
+        self.stage: Stage | None = None
+        self._loss_terms: dict[str, LossTerm] = {}
+        self._frozen_digest = ""
+
+    # -- what a method says of itself -----------------------------------------------------------------------
+
+    @property
+    def knows(self) -> Knows:
+        """What the configured method reads; printed, and enforced where the data module can."""
+        return Knows()
+
+    @property
+    def trains(self) -> bool:
+        """False for a method without any training stage."""
+        return True
+
+    @property
+    def requires_callbacks(self) -> tuple[str, ...]:
+        """Names of callback classes without which the configured method is not itself."""
+        return ()
+
+    # -- hooks ----------------------------------------------------------------------------------------------
+
+    def plan_stage(self, stage: Stage) -> Plan:
+        """Decide what a stage changes in the model, as plain JSON.
+
+        Keys the base applies: `new_blocks` (ranks of blocks to add to every bank), `freeze_blocks` (whether
+        older blocks freeze), `new_projector` (whether a projector copy is added, `projector: full` only).
+        """
+        return {"new_blocks": [self.rank] if stage.number == 1 else [], "new_projector": stage.number == 1}
+
+    def apply_plan(self, plan: Plan) -> None:
+        """Follow the further keys of a plan, after the base has followed its own."""
+
+    def end_stage(self, stage: Stage) -> None:
+        """Called when a stage's training is over and before it is saved."""
+
+    def know_tasks(self, tasks: tuple[Task, ...]) -> None:
+        """Told before the run which tasks there are; only for methods that may know the task of a sample."""
+
+    def make_bank(self, name: str, target: Target, base: nn.Linear) -> LoRABank:
+        """Build the bank around one layer."""
+        return LoRABank(
+            base,
+            name,
+            kind=target.kind,
+            scaling=self.alpha / self.rank,
+            dropout=self.dropout,
+            default_gate="ones",
+        )
+
+    def sample_facts(self, batch: Batch) -> dict[str, Tensor]:
+        """Facts per sample that the adapters read, computed once per batch.
+
+        The key `gate` is the gate of every bank: (blocks,) or (S, blocks); without it all blocks have
+        weight 1. The key `projector` is the (S,) projector copy of each sample (`projector: full` only).
+        """
+        return {}
+
+    def loss_terms(self, batch: Batch, outputs: LossOutput) -> dict[str, Tensor]:
+        """Loss terms beside the language-model loss, by name; logged as `loss/<name>`."""
+        return {}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """Tensors to save beside adapters and projectors; loading copies into them in place."""
+        return {}
+
+    def method_state(self) -> dict[str, Any]:
+        """Further state, plain JSON."""
+        return {}
+
+    def load_method_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `method_state` gave."""
+
+    # -- building -------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Load the backbone and put the banks in; a second call does nothing."""
+        if self._frozen_digest:
+            return
+        self.backbone.load()
+        groups = [g for g in self.targets if g != _PROJECTOR or self.projector == "lora"]
+        named = self.backbone.linear_targets(groups) if self.trains else {}
+        targets = {name: Target(target.path, target.kind) for name, target in named.items()}
+        self.banks = inject(self.backbone.model, targets, self.make_bank)
+        if self.projector == "full" and self.trains:
+            self.projector_bank = ProjectorBank(self.backbone.projector)
+            parent, _, leaf = self.backbone.projector_path.rpartition(".")
+            setattr(self.backbone.model.get_submodule(parent), leaf, self.projector_bank)
+        self._frozen_digest = self.backbone.digest_frozen()
+
+    def follow_plan(self, plan: Plan) -> None:
+        """Change the model as a plan says; loading and resuming follow the stored plans in order."""
+        self._grow(plan)
+        self.apply_plan(plan)
+
+    def _grow(self, plan: Plan) -> None:
+        generator = torch.Generator().manual_seed(plan["seed"])
+        for bank in self.banks.values():
+            if plan.get("freeze_blocks"):
+                for index in range(bank.num_blocks):
+                    bank.freeze_block(index)
+            for rank in plan.get("new_blocks", ()):
+                bank.add_block(rank, generator)
+        if self.projector_bank is None:
+            return
+        if plan.get("new_projector"):
+            if plan.get("freeze_blocks"):
+                self.projector_bank.copies.requires_grad_(False)
+            self.projector_bank.add()
+        elif self.projector_carry != "keep":
+            self._restart_projector(self.projector_bank, generator)
+
+    def _restart_projector(self, bank: ProjectorBank, generator: torch.Generator) -> None:
+        copy = bank.copies[-1]
+        if self.projector_carry == "reset_pretrained":
+            load_strict(copy.state_dict(), bank.base.state_dict())
+        else:
+            reinitialise(copy, generator)
+
+    def begin_stage(self, stage: Stage) -> Plan:
+        """Plan a stage and follow the plan; returns it with the seed that its random draws use."""
+        plan = {**self.plan_stage(stage), "seed": stage.mixed_seed("adapter")}
+        self.follow_plan(plan)
+        self.stage = stage
+        return plan
+
+    # -- state ----------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that make the method what it is, by canonical name; they share the method's memory."""
+        state = adapter_state(self.banks)
+        if self.projector_bank is not None:
+            copies = self.projector_bank.copies.state_dict()
+            state |= {f"{_PROJECTOR}.copies.{name}": value for name, value in copies.items()}
+        return state | self.extra_tensors()
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy saved tensors in, strictly.
+
+        Raises:
+            ValueError: a tensor is missing, unexpected or of another shape.
+        """
+        load_strict(self.tensors(), tensors)
+
+    def check_frozen(self) -> None:
+        """Prove that the backbone is bit for bit what was loaded.
+
+        Raises:
+            RuntimeError: it is not.
+        """
+        if self.backbone.digest_frozen() != self._frozen_digest:
+            raise RuntimeError(
+                "the frozen backbone changed during training; its weights no longer match what was loaded"
+            )
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by role: `trainable` now, `stored` in the state, and of the `backbone`."""
+        own = self.tensors()
+        return {
+            "trainable": sum(p.numel() for p in self.parameters() if p.requires_grad),
+            "stored": sum(tensor.numel() for tensor in own.values()),
+            "backbone": sum(p.numel() for p in self.backbone.parameters())
+            - sum(tensor.numel() for tensor in own.values() if isinstance(tensor, nn.Parameter)),
+        }
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def context(self, batch: Batch) -> RoutingContext:
+        """The routing context of one forward pass over `batch`."""
+        facts = self.sample_facts(batch)
+        gate = facts.pop("gate", None)
+        if self.projector_bank is not None and _PROJECTOR not in facts:
+            last = len(self.projector_bank.copies) - 1
+            facts[_PROJECTOR] = torch.full((len(batch),), last, device=batch.prompt_mask.device)
+        return RoutingContext(
+            num_samples=len(batch),
+            facts=facts,
+            gate=gate,
+            prompt_mask=batch.prompt_mask,
+            valid_mask=batch.inputs["attention_mask"].bool(),
+            row_to_sample={_PROJECTOR: batch.image_rows},
+        )
+
+    def add_loss_term(self, name: str, term: LossTerm) -> None:
+        """Add a callback's loss term under a key; adding it again (every stage sets up anew) replaces it.
+
+        Raises:
+            ValueError: the name is that of the language-model loss.
+        """
+        if name == "lm":
+            raise ValueError("the loss term name 'lm' is taken by the language-model loss")
+        self._loss_terms[name] = term
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One micro-batch: the language-model loss and all further terms."""
+        with routing(self.context(batch)):
+            outputs = self.backbone.loss(batch)
+            terms = {"lm": self._language_loss(batch, outputs), **self.loss_terms(batch, outputs)}
+            for name, term in self._loss_terms.items():
+                terms[name] = term(self, batch, outputs)
+        loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
+        for name, term in terms.items():
+            self.log(f"loss/{name}", term.detach(), on_step=True, on_epoch=False)
+        return loss + self._touch()
+
+    def _language_loss(self, batch: Batch, outputs: LossOutput) -> Tensor:
+        if self.loss_reduction == "micro_batch":
+            return outputs.loss_sum / max(1, outputs.num_tokens)
+        # Lightning divides by the accumulation and DDP by the ranks; the step's tokens already count both.
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return outputs.loss_sum * (parts / batch.step_tokens)
+
+    def _touch(self) -> Tensor:
+        """Zero, but with every trainable parameter in its graph, so DDP never waits for an unused one."""
+        used = [p.reshape(-1)[:1] for p in self.parameters() if p.requires_grad]
+        return 0.0 * torch.cat(used).sum()
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
+        """Answers to a batch encoded without answers; greedy."""
+        with routing(self.context(batch)), joined(self.banks.values()):
+            return self.backbone.generate(batch, max_new_tokens=max_new_tokens)
+
+    # -- Lightning ------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """A fresh optimizer and schedule for the current stage."""
+        assert self.stage is not None
+        projector = [p for p in self.backbone.projector.parameters() if p.requires_grad]
+        apart = {id(p) for p in projector}
+        decoder = [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
+        return self.settings.build(decoder, projector, num_steps=self.stage.num_steps)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the blocks that this step did not use as they are."""
+        if self.unrouted == "hold":
+            hold_unrouted(trainable_blocks(self.banks.values()))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, which is no plain tensor collection."""
+        return batch.to(device)

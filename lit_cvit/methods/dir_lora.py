@@ -1,0 +1,52 @@
+"""DirLoRA: a LoRA of its own for every task, chosen by the true task at test; forgetting is 0 by construction.
+
+Source: the oracle baseline of SMoLoRA (arXiv 2411.13949, Sec. 5.1, Table 1). Each task's block has the full
+rank, so at test a sample uses as much rank as under every other method, while T times as much is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cvit.adapters import PRETRAINED
+from lit_cvit.backbones.base import Backbone
+from lit_cvit.data.stream import Stage
+from lit_cvit.data.tasks import Batch
+from lit_cvit.methods.base import ContinualMethod, Plan
+from lit_cvit.methods.knows import Knows
+
+
+class DirLoRA(ContinualMethod):
+    """One block (and, with `projector: full`, one projector) per task; older ones are frozen.
+
+    A sample of a task that was never learned is answered by the backbone alone.
+    """
+
+    def __init__(self, backbone: Backbone, **kwargs: Any) -> None:
+        super().__init__(backbone, **kwargs)
+        self.learned: list[str] = []
+
+    @property
+    def knows(self) -> Knows:
+        """The task, always."""
+        return Knows(task_id_in_training=True, task_id_at_test=True)
+
+    def plan_stage(self, stage: Stage) -> Plan:
+        return {
+            "new_blocks": [self.rank],
+            "freeze_blocks": True,
+            "new_projector": True,
+            "task": stage.task.name,
+        }
+
+    def apply_plan(self, plan: Plan) -> None:
+        self.learned.append(plan["task"])
+
+    def sample_facts(self, batch: Batch) -> dict[str, Tensor]:
+        blocks = [self.learned.index(s.task) if s.task in self.learned else PRETRAINED for s in batch.samples]
+        index = torch.tensor(blocks, device=batch.prompt_mask.device)
+        gate = (index.unsqueeze(1) == torch.arange(len(self.learned), device=index.device)).float()
+        return {"gate": gate, "projector": index}

@@ -1,0 +1,125 @@
+"""Caption metrics: CIDEr-D over PTB tokens.
+
+CIDEr: arXiv 1411.5726 (Eq. 2, 4 and the CIDEr-D of Sec. 5), in the variant that the COCO caption tools
+compute: natural logarithm of document frequencies counted over the references of the split, clipped counts,
+a Gaussian penalty on the difference of lengths, and a factor of 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lit_cvit.metrics.ptb import ptb_tokenize
+
+_MAX_GRAM = 4
+_SIGMA = 6.0
+
+_Gram = tuple[str, ...]
+_Counts = list[Counter[_Gram]]
+
+
+def cider(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    tokenize: Callable[[str], list[str]] = ptb_tokenize,
+) -> list[float]:
+    """Return the CIDEr-D of each prediction, from 0 to 10; the score of a split is their mean.
+
+    The usual "CIDEr in percent" is 100 times that mean, so it exceeds 100 for good captions. A split of one
+    sample scores 0, because every n-gram then occurs in every document.
+
+    Args:
+        predictions: One caption per sample.
+        references: The reference captions of each sample, at least one.
+        tokenize: Caption to tokens.
+
+    Raises:
+        ValueError: the lengths differ, or a sample has no reference.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"CIDEr got {len(predictions)} predictions for {len(references)} samples")
+    for index, captions in enumerate(references):
+        if not captions:
+            raise ValueError(f"CIDEr: sample {index} has no reference caption")
+    counted = [[_count(tokenize(caption)) for caption in captions] for captions in references]
+    weigh = _Weights(counted)
+    return [
+        weigh.similarity(_count(tokenize(prediction)), captions)
+        for prediction, captions in zip(predictions, counted, strict=True)
+    ]
+
+
+def raw_cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Return the CIDEr-D of SMoLoRA's TextCaps script: white space separates tokens, case counts.
+
+    Arguments and errors as in `cider`.
+    """
+    return cider(predictions, references, tokenize=str.split)
+
+
+def best_reference_cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Return the score that SMoLoRA's Flickr30k script gives to each prediction; far above ordinary CIDEr.
+
+    Per sample, the references are a corpus of their own and the one closest to the prediction is kept; then
+    each kept reference is scored against its prediction as if that were the reference (the script swaps the
+    two), over the whole split. Tokens as in `raw_cider`.
+
+    Args:
+        predictions: One caption per sample.
+        references: The reference captions of each sample.
+
+    Raises:
+        ValueError: as for `cider`.
+    """
+    kept = []
+    for prediction, captions in zip(predictions, references, strict=True):
+        alone = [[caption] for caption in captions]
+        scores = raw_cider([prediction] * len(captions), alone)
+        kept.append(captions[scores.index(max(scores))])
+    return raw_cider(kept, [[prediction] for prediction in predictions])
+
+
+class _Weights:
+    """The document frequencies of a split, and the similarity of captions under them."""
+
+    def __init__(self, references: Sequence[Sequence[_Counts]]) -> None:
+        self._frequency: Counter[_Gram] = Counter()
+        for captions in references:
+            self._frequency.update({gram for counts in captions for each in counts for gram in each})
+        self._log_total = math.log(len(references)) if references else 0.0
+
+    def similarity(self, prediction: _Counts, references: Sequence[_Counts]) -> float:
+        """Mean over references and n-gram orders, times 10."""
+        return 10.0 * sum(self._pair(prediction, each) for each in references) / (_MAX_GRAM * len(references))
+
+    def _pair(self, prediction: _Counts, reference: _Counts) -> float:
+        # The tools measure length in bigrams.
+        gap = prediction[1].total() - reference[1].total()
+        penalty = math.exp(-(gap**2) / (2 * _SIGMA**2))
+        return penalty * sum(map(self._cosine, prediction, reference))
+
+    def _cosine(self, prediction: Counter[_Gram], reference: Counter[_Gram]) -> float:
+        said, meant = self._weigh(prediction), self._weigh(reference)
+        norm = math.hypot(*said.values()) * math.hypot(*meant.values())
+        if norm == 0.0:
+            return 0.0
+        return (
+            sum(min(weight, meant[gram]) * meant[gram] for gram, weight in said.items() if gram in meant)
+            / norm
+        )
+
+    def _weigh(self, counts: Counter[_Gram]) -> dict[_Gram, float]:
+        return {
+            gram: count * (self._log_total - math.log(max(1, self._frequency[gram])))
+            for gram, count in counts.items()
+        }
+
+
+def _count(tokens: Sequence[str]) -> _Counts:
+    return [
+        Counter(tuple(tokens[at : at + size]) for at in range(len(tokens) - size + 1))
+        for size in range(1, _MAX_GRAM + 1)
+    ]

@@ -1,0 +1,58 @@
+"""Whether an answer keeps to the format its instruction asks for; the mean over samples feeds MIF.
+
+MIF is the "multi-modal instruction following" metric of SMoLoRA (arXiv 2411.13949, Sec. 4). The paper does
+not give the rules; these are the decisions of the authors' evaluation scripts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from lit_cvit.metrics.names import unknown_name
+
+_MAX_SHORT_WORDS = 2
+_MIN_CAPTION_WORDS = 5
+
+
+def follows_letter(prediction: str, answers: Sequence[str] = ()) -> bool:
+    """Exactly one letter of the alphabet, in either case, whatever the answer is."""
+    return re.fullmatch("[A-Z]", prediction.strip().upper()) is not None
+
+
+def follows_short(prediction: str, answers: Sequence[str]) -> bool:
+    """At most two words (none counts too), or equal to a reference but for case."""
+    text = prediction.strip()
+    return len(text.split()) <= _MAX_SHORT_WORDS or text.lower() in (answer.lower() for answer in answers)
+
+
+def follows_caption(prediction: str, answers: Sequence[str]) -> bool:
+    """Ends with a full stop, and has five words or more or is part of a reference but for case."""
+    text = prediction.strip()
+    if not text.endswith("."):
+        return False
+    part = text.lower()
+    return len(text.split()) >= _MIN_CAPTION_WORDS or any(part in answer.lower() for answer in answers)
+
+
+FORMATS: Mapping[str, Callable[[str, Sequence[str]], bool]] = MappingProxyType(
+    {"letter": follows_letter, "short": follows_short, "caption": follows_caption}
+)
+"""Answer format -> its rule."""
+
+
+def follows(format_name: str, prediction: str, answers: Sequence[str]) -> bool:
+    """Return whether a prediction keeps to a format.
+
+    Args:
+        format_name: "letter", "short" or "caption".
+        prediction: The raw text of the model.
+        answers: The reference answers.
+
+    Raises:
+        ValueError: the format is unknown; names the nearest one and lists all.
+    """
+    if format_name not in FORMATS:
+        raise unknown_name("answer format", format_name, FORMATS)
+    return FORMATS[format_name](prediction, answers)

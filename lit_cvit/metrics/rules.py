@@ -1,0 +1,110 @@
+"""What makes one answer right: prediction and sample to a score from 0 to 1.
+
+The rules that begin with `official_` repeat evaluation scripts, defects included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lit_cvit.metrics.letters import official_option_letter, option_letter
+from lit_cvit.metrics.text import evalai_normalize, normalize_words, strip_punctuation
+
+if TYPE_CHECKING:
+    from lit_cvit.metrics.scoring import ScoredSample
+
+_NUM_HUMAN_ANSWERS = 10
+
+
+def letter(prediction: str, sample: ScoredSample) -> float:
+    """1 if the prediction names the option of the first reference; see `option_letter`.
+
+    Raises:
+        ValueError: the reference names no option.
+    """
+    return float(option_letter(prediction, sample.choices) == _gold_letter(sample))
+
+
+def official_scienceqa(prediction: str, sample: ScoredSample) -> float:
+    """1 if the first character that stands alone is the option of the first reference.
+
+    Raises:
+        ValueError: the reference names no option.
+    """
+    return float(official_option_letter(prediction) == _gold_letter(sample))
+
+
+def short_answer(answer: str) -> str:
+    """Return the EvalAI normal form, or the answer in lower case where that form is empty ("a", "?")."""
+    # Otherwise a reference of articles or marks alone would equal every empty prediction.
+    return evalai_normalize(answer) or answer.strip().lower()
+
+
+def vqa_soft(prediction: str, sample: ScoredSample) -> float:
+    """Agreement with 10 humans after EvalAI normalisation of both sides (TextVQA, VizWiz).
+
+    It is min(1, matches / 3) among the other 9, averaged over which human is left out.
+
+    Raises:
+        ValueError: the sample does not have 10 references.
+    """
+    references = [evalai_normalize(answer) for answer in _human_answers(sample)]
+    return _leave_one_out(evalai_normalize(prediction), references)
+
+
+def official_vqav2(prediction: str, sample: ScoredSample) -> float:
+    """Agreement with 10 humans as VQAv2's own tool computes it: normalised only where the humans disagree.
+
+    Raises:
+        ValueError: the sample does not have 10 references.
+    """
+    texts = (prediction, *_human_answers(sample))
+    answers = [text.replace("\n", " ").replace("\t", " ").strip() for text in texts]
+    if len(set(sample.answers)) > 1:
+        answers = [normalize_words(strip_punctuation(answer)) for answer in answers]
+    said, *references = (answer.lower() for answer in answers)
+    return _leave_one_out(said, references)
+
+
+def official_gqa(prediction: str, sample: ScoredSample) -> float:
+    """1 if the prediction, lower-cased and without final stops, equals the first reference as it stands."""
+    return float(prediction.rstrip(".").lower() == sample.answers[0])
+
+
+def official_ocrvqa(prediction: str, sample: ScoredSample) -> float:
+    """1 if equal to the first reference but for case, and without the word "Unanswerable"."""
+    return float("Unanswerable" not in prediction and prediction.lower() == sample.answers[0].lower())
+
+
+def official_substring(prediction: str, sample: ScoredSample) -> float:
+    """1 if the prediction is part of a reference or a reference part of it, but for case.
+
+    An empty prediction is part of every reference and so always right.
+    """
+    said = prediction.lower()
+    return float(any(said in answer.lower() or answer.lower() in said for answer in sample.answers))
+
+
+def _gold_letter(sample: ScoredSample) -> str:
+    gold = option_letter(sample.answers[0], sample.choices)
+    if gold is None:
+        allowed = f"one of its {len(sample.choices)} choices" if sample.choices else "an option letter"
+        raise ValueError(f"the reference answer {sample.answers[0]!r} is not {allowed}")
+    return gold
+
+
+def _human_answers(sample: ScoredSample) -> tuple[str, ...]:
+    if len(sample.answers) != _NUM_HUMAN_ANSWERS:
+        raise ValueError(
+            f"soft accuracy needs {_NUM_HUMAN_ANSWERS} human answers, got {len(sample.answers)}; "
+            "the scorer 'short_answer' takes any number"
+        )
+    return sample.answers
+
+
+def _leave_one_out(answer: str, references: Sequence[str]) -> float:
+    same = sum(reference == answer for reference in references)
+    if_same_left_out = min(1.0, (same - 1) / 3)
+    if_other_left_out = min(1.0, same / 3)
+    return (same * if_same_left_out + (len(references) - same) * if_other_left_out) / len(references)

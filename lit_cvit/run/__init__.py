@@ -1,0 +1,44 @@
+"""The run folder: layout, record, the one atomic writer, scores, and reading a finished run.
+
+Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers start at 1.
+"""
+
+from __future__ import annotations
+
+from lit_cvit.run.digest import config_digest, file_digest
+from lit_cvit.run.environment import describe_machine, package_versions
+from lit_cvit.run.files import read_json, read_jsonl, read_tensors
+from lit_cvit.run.folder import RunFolder, newest_run
+from lit_cvit.run.naming import file_name
+from lit_cvit.run.record import SCHEMA_VERSION, RunRecord, StageRecord, Status
+from lit_cvit.run.scores import Cells, ScoreMatrix, StageScores, TaskScore
+from lit_cvit.run.stages import StageState
+from lit_cvit.run.state import check_plain, pack, unpack
+from lit_cvit.run.writer import Fault, Writer
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Cells",
+    "Fault",
+    "RunFolder",
+    "RunRecord",
+    "ScoreMatrix",
+    "StageRecord",
+    "StageScores",
+    "StageState",
+    "Status",
+    "TaskScore",
+    "Writer",
+    "check_plain",
+    "config_digest",
+    "describe_machine",
+    "file_digest",
+    "file_name",
+    "newest_run",
+    "pack",
+    "package_versions",
+    "read_json",
+    "read_jsonl",
+    "read_tensors",
+    "unpack",
+]

@@ -1,0 +1,53 @@
+"""Digests: of a resolved configuration, and of a file."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def config_digest(config: Mapping[str, Any], *, ignore: Collection[str]) -> str:
+    """SHA-256 of a resolved configuration as canonical JSON.
+
+    Args:
+        config: The configuration; key order does not matter.
+        ignore: Dotted keys to leave out wherever they are set (`run.name`, `ckpt_path`).
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: a value has no canonical form (an object); names its key.
+    """
+    plain = _canonical(config, "", frozenset(ignore))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _canonical(value: object, where: str, ignore: frozenset[str]) -> Any:
+    if isinstance(value, enum.Enum):
+        return _canonical(value.value, where, ignore)
+    if isinstance(value, Mapping):
+        places = {str(key): f"{where}.{key}" if where else str(key) for key in value}
+        return {
+            str(key): _canonical(item, places[str(key)], ignore)
+            for key, item in value.items()
+            if places[str(key)] not in ignore
+        }
+    if isinstance(value, list | tuple):
+        return [_canonical(item, f"{where}.{index}", ignore) for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, str | int | float | None):
+        return value
+    raise ValueError(f"configuration key {where}: a {type(value).__name__} has no place in a digest")

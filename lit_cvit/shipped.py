@@ -1,0 +1,25 @@
+"""Configurations that ship with the package, found by a bare name from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lit_cvit.data.hints import unknown
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def find_config(name: str) -> Path:
+    """Find a configuration: a file, or the bare name of a shipped one (`quickstart`, `methods/smolora`).
+
+    Raises:
+        ValueError: there is no such file and no shipped configuration of that name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {str(each.relative_to(CONFIGS).with_suffix("")): each for each in CONFIGS.rglob("*.yaml")}
+    bare = name.removesuffix(".yaml").removeprefix("configs/")
+    if bare in shipped:
+        return shipped[bare]
+    raise ValueError(f"--config: no file {name!r}; {unknown('shipped configuration', bare, sorted(shipped))}")

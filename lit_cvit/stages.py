@@ -1,0 +1,31 @@
+"""StageCallback: the base of callbacks that act when a stage of the stream begins or ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.callbacks import Callback
+
+if TYPE_CHECKING:
+    from lit_cvit.data.stream import Stage
+    from lit_cvit.methods.base import ContinualMethod
+    from lit_cvit.trainer import ContinualTrainer
+
+
+class StageCallback(Callback):
+    """A Lightning callback with stage hooks; each runs once per stage of the stream, in this order."""
+
+    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        """Before the first stage (on resume: before the next one); the run folder exists."""
+
+    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        """The model has grown for the stage; loader, optimizer and schedule are not yet built."""
+
+    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        """Training of the stage is over and `method.end_stage` was called; the stage is not yet saved."""
+
+    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        """The stage is saved and counts as trained; called again on resume until it is evaluated."""
+
+    def on_stream_end(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        """After the last stage is evaluated."""

@@ -1,0 +1,155 @@
+"""Prompts, masks, padding and lengths."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_cvit.backbones.llava import Llava
+from lit_cvit.backbones.tiny import Tiny
+from lit_cvit.data.tasks import Sample
+
+
+def texts(backbone: Llava, ids: torch.Tensor, mask: torch.Tensor) -> list[str]:
+    return [backbone.tokenizer.decode(row[kept]) for row, kept in zip(ids, mask, strict=True)]
+
+
+def test_answer_mask_marks_every_answer_and_its_end_and_nothing_else(
+    llava: Llava, samples: list[Sample]
+) -> None:
+    batch = llava.encode(samples, with_answers=True)
+    assert batch.answer_mask is not None
+    assert texts(llava, batch.inputs["input_ids"], batch.answer_mask) == [
+        " red</s>",
+        " Mars is one.</s>",
+        " a caf\u00e9\nand a sign</s>",
+        " a ball</s> blue and white</s> round</s>",
+        " Mars</s> Venus</s>",
+    ]
+
+
+@pytest.mark.parametrize("with_answers", [True, False])
+def test_prompt_mask_leaves_out_answers_and_padding(
+    llava: Llava, samples: list[Sample], with_answers: bool
+) -> None:
+    batch = llava.encode(samples, with_answers=with_answers)
+    prompts = texts(llava, batch.inputs["input_ids"], batch.prompt_mask)
+    assert prompts[3] == (
+        f"<s>{Llava.system_prompt} USER: {'<image>' * 16}\nWhat is this? ASSISTANT:"
+        "USER: What colour? ASSISTANT:USER: And its shape? ASSISTANT:"
+    )
+    assert prompts[4] == (
+        f"<s>{Llava.system_prompt} USER: Name a planet. ASSISTANT:USER: Another? ASSISTANT:"
+    )
+
+
+def test_training_pads_right_and_generation_pads_left(llava: Llava, samples: list[Sample]) -> None:
+    for with_answers, side in ((True, 0), (False, -1)):
+        mask = llava.encode(samples, with_answers=with_answers).inputs["attention_mask"]
+        assert mask[:, side].tolist() == [1] * 5
+        assert (mask.diff(dim=1) != 0).sum(dim=1).tolist() == [int(n < mask.shape[1]) for n in mask.sum(1)]
+
+
+def test_a_generation_prompt_is_the_start_of_the_training_tokens(llava: Llava, samples: list[Sample]) -> None:
+    for sample in samples:
+        train = llava.encode([sample], with_answers=True).inputs["input_ids"][0]
+        prompt = llava.encode([sample], with_answers=False).inputs["input_ids"][0]
+        assert torch.equal(train[: len(prompt)], prompt)
+
+
+def test_lengths_are_those_of_the_batches_and_open_no_image(llava: Llava, samples: list[Sample]) -> None:
+    batch = llava.encode(samples, with_answers=True)
+    assert batch.answer_mask is not None
+    prompts = llava.encode(samples, with_answers=False)
+
+    class Unreadable:
+        def open(self) -> Image.Image:
+            raise AssertionError("opened")
+
+    blind = [replace(s, image=Unreadable() if s.image else None) for s in samples]
+    assert llava.answer_lengths(blind) == batch.answer_mask.sum(1).tolist()
+    assert [llava.prompt_length(s) for s in blind] == prompts.inputs["attention_mask"].sum(1).tolist()
+
+
+def test_image_rows_name_the_samples_of_the_images(llava: Llava, samples: list[Sample]) -> None:
+    batch = llava.encode(samples, with_answers=False, indices=[7, 5, 3, 1, 0])
+    assert batch.image_rows.tolist() == [0, 2, 3]
+    assert batch.inputs["pixel_values"].shape == (3, 3, 32, 32)
+    assert batch.indices == [7, 5, 3, 1, 0]
+
+
+def test_a_text_only_batch_has_no_pixels(llava: Llava, samples: list[Sample]) -> None:
+    batch = llava.encode([samples[1], samples[4]], with_answers=True)
+    assert sorted(batch.inputs) == ["attention_mask", "input_ids"]
+    assert batch.image_rows.tolist() == []
+    assert batch.indices == [-1, -1]
+
+
+def test_an_image_token_in_the_users_text_is_dropped(llava: Llava, samples: list[Sample]) -> None:
+    sample = replace(samples[0], text="<image>\nCompare <image> here")
+    assert llava.prompt(sample) == f"{Llava.system_prompt} USER: <image>\nCompare  here ASSISTANT:"
+    assert llava.prompt(replace(sample, image=None)) == (
+        f"{Llava.system_prompt} USER: Compare  here ASSISTANT:"
+    )
+
+
+def test_tiny_has_its_own_roles_and_no_system_prompt(llava_folder: Path, samples: list[Sample]) -> None:
+    assert Tiny(str(llava_folder)).prompt(samples[4]) == (
+        "User: Name a planet. Assistant: Mars</s>User: Another? Assistant:"
+    )
+
+
+def test_a_sample_that_is_too_long_is_named_with_its_length(
+    llava_folder: Path, llava: Llava, samples: list[Sample]
+) -> None:
+    length = llava.encode([samples[2]], with_answers=True).inputs["input_ids"].shape[1]
+    assert len(Llava(str(llava_folder), max_length=length).encode([samples[2]], with_answers=True)) == 1
+    short = Llava(str(llava_folder), max_length=length - 1)
+    with pytest.raises(
+        ValueError, match=rf"'tall' of task 'Caption' has {length} tokens.*max_length {length - 1}"
+    ):
+        short.encode([samples[2]], with_answers=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"answers": ()}, "'talk' of task 'Chat' has an empty answer"),
+        ({"answers": ("",)}, "'talk' of task 'Chat' has an empty answer"),
+        ({"history": (("hi", ""),)}, "'talk' of task 'Chat' has an empty answer"),
+        ({"answers": ("an <image>",)}, "'talk' of task 'Chat' has '<image>' in an answer"),
+    ],
+)
+def test_an_answer_that_cannot_be_learned_is_an_error(
+    llava: Llava, samples: list[Sample], change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        llava.encode([samples[0], replace(samples[4], **change)], with_answers=True)
+
+
+def test_the_encoder_pickles_without_the_model(llava: Llava, samples: list[Sample]) -> None:
+    stored = pickle.dumps(llava.encoder)
+    assert len(stored) < 200_000 < sum(p.numel() * p.element_size() for p in llava.parameters())
+    ours = llava.encode(samples, with_answers=True)
+    theirs = pickle.loads(stored).encode(samples, with_answers=True)
+    assert all(torch.equal(ours.inputs[name], theirs.inputs[name]) for name in ours.inputs)
+
+
+def test_encoding_needs_no_weights(llava_folder: Path, samples: list[Sample]) -> None:
+    backbone = Llava(str(llava_folder))
+    assert len(backbone.encode(samples, with_answers=True)) == 5
+    with pytest.raises(RuntimeError, match=r"Llava\.load\(\) must run"):
+        _ = backbone.model
+
+
+def test_indices_must_match_the_samples(llava: Llava, samples: list[Sample]) -> None:
+    with pytest.raises(ValueError, match="5 samples but 2 indices"):
+        llava.encode(samples, with_answers=True, indices=[1, 2])
+    with pytest.raises(ValueError, match="at least one sample"):
+        llava.encode([], with_answers=True)

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lit_cvit.data.check import (
+    BenchmarkError,
+    Problem,
+    ProblemKind,
+    check_benchmark,
+    check_task,
+    require_clean,
+)
+from lit_cvit.data.record_source import RecordSource
+from lit_cvit.data.tasks import AnswerFormat, Benchmark, ImageSource, Sample, Task
+from lit_cvit.metrics.scoring import scorer
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawn image; negative colours cannot be drawn."""
+
+    colour: int
+
+    def open(self) -> Image.Image:
+        if self.colour < 0:
+            raise ValueError(f"cannot draw {self.colour}")
+        return Image.new("RGB", (2, 2), (self.colour, 0, 0))
+
+
+class Listed:
+    """A split held in a list."""
+
+    def __init__(self, *samples: Sample) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        return self._samples[index]
+
+    def digest(self) -> str:
+        return ""
+
+
+def sample(
+    name: str, image: ImageSource | None = None, text: str = "Q", answers: tuple[str, ...] = ("a",)
+) -> Sample:
+    return Sample(id=name, task="T", question=text, instruction="", answers=answers, image=image)
+
+
+def task(train: Listed | RecordSource | None, test: Listed | RecordSource, name: str = "T") -> Task:
+    return Task(name, AnswerFormat.SHORT, scorer("exact"), test=test, train=train)
+
+
+def of_files(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> Task:
+    (folder / "img").mkdir(exist_ok=True)
+    for name, rows in {"train": train, "test": test}.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = [
+        RecordSource(folder / f"{n}.jsonl", task="T", image_root=folder / "img") for n in ("train", "test")
+    ]
+    return task(sources[0], sources[1])
+
+
+def row(name: str, **more: object) -> dict[str, object]:
+    return {"question_id": name, "text": f"Text {name}", "answer": "a"} | more
+
+
+def messages(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> list[str]:
+    report = check_task(of_files(folder, train, test))
+    return [str(problem).replace(str(folder), "DIR") for problem in report.problems]
+
+
+def test_a_clean_task_is_counted() -> None:
+    report = check_task(task(Listed(sample("1", Drawn(1)), sample("2")), Listed(sample("1", Drawn(2)))))
+    assert report.ok
+    assert report.lines() == ["T: 2 train, 1 test, 2 with image: no problems"]
+
+
+def test_a_task_without_training_data_is_counted() -> None:
+    report = check_task(task(None, Listed(sample("1"))))
+    assert (report.ok, report.num_train, report.num_test) == (True, 0, 1)
+
+
+def test_a_bad_record_is_listed_with_its_place_and_the_rest_is_still_checked(tmp_path: Path) -> None:
+    assert messages(tmp_path, [row("1", answer=3), row("2"), row("2", text="x")], [row("4")]) == [
+        "T train: bad record: DIR/train.jsonl, line 1 (id '1'): field 'answer': got 3; it must be a string "
+        "or a list of strings; put numbers in quotes",
+        "T train: duplicate id: DIR/train.jsonl, line 3 (id '2'): the id is already that of DIR/train.jsonl, "
+        "line 2; make ids unique",
+    ]
+
+
+def test_images_that_are_missing_or_outside_the_root_are_listed(tmp_path: Path) -> None:
+    rows = [row("1", image="no.png"), row("2", image="../b.png")]
+    assert messages(tmp_path, rows, [row("3")]) == [
+        "T train: bad image: DIR/train.jsonl, line 1 (id '1'): image 'no.png' under DIR/img: no such file; "
+        "check the path and the image root",
+        "T train: bad image: DIR/train.jsonl, line 2 (id '2'): image '../b.png' under DIR/img: the path must "
+        "be relative and without '..'; it must stay under the image root",
+    ]
+
+
+def test_a_damaged_image_is_found_on_request(tmp_path: Path) -> None:
+    checked = of_files(tmp_path, [row("1", image="a.png"), row("2", image="a.png")], [row("3")])
+    (tmp_path / "img" / "a.png").write_bytes(b"x")
+    assert check_task(checked).ok
+    report = check_task(checked, decode_images=True)
+    assert report.counts == {ProblemKind.IMAGE: 2}
+    assert "line 1 (id '1'): image 'a.png'" in report.problems[0].message
+    assert "not a readable image" in report.problems[0].message
+
+
+def test_a_drawn_image_is_opened_on_request_and_named_by_its_sample() -> None:
+    checked = task(Listed(sample("1", Drawn(-1))), Listed(sample("2")))
+    assert check_task(checked).ok
+    (problem,) = check_task(checked, decode_images=True).problems
+    assert problem == Problem(ProblemKind.IMAGE, "T", "train", "sample 0 (id '1'): cannot draw -1")
+
+
+def test_a_blank_answer_is_listed() -> None:
+    train = Listed(sample("1", answers=("", "a")), sample("2", answers=()))
+    test = Listed(sample("3", text="x", answers=("", "a")), sample("4", text="y", answers=(" ",)))
+    assert list(map(str, check_task(task(train, test)).problems)) == [
+        "T train: empty answer: sample 0 (id '1'): got ('', 'a'); the first answer is what is learned, it "
+        "must not be blank",
+        "T train: empty answer: sample 1 (id '2'): got (); the first answer is what is learned, it "
+        "must not be blank",
+        "T test: empty answer: sample 1 (id '4'): got (' ',); at least one answer must not be blank",
+    ]
+
+
+def test_ids_may_repeat_across_splits_but_not_within_one() -> None:
+    report = check_task(task(Listed(sample("1", text="x")), Listed(sample("1"), sample("1", text="y"))))
+    assert list(map(str, report.problems)) == [
+        "T test: duplicate id: sample 1 (id '1'): the id is already that of sample 0; make ids unique"
+    ]
+
+
+def test_a_test_sample_with_image_and_text_of_a_training_sample_is_listed() -> None:
+    train = Listed(sample("1", Drawn(1)), sample("2", Drawn(2)), sample("3"))
+    test = Listed(
+        sample("4", Drawn(3)), sample("5", Drawn(2)), sample("6", Drawn(1), text="other"), sample("7")
+    )
+    assert list(map(str, check_task(task(train, test)).problems)) == [
+        "T test: train/test overlap: sample 1 (id '5'): same image and text as sample 1 of the training "
+        "split; remove one of them",
+        "T test: train/test overlap: sample 3 (id '7'): same image and text as sample 2 of the training "
+        "split; remove one of them",
+    ]
+
+
+def test_two_spellings_of_a_path_are_one_image(tmp_path: Path) -> None:
+    text = {"text": "same"}
+    found = messages(tmp_path, [row("1", image="./a.png", **text)], [row("2", image="a.png", **text)])
+    assert [message.split(": ")[1] for message in found] == ["bad image", "bad image", "train/test overlap"]
+
+
+def test_an_empty_split_is_a_problem() -> None:
+    assert list(map(str, check_task(task(Listed(), Listed(sample("1")))).problems)) == [
+        "T train: empty split: it has no samples; at least one is needed"
+    ]
+
+
+def test_the_first_20_problems_are_listed_and_all_are_counted_and_told() -> None:
+    told: list[Problem] = []
+    bad = Listed(*(sample(str(number), answers=()) for number in range(25)))
+    report = check_task(task(bad, Listed(sample("x", text="x"))), on_problem=told.append)
+    assert (len(report.problems), report.num_problems, len(told)) == (20, 25, 25)
+    lines = report.lines()
+    assert lines[0] == "T: 25 train, 1 test, 0 with image: 25 empty answer"
+    assert (len(lines), lines[-1]) == (22, "  ... and 5 more")
+
+
+def test_a_benchmark_is_checked_stream_first() -> None:
+    tasks = [task(Listed(sample("1", text=name)), Listed(sample("1")), name) for name in "ABC"]
+    reports = check_benchmark(Benchmark("b", stream=(tasks[1], tasks[0]), downstream=(tasks[2],)))
+    assert [(report.task, report.ok) for report in reports] == [("B", True), ("A", True), ("C", True)]
+    require_clean(reports)
+
+
+def test_problems_become_one_readable_error() -> None:
+    good = check_task(task(None, Listed(sample("1")), "Good"))
+    bad = check_task(task(None, Listed(sample("1"), sample("1", answers=("",))), "Bad"))
+    with pytest.raises(BenchmarkError) as caught:
+        require_clean([good, bad])
+    assert str(caught.value).splitlines() == [
+        "2 problems in 1 task(s)",
+        "Bad: 0 train, 2 test, 0 with image: 1 empty answer, 1 duplicate id",
+        "  Bad test: empty answer: sample 1 (id '1'): got ('',); at least one answer must not be blank",
+        "  Bad test: duplicate id: sample 1 (id '1'): the id is already that of sample 0; make ids unique",
+    ]
+    with pytest.raises(BenchmarkError):
+        require_clean([bad], allow=[ProblemKind.ANSWER])
+    require_clean([bad], allow=[ProblemKind.ANSWER, ProblemKind.DUPLICATE_ID])

@@ -1,0 +1,212 @@
+"""The scorers' own rules, errors and manners."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+from metrics_kit import Answered
+
+from lit_cvit.metrics.following import follows
+from lit_cvit.metrics.scoring import SCORERS, ExactContent, MatchScorer, Scorer, scorer
+from lit_cvit.metrics.text import class_name, evalai_normalize
+
+WORLD = ExactContent(
+    colours=("red", "blue", "dark blue"),
+    shapes=("circle", "star"),
+    places=("top", "top left", "bottom"),
+)
+
+
+def _score(name: str, prediction: str, *answers: str, choices: tuple[str, ...] = ()) -> float:
+    return scorer(name)([prediction], [Answered(answers, choices)])[0]
+
+
+@pytest.mark.parametrize("name", [each.name for each in SCORERS])
+def test_every_scorer_is_found_by_its_name_and_survives_pickling(name: str) -> None:
+    assert scorer(name).name == name
+    assert pickle.loads(pickle.dumps(scorer(name))) == scorer(name)
+
+
+def test_unknown_scorer_names_the_nearest_one() -> None:
+    with pytest.raises(
+        ValueError, match="unknown scorer 'short_anwser'. Did you mean 'short_answer'.* Known: letter, "
+    ):
+        scorer("short_anwser")
+
+
+@pytest.mark.parametrize("tested", [*SCORERS, WORLD], ids=lambda tested: tested.name)
+def test_predictions_and_samples_must_have_one_length(tested: Scorer) -> None:
+    with pytest.raises(ValueError, match=f"scorer '{tested.name}' got 2 predictions for 1 samples"):
+        tested(["A", "B"], [Answered(("A",))])
+
+
+@pytest.mark.parametrize("tested", [*SCORERS, WORLD], ids=lambda tested: tested.name)
+def test_sample_without_a_reference_is_named(tested: Scorer) -> None:
+    with pytest.raises(ValueError, match=f"scorer '{tested.name}': sample 1 has no reference answer"):
+        tested(["A", "B"], [Answered(("A",)), Answered(())])
+
+
+def test_scoring_imports_no_heavy_library() -> None:
+    code = "import sys, lit_cvit.metrics.scoring; print({'torch', 'torchmetrics'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [
+        ("Red bus", 1.0),
+        (" red BUS. ", 1.0),
+        ("red bus..", 0.0),
+        ("the red bus", 0.0),
+        ("omnibus", 1.0),
+        ("", 0.0),
+    ],
+)
+def test_exact_ignores_case_and_one_full_stop(prediction: str, score: float) -> None:
+    assert _score("exact", prediction, "red bus", "Omnibus.") == score
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [("Two dogs!", 1.0), ("the 2 dogs", 1.0), ("dont know", 1.0), ("2 dog", 0.0), ("", 0.0)],
+)
+def test_short_answer_compares_evalai_forms(prediction: str, score: float) -> None:
+    assert _score("short_answer", prediction, "2 dogs", "don't know") == score
+
+
+@pytest.mark.parametrize(("prediction", "score"), [("the", 1.0), ("", 0.0), ("a", 0.0)])
+def test_short_answer_of_articles_alone_is_not_empty(prediction: str, score: float) -> None:
+    assert _score("short_answer", prediction, "The") == score
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [
+        ("tabby cat", 1.0),
+        ("A Tabby-cat.", 1.0),
+        ("tabby_cat", 1.0),
+        ("cat", 0.0),
+        ("tabby cat and dog", 0.0),
+        ("", 0.0),
+        ("a", 0.0),
+    ],
+)
+def test_class_name_is_equality_where_the_official_rule_takes_substrings(
+    prediction: str, score: float
+) -> None:
+    assert _score("class_name", prediction, "tabby cat") == score
+
+
+@pytest.mark.parametrize("prediction", ["", "a", "cat", "tabby cat and dog"])
+def test_official_substring_rewards_almost_anything(prediction: str) -> None:
+    assert _score("official_substring", prediction, "tabby cat") == 1.0
+
+
+def test_class_name_of_an_article_alone_keeps_it() -> None:
+    assert class_name("A") == "a"
+
+
+def test_vqa_soft_leaves_each_human_out_in_turn() -> None:
+    # 3 of 10 agree: left out 3 times, min(1, 2/3); else 1.
+    answers = ["red"] * 3 + ["blue"] * 7
+    assert _score("vqa_soft", "Red", *answers) == pytest.approx((3 * 2 / 3 + 7) / 10)
+    assert _score("vqa_soft", "green", *answers) == 0.0
+
+
+def test_vqa_soft_needs_ten_answers() -> None:
+    with pytest.raises(ValueError, match="scorer 'vqa_soft', sample 0: .* needs 10 human answers, got 1"):
+        _score("vqa_soft", "red", "red")
+
+
+def test_official_vqav2_normalises_only_if_humans_disagree() -> None:
+    assert _score("official_vqav2", "a dog", *["dog"] * 10) == 0.0
+    assert _score("official_vqav2", "a dog", *["dog"] * 9, "cat") == 1.0
+
+
+def test_evalai_form_removes_no_more_than_32_full_stops() -> None:
+    assert evalai_normalize("a.b" + "." * 40) == "ab" + "." * 9
+
+
+def test_letter_accepts_a_wrapped_reference() -> None:
+    assert _score("letter", "b", "(B)") == 1.0
+
+
+def test_letter_reference_that_is_no_option_is_an_error() -> None:
+    with pytest.raises(
+        ValueError, match="scorer 'letter', sample 0: the reference answer 'C' is not one of its 2 choices"
+    ):
+        _score("letter", "A", "C", choices=("yes", "no"))
+
+
+def test_letter_reference_may_be_the_text_of_a_choice() -> None:
+    assert _score("letter", "B", "no", choices=("yes", "no")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("caption", "score"),
+    [
+        ("At the top left there is a red circle and a blue star is at the bottom.", 1.0),
+        ("A blue star at the bottom; top-left: red circle", 1.0),
+        ("a RED circle in the top left, a blue star in the bottom", 1.0),
+        ("A red circle at the top and a blue star at the bottom.", 0.0),
+        ("A red circle at the top left.", 0.0),
+        ("A red circle at the top left, a blue star at the bottom and a red star at the top", 0.0),
+        ("A dark blue star at the bottom and a red circle at the top left.", 0.0),
+        ("A red blue star at the bottom and a red circle at the top left.", 0.0),
+        ("A star at the bottom and a red circle at the top left.", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_exact_content_wants_the_same_set_of_objects(caption: str, score: float) -> None:
+    reference = "At the top left there is a red circle. At the bottom there is a blue star."
+    assert WORLD([caption], [Answered((reference, "never read"))]) == [score]
+
+
+def test_exact_content_reads_clauses_without_vocabulary_as_nothing() -> None:
+    sample = Answered(("A red star at the top.",))
+    assert WORLD(["This is a picture, with a red star at the top."], [sample]) == [1.0]
+
+
+def test_exact_content_refuses_a_reference_it_cannot_read() -> None:
+    with pytest.raises(
+        ValueError, match="cannot read objects out of the reference 'A green star at the top.'"
+    ):
+        WORLD(["x"], [Answered(("A green star at the top.",))])
+
+
+def test_exact_content_pickles() -> None:
+    assert pickle.loads(pickle.dumps(WORLD)) == WORLD
+
+
+def test_custom_match_scorer_takes_a_normal_form() -> None:
+    assert MatchScorer("stripped", str.strip)([" a ", "A"], [Answered(("a",))] * 2) == [1.0, 0.0]
+
+
+def test_unknown_answer_format_names_the_nearest_one() -> None:
+    with pytest.raises(
+        ValueError,
+        match="unknown answer format 'captions'. Did you mean 'caption'. Known: letter, short, caption",
+    ):
+        follows("captions", "a dog.", ())
+
+
+@pytest.mark.parametrize(
+    ("format_name", "prediction", "answers", "expected"),
+    [
+        ("letter", " b\n", ("A",), True),
+        ("letter", "B.", ("B",), False),
+        ("short", "", ("red",), True),
+        ("short", "one two three", ("red", "ONE two three"), True),
+        ("short", "one two three", ("red",), False),
+        ("caption", "Five words are needed here.", (), True),
+        ("caption", "Five words are needed here", ("Five words are needed here",), False),
+        ("caption", "four words are few.", ("Four words are few. So few.",), True),
+        ("caption", "four words are few.", ("Four words are few",), False),
+    ],
+)
+def test_format_rules(format_name: str, prediction: str, answers: tuple[str, ...], expected: bool) -> None:
+    assert follows(format_name, prediction, answers) is expected
