@@ -22,11 +22,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import callbacks
 from lit_cvit.backbones import Backbone
-from lit_cvit.shipped import find_config
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.errors import CleanExit
 from lit_cvit.methods import ContinualMethod
 from lit_cvit.run import RunFolder, config_digest
+from lit_cvit.shipped import find_config
 from lit_cvit.trainer import ContinualTrainer, restore_method
 
 _NOT_OF_THE_RUN = ("name", "run_root", "ckpt_path", "weights_only")
@@ -162,7 +162,7 @@ def _check_callbacks_package() -> None:
     ours = Path(__file__).parent.parent / "callbacks"
     if Path(str(callbacks.__file__)).parent != ours:
         raise CleanExit(
-            f"another package named `callbacks` hides the one that belongs to lit_cvit: {callbacks.__file__}. "
+            f"another package named `callbacks` hides the one of lit_cvit: {callbacks.__file__}. "
             "Start from another folder, or set PYTHONSAFEPATH=1 so that the current folder is not searched"
         )
 
@@ -197,6 +197,5 @@ def _known_names() -> set[str]:
 
 
 def _subclasses(base: type) -> list[type]:
-    return [each for direct in base.__subclasses__() for each in (direct, *_subclasses(direct))]
-
-
+    direct: list[type] = base.__subclasses__()
+    return direct + [each for child in direct for each in _subclasses(child)]

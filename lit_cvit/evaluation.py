@@ -111,5 +111,3 @@ def _answers(
 
 def _percent(values: list[float]) -> float:
     return 100 * sum(values) / len(values)
-
-

@@ -12,9 +12,10 @@ import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from lit_cvit.data.datamodule import ContinualDataModule
@@ -89,6 +90,8 @@ class ContinualTrainer(L.Trainer):
         self.config_text = "# This run was started from Python; there is no resolved configuration.\n"
         self.config_digest = ""
         self.stages: tuple[Stage, ...] = ()
+        self.callbacks: list[Callback]
+        self._data: ContinualDataModule | None = None
         self._folder: RunFolder | None = None
         self._user_loggers = list(self.loggers)
 
@@ -102,7 +105,9 @@ class ContinualTrainer(L.Trainer):
     @property
     def data(self) -> ContinualDataModule:
         """The data module that is fitted on."""
-        return cast(ContinualDataModule, self._data)
+        if self._data is None:
+            raise RuntimeError("there is a data module once fit() has begun")
+        return self._data
 
     def fit(  # type: ignore[override]
         self,
@@ -278,9 +283,7 @@ class ContinualTrainer(L.Trainer):
                 )
 
 
-def restore_method(
-    method: ContinualMethod, run: RunFolder, *, stage: int | None = None
-) -> StageState | None:
+def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:
     """Bring a method to where it was after a stage of a run.
 
     Args:

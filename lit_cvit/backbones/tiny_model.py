@@ -107,7 +107,7 @@ def build_model(
     config = LlavaConfig(
         vision_config=vision.to_dict(),
         text_config=text.to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=_SPECIAL.index("<image>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )

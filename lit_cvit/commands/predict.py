@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", required=True, help="run folder")
     parser.add_argument("--stage", type=int, default=None, help="ask the model as it was after this stage")
     parser.add_argument("--image", type=Path, default=None, help="image file")
-    parser.add_argument("--question", action="append", default=[], help="a question; repeat it for more turns")
+    parser.add_argument(
+        "--question", action="append", default=[], help="a question; repeat it for more turns"
+    )
     parser.add_argument("--instruction", default="", help="instruction that is added to every question")
     parser.add_argument("--task", default="", help="task the question belongs to, for methods that must know")
     parser.add_argument("--jsonl", type=Path, default=None, help="questions, one JSON object a line")
@@ -112,7 +114,9 @@ def _read_questions(path: Path) -> list[Sample]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{place}: not JSON ({error})") from error
         if not isinstance(row, dict) or "question" not in row or set(row) - keys:
-            raise ValueError(f"{place}: want an object with `question` and any of {sorted(keys)}, got {line[:80]}")
+            raise ValueError(
+                f"{place}: want an object with `question` and any of {sorted(keys)}, got {line[:80]}"
+            )
         samples.append(
             _sample(
                 str(row.get("id", number)),

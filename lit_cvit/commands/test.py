@@ -13,7 +13,9 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("lit_cvit test", description=__doc__, allow_abbrev=False)
     parser.add_argument("--run", required=True, help="run folder")
     parser.add_argument("--stage", type=int, default=None, help="stage number; default: the last one")
-    parser.add_argument("--tasks", nargs="+", default=None, help="task names; default: the tasks learned so far")
+    parser.add_argument(
+        "--tasks", nargs="+", default=None, help="task names; default: the tasks learned so far"
+    )
     parser.add_argument("--out", type=Path, default=None, help="folder for scores.json and predictions")
     options = parser.parse_args(argv)
 
@@ -27,9 +29,7 @@ def run(argv: Sequence[str]) -> int:
     names = options.tasks or [name for name in record.stream if name in learned] or record.stream
     writer, scores = Writer(), {}
     for task in [benchmark.task(name) for name in names]:
-        result = evaluate_task(
-            loaded.method, loaded.data, task, device=loaded.trainer.strategy.root_device
-        )
+        result = evaluate_task(loaded.method, loaded.data, task, device=loaded.trainer.strategy.root_device)
         scores[task.name] = asdict(result.score)
         print(f"{task.name}: {result.score.score:.2f} ({result.score.count} samples)")
         if options.out is not None:

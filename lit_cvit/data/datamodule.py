@@ -1,4 +1,4 @@
-"""ContinualDataModule: the task stream as Lightning loaders, one per stage, and one per task for evaluation."""
+"""ContinualDataModule: the task stream as Lightning loaders, one per stage, and one per test split."""
 
 from __future__ import annotations
 
@@ -124,7 +124,11 @@ class ContinualDataModule(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("epochs", epochs)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("epochs", epochs),
+        ):
             if value < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {value}")
         self.benchmark_name, self.task_names = benchmark, tasks
@@ -233,9 +237,7 @@ class ContinualDataModule(L.LightningDataModule):
         assert self._stage is not None
         assert self._stage.task.train is not None
         assert self._sampler is not None
-        return self._loader(
-            self._stage.task.train, _TrainBuilder(self.encoder, self._sampler), self._sampler
-        )
+        return self._loader(self._stage.task.train, _TrainBuilder(self.encoder, self._sampler), self._sampler)
 
     def eval_loader(self, task: Task, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
         """A task's test split in whole batches of like length, dealt to ranks."""

@@ -157,8 +157,8 @@ class Batch:
     Attributes:
         inputs: Keyword tensors for the backbone's model: input_ids (S, L), attention_mask (S, L) and, if
             any sample has an image, pixel_values (I, ...).
-        answer_mask: (S, L) True where the token is an answer token that the loss counts; None to generate.
-        prompt_mask: (S, L) True at prompt tokens: neither answer nor padding. Image positions count as prompt.
+        answer_mask: (S, L) True at answer tokens, which the loss counts; None for a batch to generate from.
+        prompt_mask: (S, L) True at prompt tokens, the image's included: neither answer nor padding.
         image_rows: (I,) sample index of each image row; empty for a text-only batch.
         samples: The samples themselves.
         indices: Position of each sample in its split; -1 where there is none.

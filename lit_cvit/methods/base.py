@@ -284,11 +284,10 @@ class ContinualMethod(L.LightningModule):
         with routing(self.context(batch)):
             outputs = self.backbone.loss(batch)
             terms = {"lm": self._language_loss(batch, outputs), **self.loss_terms(batch, outputs)}
-            for name, term in self._loss_terms.items():
-                terms[name] = term(self, batch, outputs)
-        loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
-        for name, term in terms.items():
-            self.log(f"loss/{name}", term.detach(), on_step=True, on_epoch=False)
+            terms |= {name: term(self, batch, outputs) for name, term in self._loss_terms.items()}
+        for name, value in terms.items():
+            self.log(f"loss/{name}", value.detach(), on_step=True, on_epoch=False)
+        loss = torch.stack([value.reshape(()) for value in terms.values()]).sum()
         return loss + self._touch()
 
     def _language_loss(self, batch: Batch, outputs: LossOutput) -> Tensor:

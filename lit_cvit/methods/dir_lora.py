@@ -1,4 +1,4 @@
-"""DirLoRA: a LoRA of its own for every task, chosen by the true task at test; forgetting is 0 by construction.
+"""DirLoRA: a LoRA of its own for every task, chosen by the true task at test; nothing can be forgotten.
 
 Source: the oracle baseline of SMoLoRA (arXiv 2411.13949, Sec. 5.1, Table 1). Each task's block has the full
 rank, so at test a sample uses as much rank as under every other method, while T times as much is stored.

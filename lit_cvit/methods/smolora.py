@@ -77,7 +77,9 @@ class SMoLoRA(ContinualMethod):
         self.num_if = (num_if + (0 if use_vu else num_vu)) if use_if else 0
         self.num_blocks = self.num_vu + self.num_if
         if self.rank % self.num_blocks:
-            raise ValueError(f"rank {self.rank} must be a multiple of the {self.num_blocks} blocks of a layer")
+            raise ValueError(
+                f"rank {self.rank} must be a multiple of the {self.num_blocks} blocks of a layer"
+            )
         self.top_k, self.fusion, self.preset, self.vu_center = top_k, fusion, preset, vu_center
         self.router_seed = router_seed
         self.encoder = SentenceEncoder(encoder)
