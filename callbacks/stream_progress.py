@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table as RichTable
 
+from callbacks.stage_evaluation import StageEvaluation
 from lit_cvit.data.stream import Stage
 from lit_cvit.methods import ContinualMethod
 from lit_cvit.report import Table, matrix_table, run_summary, run_title, summary_table
@@ -51,8 +52,11 @@ class StreamProgress(StageCallback):
 
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         self._start, self._first_step = time.monotonic(), trainer.global_step
-        self.console.print(Panel.fit("\n".join(header(trainer, method)), title="lit_cvit"))
-        if self.console.is_terminal:
+        lines = header(trainer, method)
+        if not self.console.is_terminal:
+            self.console.print("\n".join(lines))
+        else:
+            self.console.print(Panel.fit("\n".join(lines), title="lit_cvit"))
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
             self._progress = Progress(*columns, console=self.console)
             self._progress.start()
@@ -98,6 +102,13 @@ class StreamProgress(StageCallback):
         self.console.print(f"{run_title(trainer.run.record)}: {minutes:.1f} minutes")
         self.console.print(f"run folder: {trainer.run.path}")
 
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        # A bar that is not stopped leaves the terminal without a cursor.
+        if self._progress is not None:
+            self._progress.stop()
+
     # -- pieces ---------------------------------------------------------------------------------------------
 
     def _print_downstream(self, trainer: ContinualTrainer) -> None:
@@ -132,17 +143,14 @@ class StreamProgress(StageCallback):
 def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
     """What a run is about to do, in lines: method, knowledge, parameters, stream, planned passes."""
     record = trainer.run.record
-    count = len(record.stream)
-    passes = count * (count + 1) // 2 if len(trainer.stages) > 1 else count
-    held_out = f", then {len(record.downstream)} held-out tasks" if record.downstream else ""
     resumed = f" (stages 1 to {len(trainer.run.stages_done())} are done)" if trainer.run.stages_done() else ""
     lines = [
         f"method    {record.method}, seed {record.seed}",
         f"may know  {method.knows.words()}",
         f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
-        f"planned   {total_steps(trainer)} steps in {len(trainer.stages)} stage(s); "
-        f"{passes} test passes{held_out}",
+        f"planned   {total_steps(trainer)} steps in {len(trainer.stages)} stage(s), "
+        f"{_passes(trainer)} passes over test splits",
         f"run       {trainer.run.path}",
     ]
     if record.miniature:
@@ -153,6 +161,11 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
 def total_steps(trainer: ContinualTrainer) -> int:
     """Optimizer steps of the whole stream."""
     return sum(stage.num_steps for stage in trainer.stages)
+
+
+def _passes(trainer: ContinualTrainer) -> int:
+    scoring = [callback for callback in trainer.callbacks if isinstance(callback, StageEvaluation)]
+    return sum(len(each.tasks_after(trainer, stage)) for each in scoring for stage in trainer.stages)
 
 
 def rich_table(table: Table, *, title: str) -> RichTable:

@@ -17,7 +17,7 @@ _TRACEBACK = "--traceback"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong usage.
+    """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
     A user's error is one message without a stack trace, unless `--traceback` asks for it.
     """
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"lit_cvit {verb}: {error}", file=sys.stderr)
         return error.status if isinstance(error, CleanExit) else 1
+    except KeyboardInterrupt:
+        print(f"lit_cvit {verb}: interrupted", file=sys.stderr)
+        return 130
     return status
 
 

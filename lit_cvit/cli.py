@@ -5,29 +5,49 @@ Importing this imports torch, Lightning and every method and callback, so that s
 
 from __future__ import annotations
 
-import difflib
-import inspect
+import importlib
+import importlib.util
 import logging
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-import callbacks
 from lit_cvit.backbones import Backbone
+from lit_cvit.complaints import Vocabulary, plain
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.errors import CleanExit
 from lit_cvit.methods import ContinualMethod
 from lit_cvit.run import RunFolder, config_digest
-from lit_cvit.shipped import find_config
+from lit_cvit.shipped import find_config, read_config
 from lit_cvit.trainer import ContinualTrainer, restore_method
+
+
+def _own_callbacks() -> ModuleType:
+    """Import the package `callbacks` that belongs to lit_cvit, or say which other one hides it."""
+    found = importlib.util.find_spec("callbacks")
+    ours = Path(__file__).parent.parent / "callbacks" / "__init__.py"
+    if found is None or not ours.is_file():
+        raise CleanExit(
+            "the package `callbacks`, which belongs to lit_cvit, is missing; install lit_cvit again"
+        )
+    if found.origin is None or not ours.samefile(found.origin):
+        raise CleanExit(
+            f"another package named `callbacks` hides the one of lit_cvit: {found.origin}. "
+            "Start from another folder, or set PYTHONSAFEPATH=1 so that the current folder is not searched"
+        )
+    return importlib.import_module("callbacks")
+
+
+# Looked at before it is imported: another package of that name may fail in any way.
+callbacks = _own_callbacks()
 
 _NOT_OF_THE_RUN = ("name", "run_root", "ckpt_path", "weights_only")
 _LOADERS = ("train_dataloaders", "val_dataloaders")
@@ -37,8 +57,8 @@ class StreamCLI(LightningCLI):
     """LightningCLI for continual streams; unknown keys and classes name their nearest neighbours."""
 
     def __init__(self, args: Sequence[str], *, run: bool = True) -> None:
-        _check_callbacks_package()
         _calm_lightning()
+        self._has_verbs = run
         strict = {"allow_abbrev": False, "exit_on_error": False}
         parser_kwargs: dict[str, Any] = {"fit": strict} if run else strict
         try:
@@ -55,7 +75,7 @@ class StreamCLI(LightningCLI):
                 run=run,
             )
         except ArgumentError as error:
-            raise CleanExit(_with_hint(str(error))) from error
+            raise CleanExit(plain(str(error), self._vocabulary())) from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -76,6 +96,18 @@ class StreamCLI(LightningCLI):
         parser.link_arguments("name", "trainer.run_name")
         parser.link_arguments("run_root", "trainer.run_root")
         parser.link_arguments("start_from", "trainer.start_from")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; Lightning's own would warn of arguments on the command line that it did not read itself."""
+        self.config = parser.parse_args(args)
+        chosen = self.config["fit"]["ckpt_path"] if self._has_verbs else None
+        if chosen not in (None, "last"):
+            raise CleanExit(f"--ckpt_path must be 'last' or left out, got {chosen!r}")
+
+    def _vocabulary(self) -> Vocabulary:
+        parser = self._parser("fit") if self._has_verbs else self.parser
+        bases = {"model": ContinualMethod, "backbone": Backbone, "callbacks": Callback}
+        return Vocabulary(tuple(parser.get_defaults().keys()), bases)
 
     def instantiate_trainer(self, **kwargs: Any) -> ContinualTrainer:
         """Build the trainer, with evaluation and progress unless the configuration names its own."""
@@ -150,21 +182,18 @@ def _with_configs(args: Iterable[str]) -> list[str]:
     found: list[str] = []
     for argument in args:
         if found and found[-1] in ("-c", "--config"):
-            found.append(str(find_config(argument)))
+            found.append(_readable(argument))
         elif argument.startswith("--config="):
-            found.append(f"--config={find_config(argument.removeprefix('--config='))}")
+            found.append(f"--config={_readable(argument.removeprefix('--config='))}")
         else:
             found.append(argument)
     return found
 
 
-def _check_callbacks_package() -> None:
-    ours = Path(__file__).parent.parent / "callbacks"
-    if Path(str(callbacks.__file__)).parent != ours:
-        raise CleanExit(
-            f"another package named `callbacks` hides the one of lit_cvit: {callbacks.__file__}. "
-            "Start from another folder, or set PYTHONSAFEPATH=1 so that the current folder is not searched"
-        )
+def _readable(name: str) -> str:
+    path = find_config(name)
+    read_config(path)
+    return str(path)
 
 
 def _calm_lightning() -> None:
@@ -172,30 +201,3 @@ def _calm_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in (".*does not have many workers.*", ".*number of training batches.*", ".*`_pytree.*"):
         warnings.filterwarnings("ignore", text)
-
-
-def _with_hint(message: str) -> str:
-    """Add the nearest valid key or class name to a parser's message about an unknown one."""
-    quoted = re.findall(r"'([\w.]+)'", message) + re.findall(r"path string: ([\w.]+)", message)
-    pool = sorted(_known_names())
-    for name in quoted:
-        leaf = name.rpartition(".")[2]
-        near = [match for match in difflib.get_close_matches(leaf, pool, n=1, cutoff=0.7) if match != leaf]
-        if near and leaf not in pool:
-            return f"{message}\nDid you mean {near[0]!r}?"
-    return message
-
-
-def _known_names() -> set[str]:
-    names = {"trainer", "model", "data", "seed_everything", "config", "ckpt_path", "start_from", "name"}
-    names |= {"class_path", "init_args", "callbacks", "run_root"}
-    for base in (ContinualMethod, Backbone, Callback, ContinualTrainer, ContinualDataModule):
-        for each in (base, *_subclasses(base)):
-            names.add(each.__name__)
-            names |= {name for parent in each.__mro__ for name in inspect.signature(parent).parameters}
-    return names
-
-
-def _subclasses(base: type) -> list[type]:
-    direct: list[type] = base.__subclasses__()
-    return direct + [each for child in direct for each in _subclasses(child)]

@@ -95,7 +95,8 @@ def _answers(
     device: torch.device,
     progress: Progress | None,
 ) -> dict[int, str]:
-    was_training = method.training
+    # By module: the frozen backbone stays in evaluation mode while its adapters train.
+    modes = {module: module.training for module in method.modules()}
     method.to(device).eval()
     texts: dict[int, str] = {}
     try:
@@ -105,7 +106,8 @@ def _answers(
             if progress is not None:
                 progress(len(batch))
     finally:
-        method.train(was_training)
+        for module, training in modes.items():
+            module.training = training
     return texts
 
 

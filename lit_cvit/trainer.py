@@ -28,6 +28,8 @@ from lit_cvit.stages import StageCallback
 
 log = logging.getLogger("lit_cvit")
 
+_PRECISIONS = (None, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
+
 
 class ContinualTrainer(L.Trainer):
     """Trains a method on a stream of tasks.
@@ -43,7 +45,10 @@ class ContinualTrainer(L.Trainer):
         start_from: Folder of a finished run; its method continues with this run's stages.
         devices: Lightning's; one process for now.
         logger: Loggers beside the run's own `log.jsonl`.
-        kwargs: Lightning's own settings.
+        kwargs: Lightning's own settings; `log_every_n_steps` is 1 unless set.
+
+    Raises:
+        ValueError: more than one process is asked for, or a precision that would convert the frozen model.
     """
 
     def __init__(
@@ -56,6 +61,9 @@ class ContinualTrainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
+        _check_precision(kwargs.get("precision"))
+        # Lightning's 50 would leave a stage of 40 steps without a line in the log.
+        kwargs["log_every_n_steps"] = kwargs.get("log_every_n_steps") or 1
         super().__init__(
             devices=devices,
             logger=logger,
@@ -129,14 +137,20 @@ class ContinualTrainer(L.Trainer):
             weights_only: Unused: only safetensors and JSON are ever read.
 
         Raises:
-            ValueError: an argument is not supported, a record is bad, a required callback is missing, or the
-                run that would be resumed was made under other conditions.
+            ValueError: an argument is not supported, the method was fitted before, a record is bad, a
+                required callback is missing, or the run that would be resumed or started from was made under
+                other conditions.
         """
         if train_dataloaders is not None or val_dataloaders is not None or datamodule is None:
             raise ValueError("ContinualTrainer.fit takes datamodule=ContinualDataModule(...) and no loaders")
         if ckpt_path not in (None, "last"):
             raise ValueError(f"--ckpt_path must be 'last' or left out, got {ckpt_path!r}")
         method = model
+        if not method.is_new:
+            raise ValueError(
+                f"this {type(method).__name__} has stages already; build a new one for every fit, and give "
+                "start_from=<run folder> to go on from a finished run"
+            )
         self._data = datamodule
         datamodule.trainer = self
         datamodule.check()
@@ -149,8 +163,10 @@ class ContinualTrainer(L.Trainer):
         self.loggers = [RunLogger(self._folder), *self._user_loggers]
         method.prepare()
         self._restore(method)
+        restored = max(self._folder.stages_done(), default=0)
         self._notify("on_stream_start", method)
-        for stage in self.stages:
+        # Only the newest stage can still be evaluated: the method is as it was then.
+        for stage in self.stages[max(restored - 1, 0) :]:
             self._walk(stage, method, datamodule)
         self._notify("on_stream_end", method)
         self._folder.writer.sync()
@@ -227,17 +243,25 @@ class ContinualTrainer(L.Trainer):
             num_stages=len(self.stages),
             backbone=method.backbone.describe(),
             data=digests,
-            start_from=self._source_record(),
+            start_from=self._source_record(method),
             facts={"knows": method.knows.words()},
         )
 
-    def _source_record(self) -> dict[str, Any] | None:
+    def _source_record(self, method: ContinualMethod) -> dict[str, Any] | None:
         if self.start_from is None:
             return None
         source = RunFolder.open(self.start_from, verify=True)
         done = source.stages_done()
         if not done:
             raise ValueError(f"--start_from {self.start_from}: that run has no trained stage to start from")
+        for what, theirs, ours in (
+            ("method", source.record.method, type(method).__name__),
+            ("backbone digest", source.record.backbone.get("digest"), method.backbone.describe()["digest"]),
+        ):
+            if theirs != ours:
+                raise ValueError(
+                    f"--start_from {self.start_from}: the {what} of that run is {theirs}, not {ours}"
+                )
         earlier = source.record.start_from
         plans = [source.record.stage(number).plan for number in done]
         return {
@@ -251,6 +275,10 @@ class ContinualTrainer(L.Trainer):
             found = newest_run(self.run_root, self.config_digest, verify=True)
             if found is not None:
                 found.record.refuse_changes(record)
+                if found.record.method != record.method:
+                    raise ValueError(
+                        f"{found.path} is a run of {found.record.method}, not of {record.method}"
+                    )
                 found.refresh()
                 found.writer.clear_leftovers(found.path)
                 log.info("resuming %s after stage %d", found.path, max(found.stages_done(), default=0))
@@ -261,10 +289,16 @@ class ContinualTrainer(L.Trainer):
 
     def _restore(self, method: ContinualMethod) -> None:
         state = restore_method(method, self.run)
+        step = state.extra["step"] if state else 0
+        # Rows that a killed attempt at the next stage has logged; it trains again.
+        self.run.writer.truncate_jsonl(
+            self.run.log_path, lambda row: row.get("step") is None or row["step"] < step
+        )
+        loop = self.fit_loop.epoch_loop
+        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+        loop._batches_that_stepped = step
         if state is None:
             return
-        steps = self.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
-        steps.total.completed = state.extra["step"]
         for callback in self.callbacks:
             if callback.state_key in state.extra["callbacks"]:
                 callback.load_state_dict(state.extra["callbacks"][callback.state_key])
@@ -281,6 +315,14 @@ class ContinualTrainer(L.Trainer):
                     f"{type(method).__name__} as configured needs the callback {required}; add it under "
                     f"trainer.callbacks. {unknown('callback', required, names)}"
                 )
+
+
+def _check_precision(precision: object) -> None:
+    if (None if precision is None else str(precision)) not in _PRECISIONS:
+        raise ValueError(
+            f"trainer.precision {precision!r} would convert the frozen model and the adapters alike; allowed "
+            f"are {', '.join(str(p) for p in _PRECISIONS if p)}. For a 16-bit model set model.backbone.dtype"
+        )
 
 
 def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:

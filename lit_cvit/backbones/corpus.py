@@ -186,6 +186,30 @@ def _fill(scene: Scene, g: Generator) -> Turn | None:
     return f"how is the {thing.name} filled?", f"it is {thing.fill}"
 
 
+def _what(scene: Scene, g: Generator) -> Turn | None:
+    """Everything about the only thing there is."""
+    things = shapes_of(scene)
+    if len(things) != 1:
+        return None
+    question = pick(g, ("what is this?", "what is it that you see?", "what is there?"))
+    return question, f"it is a {things[0].fill} {things[0].colour} {things[0].name}"
+
+
+def _describe(scene: Scene, g: Generator) -> Turn | None:
+    """All about named things, in an order of the question's own.
+
+    Captions go through the things by place and say the colour before the shape, so they can be told without
+    ever looking for a thing by its shape; here every word of the answer depends on that.
+    """
+    things = _unique(scene, lambda t: t.name)
+    if not things:
+        return None
+    asked = [things[int(i)] for i in g.permutation(len(things))[:3]]
+    names = " and the ".join(t.name for t in asked)
+    told = " and ".join(f"the {t.name} is {t.colour} {t.fill} at the {PLACES[t.place]}" for t in asked)
+    return f"tell me about the {names}", told
+
+
 def _behind(scene: Scene, g: Generator) -> Turn | None:
     return pick(g, ("what is behind it?", "what is the ground like?")), f"it is {scene.pattern} {scene.tint}"
 
@@ -230,38 +254,22 @@ def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:
     return f"{question} {listed}", f"it is marked {markers[options.index(right)]}"
 
 
-Skill = Callable[[Scene, Generator], Turn | None]
-# Share of each skill among the questions. `even` teaches to see and to speak; with it, what has to be bound
-# (which colour belongs to the thing of that shape) comes last, so `binding` then asks mostly for that.
-SKILLS: dict[str, dict[Skill, float]] = {
-    "even": {
-        _caption: 1.6,
-        _colour: 1.6,
-        _shape: 1.2,
-        _at_place: 1.0,
-        _where: 0.8,
-        _exists: 1.4,
-        _count: 1.0,
-        _read: 2.0,
-        _fill: 1.0,
-        _behind: 0.8,
-        _relation: 0.8,
-        _options: 1.6,
-    },
-    "binding": {
-        _caption: 0.5,
-        _colour: 2.5,
-        _shape: 0.7,
-        _at_place: 0.7,
-        _where: 1.5,
-        _exists: 2.0,
-        _count: 1.2,
-        _read: 0.8,
-        _fill: 2.0,
-        _behind: 0.3,
-        _relation: 1.0,
-        _options: 2.5,
-    },
+# Share of each skill among the questions: the more of an answer has to be bound to a thing, the more often.
+SKILLS: dict[Callable[[Scene, Generator], Turn | None], float] = {
+    _caption: 0.8,
+    _describe: 3.0,
+    _colour: 2.0,
+    _shape: 0.7,
+    _at_place: 0.7,
+    _where: 1.2,
+    _exists: 2.0,
+    _count: 1.2,
+    _read: 1.2,
+    _fill: 1.5,
+    _what: 0.8,
+    _behind: 0.4,
+    _relation: 0.8,
+    _options: 2.0,
 }
 
 
@@ -298,20 +306,14 @@ def _dress(turn: Turn, g: Generator) -> Turn:
     return question, answer
 
 
-def episode(generator: Generator, *, num_turns: int = 5, emphasis: str = "even") -> Episode:
-    """Draw a scene with `num_turns` questions, or (one in eight) questions on text alone.
-
-    Args:
-        generator: Source of every draw.
-        num_turns: Number of questions.
-        emphasis: Key of `SKILLS`.
-    """
+def episode(generator: Generator, *, num_turns: int = 5) -> Episode:
+    """Draw a scene with `num_turns` questions, or (one in eight) questions on text alone."""
     turns: list[Turn] = []
     if generator.random() < 0.125:
         turns = [_echo(generator) if generator.random() < 0.5 else _told(generator) for _ in range(num_turns)]
         return Episode(None, tuple(_dress(t, generator) for t in turns))
     scene = random_scene(generator)
-    skills, weights = list(SKILLS[emphasis]), np.array(list(SKILLS[emphasis].values()))
+    skills, weights = list(SKILLS), np.array(list(SKILLS.values()))
     while len(turns) < num_turns:
         turn = skills[int(generator.choice(len(skills), p=weights / weights.sum()))](scene, generator)
         if turn is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lit_cvit.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from lit_cvit.cli import LoadedRun
@@ -42,8 +43,8 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("lit_cvit predict", description=__doc__, allow_abbrev=False)
+def _parser() -> VerbParser:
+    parser = VerbParser("predict", __doc__)
     parser.add_argument("--run", required=True, help="run folder")
     parser.add_argument("--stage", type=int, default=None, help="ask the model as it was after this stage")
     parser.add_argument("--image", type=Path, default=None, help="image file")

@@ -11,6 +11,7 @@ def run(argv: Sequence[str]) -> int:
     from jsonargparse import ArgumentError, ArgumentParser
 
     from lit_cvit.backbones.pretrain import Recipe, pretrain
+    from lit_cvit.complaints import Vocabulary, plain
     from lit_cvit.errors import CleanExit
     from lit_cvit.shipped import find_config
 
@@ -24,15 +25,15 @@ def run(argv: Sequence[str]) -> int:
             parser.set_defaults(_flat(find_config(first.config)))
         options = parser.instantiate_classes(parser.parse_args(argv))
     except ArgumentError as error:
-        raise CleanExit(str(error)) from error
+        raise CleanExit(plain(str(error), Vocabulary(tuple(parser.get_defaults().keys()), {}))) from error
     print(f"wrote {pretrain(options.recipe, Path(options.out))}")
     return 0
 
 
 def _flat(path: Path) -> dict[str, object]:
-    import yaml
+    from lit_cvit.shipped import read_config
 
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or not isinstance(values.get("recipe"), dict):
-        raise ValueError(f"--config {path}: want a mapping with the key `recipe`")
+    values = read_config(path)
+    if set(values) != {"recipe"} or not isinstance(values.get("recipe"), dict):
+        raise ValueError(f"--config {path}: want one key, `recipe`, got {', '.join(map(str, values))}")
     return {f"recipe.{name}": value for name, value in values["recipe"].items()}

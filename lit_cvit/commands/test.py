@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lit_cvit.verb_parser import VerbParser
+
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb; prints a line per task, and with `--out` keeps scores and predictions as JSON lines."""
-    parser = argparse.ArgumentParser("lit_cvit test", description=__doc__, allow_abbrev=False)
+    parser = VerbParser("test", __doc__)
     parser.add_argument("--run", required=True, help="run folder")
     parser.add_argument("--stage", type=int, default=None, help="stage number; default: the last one")
     parser.add_argument(

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_cvit.data.benchmarks import load_benchmark
@@ -254,4 +255,6 @@ class ContinualDataModule(L.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=False,
+            # A loader without one draws a seed from the global generator each time it is iterated over.
+            generator=torch.Generator(),
         )

@@ -28,6 +28,7 @@ from lit_cvit.adapters import (
     trainable_blocks,
 )
 from lit_cvit.backbones.base import Backbone, LossOutput
+from lit_cvit.data.sampling import mix
 from lit_cvit.data.stream import Stage
 from lit_cvit.data.tasks import Batch, Task
 from lit_cvit.methods.knows import Knows
@@ -86,6 +87,8 @@ class ContinualMethod(L.LightningModule):
         self.banks: dict[str, LoRABank] = {}
         self.projector_bank: ProjectorBank | None = None
         self.stage: Stage | None = None
+        self.num_plans = 0
+        self._num_backbone_parameters = 0
         self._loss_terms: dict[str, LossTerm] = {}
         self._frozen_digest = ""
 
@@ -106,6 +109,11 @@ class ContinualMethod(L.LightningModule):
         """Names of callback classes without which the configured method is not itself."""
         return ()
 
+    @property
+    def is_new(self) -> bool:
+        """True until the first plan is followed; a run that starts from another one has no new method."""
+        return self.num_plans == 0
+
     # -- hooks ----------------------------------------------------------------------------------------------
 
     def plan_stage(self, stage: Stage) -> Plan:
@@ -114,7 +122,7 @@ class ContinualMethod(L.LightningModule):
         Keys the base applies: `new_blocks` (ranks of blocks to add to every bank), `freeze_blocks` (whether
         older blocks freeze), `new_projector` (whether a projector copy is added, `projector: full` only).
         """
-        return {"new_blocks": [self.rank] if stage.number == 1 else [], "new_projector": stage.number == 1}
+        return {"new_blocks": [self.rank] if self.is_new else [], "new_projector": self.is_new}
 
     def apply_plan(self, plan: Plan) -> None:
         """Follow the further keys of a plan, after the base has followed its own."""
@@ -166,6 +174,7 @@ class ContinualMethod(L.LightningModule):
         if self._frozen_digest:
             return
         self.backbone.load()
+        self._num_backbone_parameters = self.backbone.model.num_parameters()
         groups = [g for g in self.targets if g != _PROJECTOR or self.projector == "lora"]
         named = self.backbone.linear_targets(groups) if self.trains else {}
         targets = {name: Target(target.path, target.kind) for name, target in named.items()}
@@ -180,6 +189,7 @@ class ContinualMethod(L.LightningModule):
         """Change the model as a plan says; loading and resuming follow the stored plans in order."""
         self._grow(plan)
         self.apply_plan(plan)
+        self.num_plans += 1
 
     def _grow(self, plan: Plan) -> None:
         generator = torch.Generator().manual_seed(plan["seed"])
@@ -243,12 +253,10 @@ class ContinualMethod(L.LightningModule):
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters by role: `trainable` now, `stored` in the state, and of the `backbone`."""
-        own = self.tensors()
         return {
             "trainable": sum(p.numel() for p in self.parameters() if p.requires_grad),
-            "stored": sum(tensor.numel() for tensor in own.values()),
-            "backbone": sum(p.numel() for p in self.backbone.parameters())
-            - sum(tensor.numel() for tensor in own.values() if isinstance(tensor, nn.Parameter)),
+            "stored": sum(tensor.numel() for tensor in self.tensors().values()),
+            "backbone": self._num_backbone_parameters,
         }
 
     # -- running --------------------------------------------------------------------------------------------
@@ -281,6 +289,7 @@ class ContinualMethod(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: the language-model loss and all further terms."""
+        self._seed_micro_batch(batch_idx)
         with routing(self.context(batch)):
             outputs = self.backbone.loss(batch)
             terms = {"lm": self._language_loss(batch, outputs), **self.loss_terms(batch, outputs)}
@@ -289,6 +298,13 @@ class ContinualMethod(L.LightningModule):
             self.log(f"loss/{name}", value.detach(), on_step=True, on_epoch=False)
         loss = torch.stack([value.reshape(()) for value in terms.values()]).sum()
         return loss + self._touch()
+
+    def _seed_micro_batch(self, batch_idx: int) -> None:
+        # Dropout is a function of the place in the stream alone, so neither an evaluation, nor a resume, nor
+        # an earlier run in the same process changes it.
+        assert self.stage is not None
+        place = (self.stage.seed, self.stage.number, self.trainer.current_epoch, batch_idx)
+        torch.manual_seed(mix("dropout", *place, self.trainer.global_rank))
 
     def _language_loss(self, batch: Batch, outputs: LossOutput) -> Tensor:
         if self.loss_reduction == "micro_batch":
@@ -319,9 +335,17 @@ class ContinualMethod(L.LightningModule):
         return self.settings.build(decoder, projector, num_steps=self.stage.num_steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave the blocks that this step did not use as they are."""
+        """Leave the blocks that this step did not use as they are, and a projector that saw no image."""
         if self.unrouted == "hold":
-            hold_unrouted(trainable_blocks(self.banks.values()))
+            hold_unrouted([*trainable_blocks(self.banks.values()), *self._projector_groups()])
+
+    def _projector_groups(self) -> list[tuple[nn.Parameter, ...]]:
+        copies = self.projector_bank.copies if self.projector_bank is not None else ()
+        groups = [tuple(p for p in copy.parameters() if p.requires_grad) for copy in copies]
+        # A router's fusion vectors have no gradient while B = 0, so they are unused only with all blocks.
+        routed = [bank for bank in self.banks.values() if bank.kind == _PROJECTOR and bank.router is not None]
+        groups += [tuple(p for p in bank.parameters() if p.requires_grad) for bank in routed]
+        return [group for group in groups if group]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch, which is no plain tensor collection."""

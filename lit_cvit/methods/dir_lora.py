@@ -22,7 +22,8 @@ from lit_cvit.methods.knows import Knows
 class DirLoRA(ContinualMethod):
     """One block (and, with `projector: full`, one projector) per task; older ones are frozen.
 
-    A sample of a task that was never learned is answered by the backbone alone.
+    A sample of a task that was never learned is answered by the backbone alone; a task that is learned again,
+    in a run that starts from another one, is answered by its newest block.
     """
 
     def __init__(self, backbone: Backbone, **kwargs: Any) -> None:
@@ -46,7 +47,8 @@ class DirLoRA(ContinualMethod):
         self.learned.append(plan["task"])
 
     def sample_facts(self, batch: Batch) -> dict[str, Tensor]:
-        blocks = [self.learned.index(s.task) if s.task in self.learned else PRETRAINED for s in batch.samples]
+        newest = {task: index for index, task in enumerate(self.learned)}
+        blocks = [newest.get(sample.task, PRETRAINED) for sample in batch.samples]
         index = torch.tensor(blocks, device=batch.prompt_mask.device)
         gate = (index.unsqueeze(1) == torch.arange(len(self.learned), device=index.device)).float()
         return {"gate": gate, "projector": index}

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_cvit.adapters import DualRouter, LoRABank, Target
+from lit_cvit.adapters import DualRouter, LoRABank, Target, current, routing
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stream import Stage
@@ -46,8 +46,9 @@ class SMoLoRA(ContinualMethod):
         top_k: Blocks kept in each branch; from 2 on the routers train.
         fusion: `adaptive` (Eq. 8-9), or the plain `mean` of the two branches (Table 4).
         preset: `paper`, or `official` for the routing of the published code (see the module's text).
-        vu_center: Subtract from the instance mean a reference mean, fixed at the first training batch. Ours,
-            to study how much the common part of the means decides the routing.
+        vu_center: Subtract from the instance mean a reference mean: the mean over the first training
+            micro-batch that the layer sees, then fixed and saved. Ours, to study how much the common part of
+            the means decides the routing.
         encoder: Name or folder of the sentence encoder.
         router_seed: Seed of the routing matrices.
         kwargs: Settings of every method; `rank` is the total over all blocks.
@@ -84,6 +85,7 @@ class SMoLoRA(ContinualMethod):
         self.router_seed = router_seed
         self.encoder = SentenceEncoder(encoder)
         self._instructions: dict[str, tuple[str, ...]] = {}
+        self._centred = False
 
     @property
     def knows(self) -> Knows:
@@ -97,9 +99,8 @@ class SMoLoRA(ContinualMethod):
         )
 
     def plan_stage(self, stage: Stage) -> Plan:
-        block_rank = self.rank // self.num_blocks
-        first = stage.number == 1
-        return {"new_blocks": [block_rank] * self.num_blocks if first else [], "new_projector": first}
+        ranks = [self.rank // self.num_blocks] * self.num_blocks
+        return {"new_blocks": ranks if self.is_new else [], "new_projector": self.is_new}
 
     def make_bank(self, name: str, target: Target, base: nn.Linear) -> LoRABank:
         official = self.preset == "official"
@@ -132,6 +133,20 @@ class SMoLoRA(ContinualMethod):
         embedded = [self.encoder.encode(each).mean(dim=0) for each in texts]
         return {"instruction": torch.stack(embedded).to(batch.prompt_mask.device)}
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Fix the reference means still missing; each is in place before the next layer's is taken."""
+        pending = [] if self._centred else [bank for bank in self.banks.values() if _lacks_center(bank)]
+        if not pending:
+            self._centred = True
+            return
+        handles = [bank.register_forward_pre_hook(_fix_center) for bank in pending]
+        try:
+            with torch.no_grad(), routing(self.context(batch)):
+                self.backbone.forward_hidden(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def know_tasks(self, tasks: tuple[Task, ...]) -> None:
         self._instructions = {task.name: task.instructions for task in tasks}
 
@@ -139,3 +154,20 @@ class SMoLoRA(ContinualMethod):
         if self.preset == "official" and self._instructions.get(sample.task):
             return self._instructions[sample.task]
         return (sample.instruction or sample.user_text,)
+
+
+def _lacks_center(bank: LoRABank) -> bool:
+    router = bank.router
+    assert isinstance(router, DualRouter)
+    return router.has_center and not bool(router.vu_center.any())
+
+
+def _fix_center(bank: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    assert isinstance(bank, LoRABank)
+    assert isinstance(bank.router, DualRouter)
+    x, context = arguments[0], current()
+    rows = x.unsqueeze(1) if x.dim() == 2 else x
+    means = bank.router.instance_mean(rows, kind=bank.kind, context=context)
+    # A sample without an image has no row in the projector, and no mean there.
+    seen = context.rows(bank.kind, rows.shape[0])
+    bank.router.set_center((means if seen is None else means[seen.unique()]).mean(dim=0))

@@ -272,11 +272,13 @@ def cvit_mini(
         seed: Seed of every scene and question.
 
     Raises:
-        ValueError: a size is below 1, or the instruction style is unknown.
+        ValueError: a size is no whole number or below 1, the seed is no whole number, or the instruction style is unknown.
     """
     for name, value in (("num_train", num_train), ("num_test", num_test), ("shots", shots)):
-        if value < 1:
-            raise ValueError(f"cvit-mini: {name} must be at least 1, got {value}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"cvit-mini: {name} must be a whole number of at least 1, got {value!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"cvit-mini: seed must be a whole number, got {seed!r}")
     sizes = dict.fromkeys(STREAM, num_train) | {FEW_SHOT: shots * len(PLACE_CLASSES)}
 
     def build(name: str) -> Task:

@@ -1,0 +1,130 @@
+"""What the tests of streams and methods share: small fits, and exact comparison of what they left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from callbacks import StageEvaluation
+from lit_cvit.backbones import Llava
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.stream import Stage
+from lit_cvit.methods import ContinualMethod, OptimizerSettings, SeqLoRA
+from lit_cvit.run import RunFolder, read_jsonl
+from lit_cvit.stages import StageCallback
+from lit_cvit.trainer import ContinualTrainer
+
+TASKS = ("ScienceQA", "GQA")
+NUM_TRAIN, NUM_TEST, BATCH = 32, 5, 16
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing may handle it."""
+
+
+def small_data(**changes: Any) -> ContinualDataModule:
+    """Two tasks of two steps each; one test sample of ScienceQA in five is text alone."""
+    settings = {"num_train": NUM_TRAIN, "num_test": NUM_TEST, **changes.pop("settings", {})}
+    return ContinualDataModule(**{"tasks": list(TASKS), "settings": settings, "batch_size": BATCH, **changes})
+
+
+def small_method(
+    folder: Path, family: type[ContinualMethod] = SeqLoRA, *, rate: float = 5e-3, decay: float = 0.0, **more: Any
+) -> ContinualMethod:
+    settings = OptimizerSettings(learning_rate=rate, weight_decay=decay)
+    return family(Llava(str(folder)), **{"rank": 32, "alpha": 64, "optimizer": settings, **more})
+
+
+def fit(
+    root: Path,
+    method: ContinualMethod,
+    data: ContinualDataModule | None = None,
+    *,
+    callbacks: list[Callback] | None = None,
+    ckpt_path: str | None = None,
+    **settings: Any,
+) -> ContinualTrainer:
+    """Fit on the CPU and, unless callbacks are given, score the seen tasks after every stage."""
+    if callbacks is None:
+        callbacks = [StageEvaluation(downstream=False)]
+    trainer = ContinualTrainer(run_root=str(root), accelerator="cpu", callbacks=callbacks, **settings)
+    trainer.fit(method, datamodule=data or small_data(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def snapshot(method: ContinualMethod) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in method.tensors().items()}
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that are not bit for bit the same in both."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def state_files(run: RunFolder) -> dict[str, bytes]:
+    """What two equal runs have in common byte by byte: tensors, predictions and the matrix."""
+    chosen = [*run.path.glob("stages/*/method.*"), *run.path.glob("stages/*/predictions/*.jsonl")]
+    chosen += [run.path / "matrix.json", run.path / "matrix.csv"]
+    return {str(path.relative_to(run.path)): path.read_bytes() for path in chosen}
+
+
+def log_rows(run: RunFolder) -> list[dict[str, Any]]:
+    return list(read_jsonl(run.log_path))
+
+
+class Trail(StageCallback):
+    """Writes down every hook with the stage, its status at that time and the step counter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int, str, int]] = []
+        self.optimizers: list[tuple[int, int]] = []
+        self.rates: list[list[float]] = []
+
+    def _note(self, trainer: ContinualTrainer, hook: str, stage: Stage | None = None) -> None:
+        number = stage.number if stage else 0
+        status = str(trainer.run.record.stage(number).status) if stage else ""
+        self.seen.append((hook, number, status, trainer.global_step))
+
+    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        self._note(trainer, "stream_start")
+
+    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._note(trainer, "start", stage)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        optimizer = trainer.optimizers[0]
+        self.optimizers.append((id(optimizer), len(optimizer.state)))
+        self.rates.append([])
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.rates[-1].append(optimizer.param_groups[0]["lr"])
+
+    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._note(trainer, "end", stage)
+
+    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._note(trainer, "saved", stage)
+
+    def on_stream_end(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        self._note(trainer, "stream_end")
+
+
+class Gradients(Callback):
+    """Keeps the gradients of every optimizer step, before the method looks at them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        named = pl_module.named_parameters()
+        self.steps.append({n: p.grad.clone() for n, p in named if p.requires_grad and p.grad is not None})
+
+    def reached(self) -> set[str]:
+        """Names that had a gradient other than zero at some step."""
+        return {name for step in self.steps for name, grad in step.items() if bool(grad.any())}
