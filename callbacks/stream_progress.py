@@ -47,11 +47,28 @@ class StreamProgress(StageCallback):
         self._last_line = 0.0
         self._start = 0.0
         self._first_step = 0
+        self._has_header = False
 
     # -- stream ---------------------------------------------------------------------------------------------
 
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         self._start, self._first_step = time.monotonic(), trainer.global_step
+        self._has_header = False
+
+    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._print_header(trainer, method)
+        counts = method.parameter_counts()
+        self.console.print(
+            f"stage {stage.number}/{len(trainer.stages)}: {stage.task.name}, "
+            f"{len(stage.task.train or ())} samples, {stage.num_steps} steps, "
+            f"{counts['trainable']:,} trainable parameters"
+        )
+
+    def _print_header(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        # Not at the stream's start: how much trains is known once the method has grown for its first stage.
+        if self._has_header:
+            return
+        self._has_header = True
         lines = header(trainer, method)
         if not self.console.is_terminal:
             self.console.print("\n".join(lines))
@@ -61,14 +78,6 @@ class StreamProgress(StageCallback):
             self._progress = Progress(*columns, console=self.console)
             self._progress.start()
             self._bar = self._progress.add_task("starting", total=total_steps(trainer))
-
-    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
-        counts = method.parameter_counts()
-        self.console.print(
-            f"stage {stage.number}/{len(trainer.stages)}: {stage.task.name}, "
-            f"{len(stage.task.train or ())} samples, {stage.num_steps} steps, "
-            f"{counts['trainable']:,} trainable parameters"
-        )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,11 +94,13 @@ class StreamProgress(StageCallback):
         self._say(trainer, f"{self._place(trainer, stage)}, scoring", force=True)
 
     def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._print_header(trainer, method)
         matrix = trainer.run.matrix()
         if any(cell is not None for row in matrix.scores for cell in row):
             self.console.print(rich_table(matrix_table(matrix), title=f"scores after stage {stage.number}"))
 
     def on_stream_end(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        self._print_header(trainer, method)
         if self._progress is not None:
             self._progress.stop()
         matrix = trainer.run.matrix()
@@ -148,6 +159,7 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
         f"method    {record.method}, seed {record.seed}",
         f"may know  {method.knows.words()}",
         f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
+        f"trains    {method.parameter_counts()['trainable']:,} parameters",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
         f"planned   {total_steps(trainer)} steps in {len(trainer.stages)} stage(s), "
         f"{_passes(trainer)} passes over test splits",

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_cvit.backbones import Backbone
 from lit_cvit.complaints import Vocabulary, plain
@@ -35,9 +35,7 @@ def _own_callbacks() -> ModuleType:
     found = importlib.util.find_spec("callbacks")
     ours = Path(__file__).parent.parent / "callbacks" / "__init__.py"
     if found is None or not ours.is_file():
-        raise CleanExit(
-            "the package `callbacks`, which belongs to lit_cvit, is missing; install lit_cvit again"
-        )
+        raise CleanExit("the package `callbacks` of lit_cvit is missing; install lit_cvit again")
     if found.origin is None or not ours.samefile(found.origin):
         raise CleanExit(
             f"another package named `callbacks` hides the one of lit_cvit: {found.origin}. "
@@ -97,12 +95,22 @@ class StreamCLI(LightningCLI):
         parser.link_arguments("run_root", "trainer.run_root")
         parser.link_arguments("start_from", "trainer.start_from")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; Lightning's own would warn of arguments on the command line that it did not read itself."""
         self.config = parser.parse_args(args)
         chosen = self.config["fit"]["ckpt_path"] if self._has_verbs else None
         if chosen not in (None, "last"):
             raise CleanExit(f"--ckpt_path must be 'last' or left out, got {chosen!r}")
+
+    def instantiate_classes(self) -> None:
+        """Build the objects; an error of a constructor comes without what the parser wraps around it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            said = plain(str(error), self._vocabulary())
+            if said == str(error):
+                raise
+            raise ValueError(said) from error
 
     def _vocabulary(self) -> Vocabulary:
         parser = self._parser("fit") if self._has_verbs else self.parser
@@ -198,6 +206,14 @@ def _readable(name: str) -> str:
 
 def _calm_lightning() -> None:
     """Leave out what Lightning says at the start of every fit; a stream has many."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*number of training batches.*", ".*`_pytree.*"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers",
+        ".*number of training batches",
+        # The backbone is frozen, so it stays in evaluation mode.
+        "Found .* in eval mode at the start of training",
+        "You have overridden `transfer_batch_to_device`",
+        ".*isinstance.treespec, LeafSpec.* is deprecated",
+    ):
         warnings.filterwarnings("ignore", text)

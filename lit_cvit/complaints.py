@@ -11,7 +11,7 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,12 +19,13 @@ from lit_cvit.data.hints import unknown
 
 _KEY = re.compile(r'Parser key "(.+?)":')
 _OWNER = re.compile(r"Problem with given class_path '(.+?)':")
-_TYPE = re.compile(r"Expected a (?:<class '(?P<name>[\w.]+)'>|typing\.(?P<choice>Literal\[.*?\]))")
+_TYPE = re.compile(r"Expected (?:a )?(?:<class '(?P<name>[\w.]+)'>|typing\.(?P<choice>Literal\[.*?\]))")
 _OPTION = re.compile(r"(?:Option|Group) '([\w.]+)' is not accepted")
 _CLASS = re.compile(r"Expected a dot import path string: (.*)")
 _MODULE = re.compile(r"(?:module '.*' has no attribute|No module named) '.*'")
 _PARENT = re.compile(r"Import path ([\w.]+) does not (?:.*) (\w+)$")
-_REQUIRED = re.compile(r'Key "([\w.]+)" is required')
+_REQUIRED = re.compile(r'(?:Key "|the following arguments are required: )([\w.]+)')
+_BULLET = re.compile(r"^ *- (?!Expected|Does not validate|Problem with)(.*)", re.MULTILINE)
 _VALUE = re.compile(r"Given value: (.*)")
 _GOT = re.compile(r"\. Got value: (.*)$")
 _NESTED = re.compile(r"NestedArg\(key='.*?', val=(.*)\)")
@@ -69,17 +70,17 @@ def plain(message: str, vocabulary: Vocabulary) -> str:
     """Rewrite a parser's message; one that is not understood comes back as it is."""
     for pattern, rewrite in (
         (r"unrecognized arguments: (\S+)", _unknown_argument),
-        (
-            r"(?:Subcommand '\w+' does not accept option|Option) '([\w.]+)'(?: is not accepted)?$",
-            _unknown_key,
-        ),
+        (r"Subcommand '\w+' does not accept option '([\w.]+)'", _unknown_key),
+        (r"Option '([\w.]+)' is not accepted$", _unknown_key),
         (r"the following arguments are required: (?:\w+\.)?(model)", _no_method),
     ):
         if match := re.match(pattern, message):
             return rewrite(match[1], vocabulary)
     complaints = _complaints(message)
     if not complaints:
-        return message
+        # An error of a constructor: one of the reasons why a union of types does not take the value.
+        reasons = _BULLET.findall(message) if "Union subtypes" in message else []
+        return "; ".join(reasons) or message
     deepest = max(complaint.depth for complaint in complaints)
     return _sentence([each for each in complaints if each.depth == deepest], vocabulary)
 
@@ -171,9 +172,8 @@ def _nearest(key: str, vocabulary: Vocabulary) -> str:
     """The valid key that a wrong one most probably means: same parent first, then same name elsewhere."""
     parent, _, leaf = key.rpartition(".")
     head = key.partition(".")[0]
-    siblings = {
-        each.rpartition(".")[2]: each for each in vocabulary.keys if each.rpartition(".")[0] == parent
-    }
+    below = [each for each in vocabulary.keys if each.rpartition(".")[0] == parent]
+    siblings = {each.rpartition(".")[2]: each for each in below}
     tops = {each.partition(".")[0] for each in vocabulary.keys}
     whole = {each: each for each in vocabulary.keys}
     leaves = {each.rpartition(".")[2]: each for each in reversed(vocabulary.keys)}
@@ -204,16 +204,13 @@ def _classes(base: type | None) -> list[str]:
     """Names of the concrete classes below a base, as a configuration may write them."""
     if base is None:
         return []
-    below = list(_subclasses(base))
-    return sorted(
-        {each.__name__ for each in below if not inspect.isabstract(each) and each.__name__[0] != "_"}
-    )
+    concrete = [each.__name__ for each in _subclasses(base) if not inspect.isabstract(each)]
+    return sorted({name for name in concrete if not name.startswith("_")})
 
 
-def _subclasses(base: type) -> Iterable[type]:
-    for each in base.__subclasses__():
-        yield each
-        yield from _subclasses(each)
+def _subclasses(base: type) -> list[type]:
+    direct: list[type] = base.__subclasses__()
+    return direct + [each for child in direct for each in _subclasses(child)]
 
 
 def _leaf(dotted: str) -> str:

@@ -32,7 +32,12 @@ def small_data(**changes: Any) -> ContinualDataModule:
 
 
 def small_method(
-    folder: Path, family: type[ContinualMethod] = SeqLoRA, *, rate: float = 5e-3, decay: float = 0.0, **more: Any
+    folder: Path,
+    family: type[ContinualMethod] = SeqLoRA,
+    *,
+    rate: float = 5e-3,
+    decay: float = 0.0,
+    **more: Any,
 ) -> ContinualMethod:
     settings = OptimizerSettings(learning_rate=rate, weight_decay=decay)
     return family(Llava(str(folder)), **{"rank": 32, "alpha": 64, "optimizer": settings, **more})

@@ -256,7 +256,7 @@ def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:
 
 # Share of each skill among the questions: the more of an answer has to be bound to a thing, the more often.
 SKILLS: dict[Callable[[Scene, Generator], Turn | None], float] = {
-    _caption: 0.8,
+    _caption: 1.5,
     _describe: 3.0,
     _colour: 2.0,
     _shape: 0.7,
@@ -264,7 +264,7 @@ SKILLS: dict[Callable[[Scene, Generator], Turn | None], float] = {
     _where: 1.2,
     _exists: 2.0,
     _count: 1.2,
-    _read: 1.2,
+    _read: 2.0,
     _fill: 1.5,
     _what: 0.8,
     _behind: 0.4,

@@ -6,8 +6,7 @@
    lies under it. Images then begin as text does, and every attribute can be asked for alike. Without it,
    questions by colour were learned within 1,000 steps and questions by shape not within 6,000.
 3. Tower frozen: projector and decoder on clauses about generic scenes (`corpus.py`). Several questions about
-   one scene share its image tokens in one sequence; a block mask keeps the questions from seeing each other,
-   and every answer counts alike however long it is.
+   one scene share its image tokens in one sequence; a block mask keeps the questions from seeing each other.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Recipe:
         language_rate: Peak learning rate of the language step.
         alignment_steps: Optimizer steps of the projector alone.
         alignment_rate: Peak learning rate of the projector alone.
-        weight_decay: Decoupled weight decay of both steps.
+        weight_decay: Decoupled weight decay of every step.
         log_every: Steps between log rows.
     """
 
@@ -78,10 +77,10 @@ class Recipe:
     vision_steps: int = 2500
     vision_batch: int = 96
     vision_rate: float = 1.5e-3
-    language_steps: int = 3500
+    language_steps: int = 5000
     language_batch: int = 32
     num_turns: int = 6
-    language_rate: float = 2e-3
+    language_rate: float = 1e-3
     alignment_steps: int = 500
     alignment_rate: float = 3e-3
     weight_decay: float = 0.05
@@ -157,7 +156,6 @@ class PackedTurns:
     group: Tensor
     position: Tensor
     labels: Tensor
-    weight: Tensor
 
 
 class _LanguageSteps(Dataset[PackedTurns]):
@@ -179,7 +177,7 @@ class _LanguageSteps(Dataset[PackedTurns]):
         length = max(len(row[0]) for row in rows)
         packed = [
             torch.tensor([row[field] + [fill] * (length - len(row[field])) for row in rows])
-            for field, fill in enumerate((0, -1, 0, -100, 0.0))
+            for field, fill in enumerate((0, -1, 0, -100))
         ]
         scenes = [item.scene for item in episodes if item.scene is not None]
         has_image = torch.tensor([item.scene is not None for item in episodes])
@@ -191,11 +189,11 @@ class _LanguageSteps(Dataset[PackedTurns]):
 
     def _pack(
         self, item: corpus.Episode, conversation: bool
-    ) -> tuple[list[int], list[int], list[int], list[int], list[float]]:
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
         image = "<image>" * self.num_patches + "\n" if item.scene is not None else ""
         head = [self.tokenizer.bos_token_id, *self._ids(f"User: {image}" if image else "User:")]
         ids, group, position = list(head), [0] * len(head), list(range(len(head)))
-        labels, weight = [-100] * len(head), [0.0] * len(head)
+        labels = [-100] * len(head)
         for number, (question, answer) in enumerate(item.turns, start=1):
             lead = "" if image else " "
             if conversation and number > 1:
@@ -207,8 +205,7 @@ class _LanguageSteps(Dataset[PackedTurns]):
             group += [0 if conversation else number] * (len(asked) + len(said))
             position += range(start, start + len(asked) + len(said))
             labels += [-100] * len(asked) + said
-            weight += [0.0] * len(asked) + [1 / len(said)] * len(said)
-        return ids, group, position, labels, weight
+        return ids, group, position, labels
 
 
 def _patch_features(model: LlavaForConditionalGeneration, images: Tensor) -> Tensor:
@@ -218,7 +215,7 @@ def _patch_features(model: LlavaForConditionalGeneration, images: Tensor) -> Ten
 
 
 def packed_loss(model: LlavaForConditionalGeneration, batch: PackedTurns) -> Tensor:
-    """Weighted mean cross entropy over the answer tokens of a packed step."""
+    """Mean cross entropy over the answer tokens of a packed step."""
     core = model.model
     embeddings = core.get_input_embeddings()(batch.input_ids)
     with torch.no_grad():
@@ -239,9 +236,7 @@ def packed_loss(model: LlavaForConditionalGeneration, batch: PackedTurns) -> Ten
     ).last_hidden_state
     wanted = batch.labels[:, 1:] != -100
     logits = model.lm_head(hidden[:, :-1][wanted])
-    losses = nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted], reduction="none")
-    weight = batch.weight[:, 1:][wanted]
-    return (losses * weight).sum() / weight.sum()
+    return nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted])
 
 
 def _optimise(
@@ -290,6 +285,16 @@ def train_vision(model: LlavaForConditionalGeneration, recipe: Recipe, log: Log)
         if step % recipe.log_every == 0 or step == recipe.vision_steps:
             right = {n: float((logits[n].argmax(-1) == labels[n].flatten()).float().mean()) for n in _HEADS}
             log({"phase": "vision", "step": step, "loss": round(loss.item(), 4), **_rounded(right)})
+
+
+@torch.no_grad()
+def round_to_half(model: nn.Module) -> None:
+    """Round every parameter to what half precision holds, so that what follows learns on what is shipped.
+
+    Parameters alone: rounding the buffer of rotary frequencies would shift positions against a loaded model.
+    """
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
 
 
 def patch_words(scene: Scene) -> list[list[str]]:
@@ -391,6 +396,7 @@ def pretrain(recipe: Recipe, out: Path, *, echo: Callable[[str], None] = print) 
 
         log({"phase": "recipe", **asdict(recipe), "threads": torch.get_num_threads()})
         train_vision(model, recipe, log)
+        round_to_half(model)
         train_projector(model, tokenizer, recipe, log)
         train_language(model, tokenizer, recipe, log)
     build_processor(tokenizer).save_pretrained(out)

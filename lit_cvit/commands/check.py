@@ -11,6 +11,8 @@ def run(argv: Sequence[str]) -> int:
     from lit_cvit.data.datamodule import ContinualDataModule
 
     flag = "--decode_images"
+    if {"-h", "--help"} & set(argv):
+        print(f"check takes {flag}, to open every image, and the options of `fit`:\n")
     cli = StreamCLI([argument for argument in argv if argument != flag], run=False)
     data = cli.datamodule
     assert isinstance(data, ContinualDataModule)

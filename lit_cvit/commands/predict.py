@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_cvit.data.hints import unknown
+from lit_cvit.errors import CleanExit
 from lit_cvit.verb_parser import VerbParser
 
 if TYPE_CHECKING:
@@ -17,14 +20,13 @@ if TYPE_CHECKING:
 def run(argv: Sequence[str]) -> int:
     """Run the verb; prints one answer a line."""
     options = _parser().parse_args(argv)
-    if bool(options.question) == bool(options.jsonl):
-        raise ValueError("give either --question (once per turn) or --jsonl")
+    _check(options)
 
     from lit_cvit.cli import load_run
 
     loaded = load_run(options.run, stage=options.stage)
     if options.jsonl:
-        _answer_file(loaded, options.jsonl, options.out, batch_size=options.batch_size)
+        _answer_file(loaded, options)
         return 0
     history: tuple[tuple[str, str], ...] = ()
     for question in options.question:
@@ -41,6 +43,21 @@ def run(argv: Sequence[str]) -> int:
         history = (*history, (sample.user_text, answer))
         print(answer)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that would have no effect, and limits that make no sense."""
+    if bool(options.question) == bool(options.jsonl):
+        raise CleanExit("give either --question (once per turn) or --jsonl")
+    if options.jsonl and (options.image or options.instruction or options.task):
+        raise CleanExit("--image, --instruction and --task go with --question; put them into --jsonl's rows")
+    if options.out and not options.jsonl:
+        raise CleanExit("--out goes with --jsonl; the answer to --question is printed")
+    if options.jsonl and not options.jsonl.is_file():
+        raise CleanExit(f"--jsonl: no file {options.jsonl}")
+    for name, value in (("max_new_tokens", options.max_new_tokens), ("batch_size", options.batch_size)):
+        if value < 1:
+            raise CleanExit(f"--{name} must be at least 1, got {value}")
 
 
 def _parser() -> VerbParser:
@@ -86,18 +103,18 @@ def _answer(loaded: LoadedRun, samples: list[Sample], max_new_tokens: int) -> li
     return loaded.method.generate(batch.to(device), max_new_tokens=max_new_tokens)
 
 
-def _answer_file(loaded: LoadedRun, path: Path, out: Path | None, *, batch_size: int) -> None:
+def _answer_file(loaded: LoadedRun, options: argparse.Namespace) -> None:
     from lit_cvit.run import Writer
 
-    samples = _read_questions(path)
+    samples = _read_questions(options.jsonl)
     answers: list[str] = []
-    for start in range(0, len(samples), batch_size):
-        answers += _answer(loaded, samples[start : start + batch_size], 64)
+    for start in range(0, len(samples), options.batch_size):
+        answers += _answer(loaded, samples[start : start + options.batch_size], options.max_new_tokens)
     rows = [{"id": sample.id, "answer": text} for sample, text in zip(samples, answers, strict=True)]
-    if out is None:
+    if options.out is None:
         print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     else:
-        Writer().write_lines(out, rows)
+        Writer().write_lines(options.out, rows)
 
 
 def _read_questions(path: Path) -> list[Sample]:
@@ -109,15 +126,20 @@ def _read_questions(path: Path) -> list[Sample]:
     keys = {"id", "image", "question", "instruction", "task"}
     samples = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
         place = f"{path}, line {number}"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{place}: not JSON ({error})") from error
-        if not isinstance(row, dict) or "question" not in row or set(row) - keys:
-            raise ValueError(
-                f"{place}: want an object with `question` and any of {sorted(keys)}, got {line[:80]}"
-            )
+        if not isinstance(row, dict) or "question" not in row:
+            raise ValueError(f"{place}: want an object with the key 'question', got {line[:80]}")
+        for key, value in row.items():
+            if key not in keys:
+                raise ValueError(f"{place}: {unknown('key', key, sorted(keys))}")
+            if key != "id" and not isinstance(value, str):
+                raise ValueError(f"{place}: {key!r} must be a text, got {value!r}")
         samples.append(
             _sample(
                 str(row.get("id", number)),

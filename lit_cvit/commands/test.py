@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from lit_cvit.data.hints import unknown
+from lit_cvit.errors import CleanExit
 from lit_cvit.verb_parser import VerbParser
 
 
@@ -27,6 +29,10 @@ def run(argv: Sequence[str]) -> int:
     loaded = load_run(options.run, stage=options.stage)
     record, benchmark = loaded.run.record, loaded.data.benchmark
     learned = [entry.task for entry in record.stages[: loaded.stage]]
+    every = [task.name for task in (*benchmark.stream, *benchmark.downstream)]
+    for name in options.tasks or ():
+        if name not in every:
+            raise CleanExit(f"--tasks: {unknown('task', name, every)}")
     names = options.tasks or [name for name in record.stream if name in learned] or record.stream
     writer, scores = Writer(), {}
     for task in [benchmark.task(name) for name in names]:

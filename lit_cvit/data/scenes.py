@@ -154,9 +154,19 @@ def _background(pattern: str, tint: str) -> NDArray[np.float32]:
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
-    """Return the (48, 48, 3) pixels of a scene."""
+    """Return the (48, 48, 3) pixels of a scene.
+
+    Raises:
+        ValueError: a name or a place in the scene is none that is drawn.
+    """
+    if scene.tint not in TINTS:
+        raise ValueError(f"no tint {scene.tint!r}; drawn: {', '.join(TINTS)}")
     image = _background(scene.pattern, scene.tint).copy()
     for thing in scene.things:
+        if thing.colour not in COLOURS:
+            raise ValueError(f"no colour {thing.colour!r}; drawn: {', '.join(COLOURS)}")
+        if not 0 <= thing.place < len(PLACES):
+            raise ValueError(f"no place {thing.place}; places are 0..{len(PLACES) - 1}")
         if thing.is_glyph:
             strength = glyph_mask(thing.name).astype(np.float32)
             top, left = 1, 3

@@ -15,7 +15,9 @@ FFN = [(HIDDEN, INNER), (HIDDEN, INNER), (INNER, HIDDEN)] * LAYERS
 PROJECTOR = [(HIDDEN, HIDDEN)] * 2
 
 
-def begun(folder: Path, family: type[ContinualMethod], num_stages: int = 1, **settings: Any) -> ContinualMethod:
+def begun(
+    folder: Path, family: type[ContinualMethod], num_stages: int = 1, **settings: Any
+) -> ContinualMethod:
     """A method at the start of a stage, not trained."""
     method = small_method(folder, family, **settings)
     method.prepare()
@@ -30,7 +32,11 @@ def lora(layers: list[tuple[int, int]], rank: int) -> int:
 
 @pytest.mark.parametrize(
     ("targets", "layers"),
-    [(("ffn", "projector"), FFN + PROJECTOR), (("ffn",), FFN), (("attention",), [(HIDDEN, HIDDEN)] * 4 * LAYERS)],
+    [
+        (("ffn", "projector"), FFN + PROJECTOR),
+        (("ffn",), FFN),
+        (("attention",), [(HIDDEN, HIDDEN)] * 4 * LAYERS),
+    ],
 )
 def test_seq_lora_has_rank_times_inputs_and_outputs(
     llava_folder: Path, targets: tuple[str, ...], layers: list[tuple[int, int]]

@@ -40,9 +40,7 @@ def test_accumulated_micro_batches_equal_one_batch(llava_folder: Path, tmp_path:
 
 
 def test_a_mean_of_means_is_another_gradient(llava_folder: Path, tmp_path: Path) -> None:
-    whole, parts = (
-        gradients(llava_folder, tmp_path, size, loss_reduction="micro_batch") for size in (16, 4)
-    )
+    whole, parts = (gradients(llava_folder, tmp_path, size, loss_reduction="micro_batch") for size in (16, 4))
     assert furthest(whole[0], parts[0]) > 1e-3
 
 
@@ -61,7 +59,9 @@ def test_every_micro_batch_knows_the_answer_tokens_of_its_whole_step(llava_folde
     batches = list(data.train_dataloader())
     own = [int(batch.answer_mask.sum()) for batch in batches]
     assert [len(batch) for batch in batches] == [4] * 8
-    assert [batch.step_tokens for batch in batches] == [sum(own[:3])] * 3 + [sum(own[3:6])] * 3 + [sum(own[6:])] * 2
+    assert [batch.step_tokens for batch in batches] == [sum(own[:3])] * 3 + [sum(own[3:6])] * 3 + [
+        sum(own[6:])
+    ] * 2
 
 
 def test_a_filler_counts_nothing(llava_folder: Path) -> None:

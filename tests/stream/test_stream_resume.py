@@ -122,7 +122,9 @@ def test_a_resume_runs_only_what_is_left(llava_folder: Path, tmp_path: Path) -> 
     ]
 
 
-def test_a_finished_run_is_not_touched_by_a_resume(llava_folder: Path, tmp_path: Path, whole: RunFolder) -> None:
+def test_a_finished_run_is_not_touched_by_a_resume(
+    llava_folder: Path, tmp_path: Path, whole: RunFolder
+) -> None:
     copy = Path(shutil.copytree(whole.path, tmp_path / whole.path.name))
     trail = Trail()
     resumed = fit(tmp_path, method(llava_folder), callbacks=[trail, evaluation()], ckpt_path="last")
@@ -177,7 +179,15 @@ def test_a_run_of_another_method_is_not_resumed(llava_folder: Path, tmp_path: Pa
 def test_a_run_is_reproduced_from_its_own_config(llava_folder: Path, tmp_path: Path) -> None:
     backbone = ["--model.backbone", "Llava", "--model.backbone.name_or_path", str(llava_folder)]
     data = ["--data.tasks", "[GQA,ScienceQA]", "--data.settings", "{num_train: 16, num_test: 4}"]
-    model = ["--model", "SMoLoRA", *backbone, "--model.rank", "16", "--model.optimizer.learning_rate", "0.005"]
+    model = [
+        "--model",
+        "SMoLoRA",
+        *backbone,
+        "--model.rank",
+        "16",
+        "--model.optimizer.learning_rate",
+        "0.005",
+    ]
     root = ["--run_root", str(tmp_path)]
     common = ["--trainer.accelerator", "cpu", "--seed_everything", "3"]
     assert main(["fit", *root, *common, *model, *data, "--name", "first"]) == 0
@@ -186,4 +196,6 @@ def test_a_run_is_reproduced_from_its_own_config(llava_folder: Path, tmp_path: P
     assert first["config_digest"] == again["config_digest"] != ""
     assert (first["seed"], again["seed"]) == (3, 3)
     assert state_files(RunFolder.open(tmp_path / "first")) == state_files(RunFolder.open(tmp_path / "again"))
-    assert (tmp_path / "first" / "config.yaml").read_text() == (tmp_path / "again" / "config.yaml").read_text()
+    assert (tmp_path / "first" / "config.yaml").read_text() == (
+        tmp_path / "again" / "config.yaml"
+    ).read_text()

@@ -55,7 +55,9 @@ def test_the_run_folder_holds_the_documented_files(finished: Finished) -> None:
     path = finished.trainer.run.path
     files = {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()}
     expected = {"config.yaml", "run.json", "log.jsonl", "matrix.json", "matrix.csv"}
-    expected |= {f"report/{name}" for name in ("matrix.md", "matrix.csv", "matrix.png", "summary.md", "summary.csv")}
+    expected |= {
+        f"report/{name}" for name in ("matrix.md", "matrix.csv", "matrix.png", "summary.md", "summary.csv")
+    }
     for number, task in enumerate(STREAM, start=1):
         folder = f"stages/{number:02d}-{task}"
         names = ("manifest.json", "method.json", "method.safetensors", "scores.json")
@@ -192,7 +194,9 @@ class Needs(ZeroShot):
         return ("StageEvaluation",)
 
 
-def test_a_missing_required_callback_is_named_before_anything_is_made(llava_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_required_callback_is_named_before_anything_is_made(
+    llava_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="Needs as configured needs the callback StageEvaluation"):
         fit(tmp_path, small_method(llava_folder, Needs), callbacks=[Trail()])
     assert list(tmp_path.iterdir()) == []
@@ -205,7 +209,9 @@ def test_a_required_callback_that_is_there_is_enough(llava_folder: Path, tmp_pat
 def test_runs_in_one_process_do_not_influence_each_other(llava_folder: Path, tmp_path: Path) -> None:
     first = fit(tmp_path, small_method(llava_folder, SMoLoRA, dropout=0.2), run_name="first")
     torch.manual_seed(77)
-    fit(tmp_path, small_method(llava_folder, DirLoRA), small_data(tasks=["VQAv2"]), run_name="between", seed=5)
+    fit(
+        tmp_path, small_method(llava_folder, DirLoRA), small_data(tasks=["VQAv2"]), run_name="between", seed=5
+    )
     torch.rand(3)
     second = fit(tmp_path, small_method(llava_folder, SMoLoRA, dropout=0.2), run_name="second")
     assert state_files(first.run) == state_files(second.run)

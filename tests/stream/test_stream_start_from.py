@@ -14,7 +14,13 @@ from lit_cvit.stages import StageCallback
 from lit_cvit.trainer import ContinualTrainer, restore_method
 
 ONE_STEP: dict[str, Any] = {"settings": {"num_train": 16, "num_test": 4}}
-CASES = [(SeqLoRA, {}), (SMoLoRA, {}), (DirLoRA, {}), (DirLoRA, {"projector": "full"}), (SeqLoRA, {"projector": "full"})]
+CASES = [
+    (SeqLoRA, {}),
+    (SMoLoRA, {}),
+    (DirLoRA, {}),
+    (DirLoRA, {"projector": "full"}),
+    (SeqLoRA, {"projector": "full"}),
+]
 IDS = ["seq_lora", "smolora", "dir_lora", "dir_lora_full_projector", "seq_lora_full_projector"]
 
 
@@ -54,7 +60,9 @@ def test_a_chain_of_runs_goes_on_from_the_tensors_of_the_one_before(
 
 
 def test_dir_lora_keeps_the_blocks_of_the_run_it_starts_from(llava_folder: Path, tmp_path: Path) -> None:
-    first = fit(tmp_path, small_method(llava_folder, DirLoRA), small_data(tasks=["GQA"], **ONE_STEP), callbacks=[])
+    first = fit(
+        tmp_path, small_method(llava_folder, DirLoRA), small_data(tasks=["GQA"], **ONE_STEP), callbacks=[]
+    )
     method = small_method(llava_folder, DirLoRA)
     fit(
         tmp_path,

@@ -272,7 +272,8 @@ def cvit_mini(
         seed: Seed of every scene and question.
 
     Raises:
-        ValueError: a size is no whole number or below 1, the seed is no whole number, or the instruction style is unknown.
+        ValueError: a size or the seed is no whole number, a size is below 1, or the instruction style is
+            unknown.
     """
     for name, value in (("num_train", num_train), ("num_test", num_test), ("shots", shots)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,0 +1,154 @@
+"""StreamProgress: what a person reads of a run, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from stream_kit import Killed, fit, small_data, small_method
+
+from callbacks import StageEvaluation, StreamProgress
+from lit_cvit.methods import DirLoRA, SMoLoRA, ZeroShot
+from lit_cvit.run import RunFolder
+from lit_cvit.stages import StageCallback
+
+
+def callbacks(progress: StreamProgress, **evaluation: Any) -> list[Callback]:
+    return [StageEvaluation(**{"downstream": False, **evaluation}), progress]
+
+
+@pytest.fixture(scope="module")
+def printed(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunFolder]:
+    progress = StreamProgress(every_seconds=0)
+    progress.console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
+    method = small_method(llava_folder, SMoLoRA)
+    run = fit(tmp_path_factory.mktemp("runs"), method, callbacks=callbacks(progress)).run
+    return progress.console.file.getvalue(), run  # type: ignore[attr-defined]
+
+
+def test_plain_output_has_no_control_characters(printed: tuple[str, RunFolder]) -> None:
+    assert "\x1b" not in printed[0]
+    assert "\r" not in printed[0]
+
+
+def test_the_header_says_what_is_about_to_happen(printed: tuple[str, RunFolder]) -> None:
+    text, run = printed
+    lines = text.splitlines()
+    assert lines[:2] == [
+        "method    SMoLoRA, seed 0",
+        "may know  instruction text, encoder sentence-transformers/all-MiniLM-L6-v2",
+    ]
+    assert lines[2].endswith(", 0.29 million parameters, frozen")
+    assert lines[3:8] == [
+        f"trains    {run.record.stage(1).facts['parameters']['trainable']:,} parameters",
+        "stream    cvit-mini: ScienceQA > GQA",
+        "planned   4 steps in 2 stage(s), 3 passes over test splits",
+        f"run       {run.path}",
+        "miniature: these numbers cannot be compared with published ones",
+    ]
+
+
+def test_every_stage_says_what_it_trains(printed: tuple[str, RunFolder]) -> None:
+    said = [line for line in printed[0].splitlines() if "trainable" in line]
+    counts = printed[1].record.stage(1).facts["parameters"]["trainable"]
+    assert said == [
+        f"stage {number}/2: {task}, 32 samples, 2 steps, {counts:,} trainable parameters"
+        for number, task in ((1, "ScienceQA"), (2, "GQA"))
+    ]
+
+
+def test_every_step_says_where_it_is_and_what_is_left(printed: tuple[str, RunFolder]) -> None:
+    lines = [line for line in printed[0].splitlines() if ", step " in line]
+    starts = [line.split(", loss")[0] for line in lines]
+    assert starts == [
+        "stage 1/2 ScienceQA, step 1",
+        "stage 1/2 ScienceQA, step 2",
+        "stage 2/2 GQA, step 3",
+        "stage 2/2 GQA, step 4",
+    ]
+    assert all(line.endswith("min left") for line in lines)
+
+
+def test_the_matrix_follows_every_stage_and_the_summary_the_last(printed: tuple[str, RunFolder]) -> None:
+    text = printed[0]
+    places = [text.index(part) for part in ("scores after stage 1", "scores after stage 2", "summary")]
+    assert places == sorted(places)
+    summary = text[places[-1] :]
+    assert [name for name in ("AP", "MAP", "BWT", "MIF") if name in summary] == ["AP", "MAP", "BWT", "MIF"]
+    assert text.splitlines()[-1] == f"run folder: {printed[1].path}"
+
+
+@pytest.mark.parametrize(
+    ("family", "evaluation", "passes"),
+    [
+        (DirLoRA, {"tasks": "last"}, 3),
+        (DirLoRA, {"tasks": "all"}, 4),
+        (DirLoRA, {"downstream": True}, 6),
+        (ZeroShot, {}, 2),
+    ],
+)
+def test_the_planned_passes_are_those_of_the_evaluation(
+    llava_folder: Path, tmp_path: Path, family: Any, evaluation: dict[str, Any], passes: int
+) -> None:
+    progress = StreamProgress()
+    progress.console = Console(file=io.StringIO(), soft_wrap=True)
+
+    class Stop(StageCallback):
+        def on_stage_start(self, *_: Any) -> None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(
+            tmp_path,
+            small_method(llava_folder, family),
+            callbacks=[*callbacks(progress, **evaluation), Stop()],
+        )
+    assert f"{passes} passes over test splits" in progress.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_terminal_gets_one_bar_for_the_whole_stream(llava_folder: Path, tmp_path: Path) -> None:
+    progress = StreamProgress()
+    progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    fit(tmp_path, small_method(llava_folder), callbacks=callbacks(progress))
+    assert progress._progress is not None
+    bars = progress._progress.tasks
+    assert [(bar.total, bar.completed) for bar in bars] == [(4, 4)]
+    assert not progress._progress.live.is_started
+
+
+def test_an_error_in_training_gives_the_terminal_back(llava_folder: Path, tmp_path: Path) -> None:
+    class Break(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            raise ZeroDivisionError
+
+    progress = StreamProgress()
+    progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path, small_method(llava_folder), callbacks=[*callbacks(progress), Break()])
+    assert progress._progress is not None
+    assert not progress._progress.live.is_started
+
+
+def test_a_run_without_scores_still_says_where_it_is(
+    llava_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit(tmp_path, small_method(llava_folder, ZeroShot), small_data(), callbacks=[StreamProgress()]).run
+    text = capsys.readouterr().out
+    assert "summary" not in text
+    assert f"run folder: {run.path}" in text
+
+
+def test_resuming_a_finished_run_still_shows_its_header_once(llava_folder: Path, tmp_path: Path) -> None:
+    texts = []
+    for ckpt_path in (None, "last"):
+        progress = StreamProgress()
+        progress.console = Console(file=io.StringIO(), soft_wrap=True)
+        data = small_data(tasks=["GQA"])
+        fit(tmp_path, small_method(llava_folder), data, callbacks=callbacks(progress), ckpt_path=ckpt_path)
+        texts.append(progress.console.file.getvalue())  # type: ignore[attr-defined]
+    assert [text.count("may know") for text in texts] == [1, 1]
+    assert "stream    cvit-mini: GQA (stages 1 to 1 are done)" in texts[1]

@@ -1,0 +1,94 @@
+"""`--help`: immediate, complete, and without torch where no model is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_cvit import __version__
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("check", "fit", "predict", "pretrain", "test")
+HEAVY = ("torch", "lightning", "transformers", "numpy", "jsonargparse")
+
+
+def test_top_level_help_is_light_and_takes_less_than_a_second_of_cpu() -> None:
+    code = f"""
+import contextlib, io, json, sys, time
+from lit_cvit.__main__ import main
+import lit_cvit
+shown, status = [], []
+for arguments in (["--help"], ["test", "--help"], ["predict", "--help"], ["fti"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        status.append(main(arguments))
+    shown.append(out.getvalue())
+print(json.dumps([status, shown, [n for n in {HEAVY!r} if n in sys.modules], time.process_time()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    status, shown, heavy, seconds = json.loads(done.stdout)
+    assert status == [0, 0, 0, 2]
+    assert heavy == []
+    assert seconds < 1
+    assert all(f"\n  {verb} " in shown[0] for verb in VERBS)
+    assert "--stage" in shown[1]
+    assert "--jsonl" in shown[2]
+
+
+def test_help_says_what_each_verb_does_and_how_to_start(say) -> None:
+    status, out, err = say("--help")
+    assert (status, err) == (0, "")
+    lines = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert lines == list(VERBS)
+    assert "\n  fit       learn a stream of tasks" in out
+    assert out.rstrip().endswith("python -m lit_cvit fit --config quickstart")
+
+
+def test_no_arguments_show_the_help_with_status_2(say) -> None:
+    assert say() == (2, say("--help")[1], "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("fit", "--data.benchmark BENCHMARK"),
+        ("fit", "--start_from"),
+        ("fit", "--name"),
+        ("fit", "--ckpt_path"),
+        ("check", "--decode_images"),
+        ("check", "--data.settings"),
+        ("test", "--run RUN"),
+        ("predict", "--question QUESTION"),
+        ("pretrain", "--recipe.vision_steps"),
+    ],
+)
+def test_help_of_a_verb_lists_its_options(say, verb: str, option: str) -> None:
+    status, out, err = say(verb, "--help")
+    assert (status, err) == (0, "")
+    assert option in out
+
+
+def test_help_of_a_class_lists_its_settings(say) -> None:
+    status, out, _ = say("fit", "--model.help", "SMoLoRA")
+    assert status == 0
+    assert "--model.num_vu NUM_VU" in out
+
+
+def test_version(say) -> None:
+    assert say("--version") == (0, f"lit_cvit {__version__}\n", "")
+
+
+def test_a_wrong_verb_is_refused_with_the_nearest(say) -> None:
+    known = "check, fit, predict, pretrain, test"
+    message = f"lit_cvit: unknown verb 'fti'. Did you mean 'fit'? Known: {known}\n"
+    assert say("fti") == (2, "", message)
