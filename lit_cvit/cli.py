@@ -134,7 +134,7 @@ class StreamCLI(LightningCLI):
         """The whole configuration as plain values, without what names one run of it."""
         parser = self._parser(self.subcommand) if self.subcommand else self.parser
         config = self.config[self.subcommand] if self.subcommand else self.config
-        text = parser.dump(config, skip_none=False, skip_check=True)
+        text = parser.dump(config, skip_unset=False, skip_validation=True)
         plain = yaml.safe_load(text)
         drop = (*_NOT_OF_THE_RUN, *_LOADERS, "config")
         return {key: value for key, value in plain.items() if key not in drop}
@@ -213,7 +213,6 @@ def _calm_lightning() -> None:
         ".*number of training batches",
         # The backbone is frozen, so it stays in evaluation mode.
         "Found .* in eval mode at the start of training",
-        "You have overridden `transfer_batch_to_device`",
         ".*isinstance.treespec, LeafSpec.* is deprecated",
     ):
         warnings.filterwarnings("ignore", text)

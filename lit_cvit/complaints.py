@@ -204,7 +204,9 @@ def _classes(base: type | None) -> list[str]:
     """Names of the concrete classes below a base, as a configuration may write them."""
     if base is None:
         return []
-    concrete = [each.__name__ for each in _subclasses(base) if not inspect.isabstract(each)]
+    # A class made inside a function cannot be named in a configuration.
+    reachable = [each for each in _subclasses(base) if "<locals>" not in each.__qualname__]
+    concrete = [each.__name__ for each in reachable if not inspect.isabstract(each)]
     return sorted({name for name in concrete if not name.startswith("_")})
 
 

@@ -150,9 +150,11 @@ def _exists(scene: Scene, g: Generator) -> Turn | None:
         colour, name = sorted(present)[int(g.integers(len(present)))]
     else:
         # Absent pairs mostly recombine what is there, so that colour alone or shape alone cannot decide.
-        near = g.random() < 0.7
-        colour = pick(g, [t.colour for t in things]) if near else pick(g, list(COLOURS))
-        name = pick(g, SHAPES if near and g.random() < 0.5 else [t.name for t in things])
+        colour, name = things[0].colour, things[0].name
+        while (colour, name) in present:
+            near = g.random() < 0.7
+            colour = pick(g, [t.colour for t in things]) if near else pick(g, list(COLOURS))
+            name = pick(g, SHAPES if not near or g.random() < 0.5 else [t.name for t in things])
     found = "yes there is" if (colour, name) in present else "no there is not"
     return f"is there a {colour} {name}?", found
 
@@ -254,22 +256,42 @@ def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:
     return f"{question} {listed}", f"it is marked {markers[options.index(right)]}"
 
 
-# Share of each skill among the questions: the more of an answer has to be bound to a thing, the more often.
-SKILLS: dict[Callable[[Scene, Generator], Turn | None], float] = {
-    _caption: 1.5,
-    _describe: 3.0,
-    _colour: 2.0,
-    _shape: 0.7,
-    _at_place: 0.7,
-    _where: 1.2,
-    _exists: 2.0,
-    _count: 1.2,
-    _read: 2.0,
-    _fill: 1.5,
-    _what: 0.8,
-    _behind: 0.4,
-    _relation: 0.8,
-    _options: 2.0,
+Skill = Callable[[Scene, Generator], Turn | None]
+# Share of each skill among the questions. `broad`: the more of an answer has to be bound to a thing, the more
+# often. `decide`: what compares, counts and chooses comes last, on top of what is bound by then.
+SKILLS: dict[str, dict[Skill, float]] = {
+    "broad": {
+        _caption: 1.5,
+        _describe: 3.0,
+        _colour: 2.0,
+        _shape: 0.7,
+        _at_place: 0.7,
+        _where: 1.2,
+        _exists: 2.0,
+        _count: 1.2,
+        _read: 2.0,
+        _fill: 1.5,
+        _what: 0.8,
+        _behind: 0.4,
+        _relation: 0.8,
+        _options: 2.0,
+    },
+    "decide": {
+        _caption: 0.7,
+        _describe: 0.7,
+        _colour: 0.5,
+        _shape: 2.0,
+        _at_place: 0.8,
+        _where: 0.4,
+        _exists: 5.0,
+        _count: 2.5,
+        _read: 0.8,
+        _fill: 0.5,
+        _what: 0.4,
+        _behind: 0.3,
+        _relation: 1.0,
+        _options: 5.0,
+    },
 }
 
 
@@ -306,14 +328,20 @@ def _dress(turn: Turn, g: Generator) -> Turn:
     return question, answer
 
 
-def episode(generator: Generator, *, num_turns: int = 5) -> Episode:
-    """Draw a scene with `num_turns` questions, or (one in eight) questions on text alone."""
+def episode(generator: Generator, *, num_turns: int = 5, emphasis: str = "broad") -> Episode:
+    """Draw a scene with `num_turns` questions, or (one in eight) questions on text alone.
+
+    Args:
+        generator: Source of every draw.
+        num_turns: Number of questions.
+        emphasis: Key of `SKILLS`.
+    """
     turns: list[Turn] = []
     if generator.random() < 0.125:
         turns = [_echo(generator) if generator.random() < 0.5 else _told(generator) for _ in range(num_turns)]
         return Episode(None, tuple(_dress(t, generator) for t in turns))
     scene = random_scene(generator)
-    skills, weights = list(SKILLS), np.array(list(SKILLS.values()))
+    skills, weights = list(SKILLS[emphasis]), np.array(list(SKILLS[emphasis].values()))
     while len(turns) < num_turns:
         turn = skills[int(generator.choice(len(skills), p=weights / weights.sum()))](scene, generator)
         if turn is not None:

@@ -10,7 +10,8 @@ def run(argv: Sequence[str]) -> int:
     """Run the verb: `--config` with the recipe, `--out` for the model folder."""
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from lit_cvit.backbones.pretrain import Recipe, pretrain
+    from lit_cvit.backbones.pretrain import pretrain
+    from lit_cvit.backbones.recipe import Recipe
     from lit_cvit.complaints import Vocabulary, plain
     from lit_cvit.errors import CleanExit
     from lit_cvit.shipped import find_config
@@ -21,19 +22,19 @@ def run(argv: Sequence[str]) -> int:
     parser.add_class_arguments(Recipe, "recipe")
     try:
         first = parser.parse_args(argv)
-        if first.config is not None:
-            parser.set_defaults(_flat(find_config(first.config)))
-        options = parser.instantiate_classes(parser.parse_args(argv))
+        recipe = [] if first.config is None else _options(find_config(first.config))
+        options = parser.instantiate(parser.parse_args([*recipe, *argv]))
     except ArgumentError as error:
         raise CleanExit(plain(str(error), Vocabulary(tuple(parser.get_defaults().keys()), {}))) from error
     print(f"wrote {pretrain(options.recipe, Path(options.out))}")
     return 0
 
 
-def _flat(path: Path) -> dict[str, object]:
+def _options(path: Path) -> list[str]:
+    """The recipe of a configuration as options; those of the command line come later and win."""
     from lit_cvit.shipped import read_config
 
     values = read_config(path)
-    if set(values) != {"recipe"} or not isinstance(values.get("recipe"), dict):
+    if set(values) != {"recipe"} or not isinstance(values["recipe"], dict):
         raise ValueError(f"--config {path}: want one key, `recipe`, got {', '.join(map(str, values))}")
-    return {f"recipe.{name}": value for name, value in values["recipe"].items()}
+    return [f"--recipe.{name}={value}" for name, value in values["recipe"].items()]

@@ -346,7 +346,3 @@ class ContinualMethod(L.LightningModule):
         routed = [bank for bank in self.banks.values() if bank.kind == _PROJECTOR and bank.router is not None]
         groups += [tuple(p for p in bank.parameters() if p.requires_grad) for bank in routed]
         return [group for group in groups if group]
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch, which is no plain tensor collection."""
-        return batch.to(device)

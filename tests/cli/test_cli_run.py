@@ -27,7 +27,9 @@ def stored(run: RunFolder, stage: int, task: str) -> list[dict[str, Any]]:
 def ask(task: str, index: int, folder: Path) -> list[str]:
     """The options of `predict` that ask what the run was asked."""
     asked = sample(task, index)
-    options = ["--question", asked.question, "--instruction", asked.instruction, "--max_new_tokens", "24"]
+    budget = {"ScienceQA": 8, "GQA": 24}[task]
+    options = ["--question", asked.question, "--instruction", asked.instruction]
+    options += ["--max_new_tokens", str(budget)]
     if asked.image is not None:
         asked.image.open().save(folder / f"{task}-{index}.png")
         options += ["--image", str(folder / f"{task}-{index}.png")]
@@ -151,7 +153,7 @@ def test_predict_answers_a_file_of_questions_in_batches(say, finished: RunFolder
     questions = tmp_path / "questions.jsonl"
     questions.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
     out_file = tmp_path / "answers" / "answers.jsonl"
-    common = ("predict", "--run", finished.path, "--jsonl", questions, "--max_new_tokens", 24)
+    common = ("predict", "--run", finished.path, "--jsonl", questions, "--max_new_tokens", 8)
     assert say(*common, "--batch_size", 4, "--out", out_file) == (0, "", "")
     expected = [
         {"id": f"test-{index}", "answer": row["text"]}
@@ -240,7 +242,7 @@ def test_check_passes_clean_data_of_the_users_own(say, own_data: Path) -> None:
         ),
         ({"question_id": "2", "image": "none.png", "text": "Q", "answer": "A"}, "no such file"),
         ({"question_id": "2", "image": "a.png", "text": "Q"}, "answer"),
-        ({"question_id": "2", "image": "a.png", "text": "Q", "answer": ""}, "empty answer"),
+        ({"question_id": "2", "image": "a.png", "text": "Q", "answer": ""}, "it must not be blank"),
     ],
     ids=["outside", "missing", "no-answer", "empty-answer"],
 )

@@ -1,0 +1,89 @@
+"""The recipe of `tiny`, and what the steps of its pre-training share: random draws, optimizer, log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Log = Callable[[dict[str, object]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights.
+
+    Attributes:
+        seed: Seed of weights, scenes and questions.
+        vision_steps: Optimizer steps of the vision tower.
+        vision_batch: Scenes per vision step.
+        vision_rate: Peak learning rate of the vision step.
+        language_steps: Optimizer steps of projector and decoder.
+        language_batch: Scenes per language step.
+        num_turns: Questions per scene.
+        language_rate: Peak learning rate of the language step.
+        decision_steps: Optimizer steps of the last step.
+        decision_rate: Peak learning rate of the last step.
+        alignment_steps: Optimizer steps of the projector alone.
+        alignment_rate: Peak learning rate of the projector alone.
+        weight_decay: Decoupled weight decay of every step.
+        log_every: Steps between log rows.
+    """
+
+    seed: int = 0
+    vision_steps: int = 2500
+    vision_batch: int = 96
+    vision_rate: float = 1.5e-3
+    language_steps: int = 5000
+    language_batch: int = 32
+    num_turns: int = 6
+    language_rate: float = 1e-3
+    decision_steps: int = 1000
+    decision_rate: float = 1e-3
+    alignment_steps: int = 500
+    alignment_rate: float = 3e-3
+    weight_decay: float = 0.05
+    log_every: int = 100
+
+
+def draws(recipe: Recipe, *key: int) -> np.random.Generator:
+    """The random draws that belong to a key, for example to a step."""
+    return np.random.default_rng([recipe.seed, *key])
+
+
+def optimise(
+    parameters: list[nn.Parameter], *, steps: int, rate: float, decay: float
+) -> Iterator[Callable[[Tensor], None]]:
+    """Yield one update function per step: AdamW, 5 % warm-up, cosine to zero, clipping at 1."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.98))
+    warm = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def update(loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+
+    for _ in range(steps):
+        yield update
+
+
+@torch.no_grad()
+def round_to_half(model: nn.Module) -> None:
+    """Round every parameter to what half precision holds, so that what follows learns on what is shipped.
+
+    Parameters alone: rounding the buffer of rotary frequencies would shift positions against a loaded model.
+    """
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
