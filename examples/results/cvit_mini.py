@@ -95,9 +95,7 @@ def run_cell(cell: Cell, root: Path) -> None:
     """Run or continue a cell."""
     start = ("--start_from", str(root / cell.after)) if cell.after else ()
     resume = ("--ckpt_path", "last") if (root / cell.name).exists() else ()
-    status = lit_cvit(
-        ["fit", *cell.arguments, *start, *resume, "--run_root", str(root), "--name", cell.name]
-    )
+    status = lit_cvit(["fit", *cell.arguments, *start, *resume, "--run_root", str(root), "--name", cell.name])
     if status:
         sys.exit(f"cell {cell.name} failed with status {status}")
 

@@ -188,7 +188,7 @@ def test_arguments_of_fit_that_mean_nothing_here_are_refused(
         trainer.fit(small_method(llava_folder), **{"datamodule": small_data(), **changes})
 
 
-class Needs(ZeroShot):
+class _Needs(ZeroShot):
     @property
     def requires_callbacks(self) -> tuple[str, ...]:
         return ("StageEvaluation",)
@@ -197,13 +197,13 @@ class Needs(ZeroShot):
 def test_a_missing_required_callback_is_named_before_anything_is_made(
     llava_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="Needs as configured needs the callback StageEvaluation"):
-        fit(tmp_path, small_method(llava_folder, Needs), callbacks=[Trail()])
+    with pytest.raises(ValueError, match="_Needs as configured needs the callback StageEvaluation"):
+        fit(tmp_path, small_method(llava_folder, _Needs), callbacks=[Trail()])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_required_callback_that_is_there_is_enough(llava_folder: Path, tmp_path: Path) -> None:
-    assert fit(tmp_path, small_method(llava_folder, Needs)).run.stages_done() == [1]
+    assert fit(tmp_path, small_method(llava_folder, _Needs)).run.stages_done() == [1]
 
 
 def test_runs_in_one_process_do_not_influence_each_other(llava_folder: Path, tmp_path: Path) -> None:
