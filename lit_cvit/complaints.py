@@ -29,6 +29,7 @@ _BULLET = re.compile(r"^ *- (?!Expected|Does not validate|Problem with)(.*)", re
 _VALUE = re.compile(r"Given value: (.*)")
 _GOT = re.compile(r"\. Got value: (.*)$")
 _NESTED = re.compile(r"NestedArg\(key='.*?', val=(.*)\)")
+_SHIPPED = ("lit_cvit", "callbacks", "lightning")
 _WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -204,9 +205,9 @@ def _classes(base: type | None) -> list[str]:
     """Names of the concrete classes below a base, as a configuration may write them."""
     if base is None:
         return []
-    # A class made inside a function cannot be named in a configuration.
-    reachable = [each for each in _subclasses(base) if "<locals>" not in each.__qualname__]
-    concrete = [each.__name__ for each in reachable if not inspect.isabstract(each)]
+    # Short names are those of what ships; a user's own class is named by its import path.
+    shipped = [each for each in _subclasses(base) if each.__module__.partition(".")[0] in _SHIPPED]
+    concrete = [each.__name__ for each in shipped if not inspect.isabstract(each)]
     return sorted({name for name in concrete if not name.startswith("_")})
 
 
