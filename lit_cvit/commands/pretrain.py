@@ -1,4 +1,4 @@
-"""pretrain: make the weights of the `tiny` backbone from drawn scenes, in at most 45 minutes on 2 cores."""
+"""pretrain: make weights for the `tiny` backbone from drawn scenes, in most of an hour on 2 cores."""
 
 from __future__ import annotations
 
