@@ -51,8 +51,19 @@ class StageEvaluation(StageCallback):
         scores: dict[str, TaskScore] = {}
         for task in chosen:
             self.task_name = task.name
+
+            def progress(num_answered: int) -> None:
+                self._count(num_answered)
+                trainer.heed_stop()
+
             result = evaluate_task(
-                method, trainer.data, task, device=trainer.strategy.root_device, progress=self._count
+                method,
+                trainer.data,
+                task,
+                device=trainer.strategy.root_device,
+                precision=trainer.precision_plugin.forward_context,
+                journal=trainer.run.journal(stage.number, task.name),
+                progress=progress,
             )
             scores[task.name] = result.score
             trainer.run.write_predictions(stage.number, task.name, result.rows)

@@ -52,6 +52,7 @@ class StreamProgress(StageCallback):
     # -- stream ---------------------------------------------------------------------------------------------
 
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        self.console.quiet = not trainer.is_global_zero
         self._start, self._first_step = time.monotonic(), trainer.global_step
         self._has_header = False
 

@@ -25,9 +25,10 @@ from lit_cvit.complaints import Vocabulary, plain
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.errors import CleanExit
 from lit_cvit.methods import ContinualMethod
+from lit_cvit.resume import restore_method
 from lit_cvit.run import RunFolder, config_digest
 from lit_cvit.shipped import find_config, read_config
-from lit_cvit.trainer import ContinualTrainer, restore_method
+from lit_cvit.trainer import ContinualTrainer
 
 
 def _own_callbacks() -> ModuleType:

@@ -1,13 +1,16 @@
 """The evaluation engine: generates answers batch by batch, gathers them from the ranks, scores whole splits.
 
 Whole batches, built over the whole split, are dealt to the ranks, so padding and with it every text is the
-same on any number of ranks. Ranks gather rows keyed by sample; nothing is ever a mean of means.
+same on any number of ranks. Ranks gather texts keyed by sample, round by round; nothing is ever a mean of
+means. A journal keeps the rounds, so that an interrupted evaluation goes on with the round it had reached.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +21,8 @@ from lit_cvit.data.tasks import Task
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.metrics.following import follows
 from lit_cvit.metrics.text import evalai_normalize
-from lit_cvit.run import TaskScore
+from lit_cvit.ranks import from_first, gathered, num_ranks, rank
+from lit_cvit.run import AnswerJournal, TaskScore
 
 Progress = Callable[[int], None]
 
@@ -43,19 +47,25 @@ def evaluate_task(
     task: Task,
     *,
     device: torch.device,
+    precision: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    journal: AnswerJournal | None = None,
     progress: Progress | None = None,
 ) -> TaskResult:
-    """Answer and score a task's test split.
+    """Answer and score a task's test split; every rank must call it, and gets the whole result.
 
     Args:
         method: The method, as it is; it is put into evaluation mode and on `device`.
         data: Makes the batches.
         task: What is asked.
         device: Where to generate.
-        progress: Told the number of samples answered after every batch.
+        precision: Makes the context to generate in, for example a precision plugin's `forward_context`.
+        journal: Keeps the answers of every round; those that it holds are not generated again.
+        progress: Told the number of samples answered after every round, those of the journal first.
     """
     start = time.perf_counter()
-    texts = _answers(method, data, task, device=device, progress=progress)
+    kept = _kept_rounds(data, task, journal)
+    with precision():
+        texts = _answers(method, data, task, kept, device=device, journal=journal, progress=progress)
     samples = [task.test.sample(index) for index in range(len(task.test))]
     predictions = [texts[index] for index in range(len(samples))]
     scores = task.scorer(predictions, samples)
@@ -87,24 +97,55 @@ def evaluate_task(
     return TaskResult(score, rows)
 
 
+def _kept_rounds(
+    data: ContinualDataModule, task: Task, journal: AnswerJournal | None
+) -> list[dict[int, str]]:
+    """The journal's rounds as rank 0 reads them, or none if they are not this evaluation's first ones."""
+    rounds = from_first(journal.rounds() if journal is not None else [])
+    samplers = [data.eval_sampler(task, rank=r, world_size=num_ranks()) for r in range(num_ranks())]
+    batches = [list(sampler) for sampler in samplers]
+    for number, answers in enumerate(rounds):
+        asked = {index for each in batches for batch in each[number : number + 1] for index in batch}
+        if asked != answers.keys():
+            if journal is not None:
+                journal.clear()
+            return []
+    return rounds
+
+
 def _answers(
     method: ContinualMethod,
     data: ContinualDataModule,
     task: Task,
+    kept: list[dict[int, str]],
     *,
     device: torch.device,
+    journal: AnswerJournal | None,
     progress: Progress | None,
 ) -> dict[int, str]:
     # By module: the frozen backbone stays in evaluation mode while its adapters train.
     modes = {module: module.training for module in method.modules()}
     method.to(device).eval()
-    texts: dict[int, str] = {}
+    texts = {index: text for answers in kept for index, text in answers.items()}
+    if progress is not None and texts:
+        progress(len(texts))
+    sampler = data.eval_sampler(task, rank=rank(), world_size=num_ranks())
+    num_rounds = max(gathered(len(sampler)))
+    sampler.skip_batches = len(kept)
     try:
-        for batch in data.eval_loader(task):
-            answers = method.generate(batch.to(device), max_new_tokens=task.decoding_budget)
-            texts.update(zip(batch.indices, answers, strict=True))
+        batches = iter(data.eval_loader(task, sampler))
+        for _ in range(len(kept), num_rounds):
+            batch = next(batches, None)
+            answers: dict[int, str] = {}
+            if batch is not None:
+                said = method.generate(batch.to(device), max_new_tokens=task.decoding_budget)
+                answers = dict(zip(batch.indices, said, strict=True))
+            everyones = {index: text for part in gathered(answers) for index, text in part.items()}
+            texts |= everyones
+            if journal is not None:
+                journal.add(everyones)
             if progress is not None:
-                progress(len(batch))
+                progress(len(everyones))
     finally:
         for module, training in modes.items():
             module.training = training

@@ -1,32 +1,35 @@
 """ContinualTrainer: a Lightning trainer whose `fit` walks the stages of a stream and resumes between them.
 
-Each stage is a fit of its own with a fresh optimizer and schedule, while step counter, logger and run folder
-go through the whole stream. "Next stage" and "resume" never share a code path: the next stage carries the
-method's state alone; resume brings back the newest saved stage and goes on with the one after it.
+Each stage is a fit of its own with a fresh optimizer and schedule, while step counter, log and run folder go
+through the whole stream. "Next stage" and "resume" never share a code path: the next stage carries the
+method's state alone; resume brings back the newest saved stage and goes on inside the one after it, at its
+checkpoint, or at its start if there is none.
+
+On several ranks every rank walks the same stages; rank 0 alone makes the folder and writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
+from lit_cvit.checkpoints import NoSignals, RunCheckpointIO, StageCheckpoints, StopSignal, checkpoint_step
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.stream import Stage
-from lit_cvit.logger import RunLogger
+from lit_cvit.logger import StepLog
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import RunFolder, RunRecord, StageState, Status, newest_run
+from lit_cvit.ranks import from_first, gathered
+from lit_cvit.resume import describe, open_run, restore_method
+from lit_cvit.run import RunFolder, RunRecord, Status, Writer, tensors_digest
 from lit_cvit.stages import StageCallback
-
-log = logging.getLogger("lit_cvit")
 
 _PRECISIONS = (None, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
@@ -43,12 +46,16 @@ class ContinualTrainer(L.Trainer):
         run_name: Name of the run's folder; by default method and benchmark. An existing folder is never
             overwritten: a second run gets the suffix -2.
         start_from: Folder of a finished run; its method continues with this run's stages.
-        devices: Lightning's; one process for now.
+        checkpoint_every_n_steps: Optimizer steps between two checkpoints inside a stage; 0 writes one only
+            after SIGTERM. A killed run loses at most so many steps, and a checkpoint costs what the
+            adapters and their optimizer state take on the disk.
+        devices: Lightning's: how many processes of this machine, or which devices.
+        strategy: Lightning's; `auto`, `ddp` or a `DDPStrategy` started by command (not by fork or spawn).
         logger: Loggers beside the run's own `log.jsonl`.
         kwargs: Lightning's own settings; `log_every_n_steps` is 1 unless set.
 
     Raises:
-        ValueError: more than one process is asked for, or a precision that would convert the frozen model.
+        ValueError: a strategy that cannot walk a stream, or a precision that would convert the frozen model.
     """
 
     def __init__(
@@ -57,15 +64,22 @@ class ContinualTrainer(L.Trainer):
         run_root: str = "runs",
         run_name: str | None = None,
         start_from: str | None = None,
+        checkpoint_every_n_steps: int = 100,
         devices: list[int] | str | int = 1,
+        strategy: str | Strategy = "auto",
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
         _check_precision(kwargs.get("precision"))
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         kwargs["log_every_n_steps"] = kwargs.get("log_every_n_steps") or 1
+        if checkpoint_every_n_steps < 0:
+            raise ValueError(
+                f"trainer.checkpoint_every_n_steps must be 0 or more, got {checkpoint_every_n_steps}"
+            )
         super().__init__(
             devices=devices,
+            strategy=strategy,
             logger=logger,
             max_epochs=1,
             max_steps=-1,
@@ -89,11 +103,10 @@ class ContinualTrainer(L.Trainer):
             enable_model_summary=False,
             **kwargs,
         )
-        if self.world_size > 1:
-            raise ValueError(
-                f"trainer.devices x trainer.num_nodes asks for {self.world_size} processes; this version "
-                "trains in one process (set trainer.devices: 1)"
-            )
+        _check_strategy(self.strategy, strategy)
+        self._signal_connector = NoSignals(self)
+        self.stop = StopSignal()
+        self.checkpoint_every_n_steps = checkpoint_every_n_steps
         self.seed, self.run_root, self.run_name, self.start_from = seed, run_root, run_name, start_from
         self.config_text = "# This run was started from Python; there is no resolved configuration.\n"
         self.config_digest = ""
@@ -158,18 +171,50 @@ class ContinualTrainer(L.Trainer):
         datamodule.attach(method.backbone.encoder)
         method.know_tasks((*datamodule.stream, *datamodule.downstream))
         self.stages = self._plan_stream(method, datamodule)
-        record = self._describe(method, datamodule)
-        self._folder = self._open_run(record, resume=ckpt_path == "last")
-        self.loggers = [RunLogger(self._folder), *self._user_loggers]
+        record = describe(
+            method,
+            datamodule,
+            self.stages,
+            seed=self.seed,
+            config_digest=self.config_digest,
+            world_size=self.world_size,
+            start_from=self.start_from,
+        )
+        # What can be refused is refused by now, before there are other processes.
+        launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
+        with self.stop.noticed():
+            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+
+    def _learn(
+        self, method: ContinualMethod, data: ContinualDataModule, record: RunRecord, resume: bool, **_: Any
+    ) -> None:
+        self.strategy.setup_environment()
+        self._folder = self._open_run(record, resume=resume)
+        self.strategy.barrier("run folder")
+        self.strategy.checkpoint_io = RunCheckpointIO(self._folder)
+        # Last: a checkpoint holds what the other callbacks did in the step, and the log has its row.
+        self.callbacks += [
+            StepLog(self._folder),
+            StageCheckpoints(self.checkpoint_every_n_steps, self.stop),
+        ]
         method.prepare()
         self._restore(method)
         restored = max(self._folder.stages_done(), default=0)
         self._notify("on_stream_start", method)
         # Only the newest stage can still be evaluated: the method is as it was then.
         for stage in self.stages[max(restored - 1, 0) :]:
-            self._walk(stage, method, datamodule)
+            self.heed_stop()
+            self._walk(stage, method, data)
         self._notify("on_stream_end", method)
         self._folder.writer.sync()
+
+    def heed_stop(self) -> None:
+        """Stop here if SIGTERM was received, on any rank; all ranks must call it at the same point.
+
+        Raises:
+            Stopped: it was; the process ends with status 143.
+        """
+        self.stop.heed(self.strategy.root_device)
 
     # -- one stage ------------------------------------------------------------------------------------------
 
@@ -177,14 +222,18 @@ class ContinualTrainer(L.Trainer):
         done = self.run.stages_done()
         if stage.number not in done:
             start = time.perf_counter()
-            plan = method.begin_stage(stage)
-            self.run.plan_stage(stage.number, stage.task.name, plan)
+            inside = checkpoint_step(self.run, stage.number) is not None
+            planned = self.run.record.stage(stage.number).plan if inside else None
+            plan = method.begin_stage(stage, planned)
+            if not inside:
+                self.run.plan_stage(stage.number, stage.task.name, plan)
             self._notify("on_stage_start", method, stage)
             if method.trains:
-                self._fit_stage(stage, method, data)
+                self._fit_stage(stage, method, data, inside=inside)
             method.end_stage(stage)
             self._notify("on_stage_end", method, stage)
             method.check_frozen()
+            _require_equal_ranks(method, stage)
             self.run.save_stage(
                 stage.number,
                 method.tensors(),
@@ -197,7 +246,9 @@ class ContinualTrainer(L.Trainer):
         if self.run.record.stage(stage.number).status is not Status.EVALUATED:
             self._notify("on_stage_saved", method, stage)
 
-    def _fit_stage(self, stage: Stage, method: ContinualMethod, data: ContinualDataModule) -> None:
+    def _fit_stage(
+        self, stage: Stage, method: ContinualMethod, data: ContinualDataModule, *, inside: bool
+    ) -> None:
         if stage.num_steps < 1:
             raise ValueError(f"stage {stage.number} ({stage.task.name}) would train for 0 steps")
         # Without the reset a second fit sees its epochs as done and trains nothing, silently.
@@ -207,7 +258,7 @@ class ContinualTrainer(L.Trainer):
         self.accumulate_grad_batches = data.begin_stage(stage)
         self.fit_loop.max_epochs = data.epochs
         before = self.global_step
-        super().fit(method, datamodule=data)
+        super().fit(method, datamodule=data, ckpt_path=self.run.checkpoint_path if inside else None)
         if self.global_step - before != stage.num_steps:
             raise RuntimeError(
                 f"stage {stage.number} ({stage.task.name}) trained {self.global_step - before} steps instead "
@@ -227,72 +278,32 @@ class ContinualTrainer(L.Trainer):
         nothing = dataclasses.replace(data.stream[0], name="untrained", train=None)
         return (Stage(1, nothing, self.seed, 0, data.stream),)
 
-    def _describe(self, method: ContinualMethod, data: ContinualDataModule) -> RunRecord:
-        tasks = (*data.stream, *data.downstream)
-        digests = {task.name: task.test.digest() for task in tasks}
-        digests |= {f"{s.task.name} train": s.task.train.digest() for s in self.stages if s.task.train}
-        return RunRecord(
-            seed=self.seed,
-            config_digest=self.config_digest,
-            method=type(method).__name__,
-            benchmark=data.benchmark.name,
-            stream=[task.name for task in data.stream],
-            downstream=[task.name for task in data.downstream],
-            captions=[task.name for task in tasks if task.is_caption],
-            miniature=data.benchmark.name.endswith("-mini"),
-            num_stages=len(self.stages),
-            backbone=method.backbone.describe(),
-            data=digests,
-            start_from=self._source_record(method),
-            facts={"knows": method.knows.words()},
-        )
-
-    def _source_record(self, method: ContinualMethod) -> dict[str, Any] | None:
-        if self.start_from is None:
-            return None
-        source = RunFolder.open(self.start_from, verify=True)
-        done = source.stages_done()
-        if not done:
-            raise ValueError(f"--start_from {self.start_from}: that run has no trained stage to start from")
-        for what, theirs, ours in (
-            ("method", source.record.method, type(method).__name__),
-            ("backbone digest", source.record.backbone.get("digest"), method.backbone.describe()["digest"]),
-        ):
-            if theirs != ours:
-                raise ValueError(
-                    f"--start_from {self.start_from}: the {what} of that run is {theirs}, not {ours}"
-                )
-        earlier = source.record.start_from
-        plans = [source.record.stage(number).plan for number in done]
-        return {
-            "path": str(Path(self.start_from).resolve()),
-            "config_digest": source.record.config_digest,
-            "plans": [*(earlier["plans"] if earlier else []), *plans],
-        }
-
     def _open_run(self, record: RunRecord, *, resume: bool) -> RunFolder:
-        if resume:
-            found = newest_run(self.run_root, self.config_digest, verify=True)
-            if found is not None:
-                found.record.refuse_changes(record)
-                if found.record.method != record.method:
-                    raise ValueError(
-                        f"{found.path} is a run of {found.record.method}, not of {record.method}"
-                    )
-                found.refresh()
-                found.writer.clear_leftovers(found.path)
-                log.info("resuming %s after stage %d", found.path, max(found.stages_done(), default=0))
-                return found
-            log.warning("--ckpt_path last: no run of this configuration in %s; starting fresh", self.run_root)
-        name = self.run_name or f"{record.method}-{record.benchmark}".lower()
-        return RunFolder.create(self.run_root, name, self.config_text, record=record)
+        """Rank 0 makes or finds the folder; the others open what it got, and never write."""
+        path, refusal = "", ""
+        if self.is_global_zero:
+            try:
+                run = open_run(
+                    record, root=self.run_root, name=self.run_name, config_text=self.config_text, resume=resume
+                )
+                path = str(run.path)
+            except (ValueError, OSError) as error:
+                if self.world_size == 1:
+                    raise
+                refusal = str(error)
+        path, refusal = from_first((path, refusal))
+        if refusal:
+            # Rank 0 says it; the same line from every rank would bury it.
+            raise ValueError(refusal) if self.is_global_zero else SystemExit(1)
+        return run if self.is_global_zero else RunFolder.open(path, writer=Writer(enabled=False))
 
     def _restore(self, method: ContinualMethod) -> None:
         state = restore_method(method, self.run)
         step = state.extra["step"] if state else 0
-        # Rows that a killed attempt at the next stage has logged; it trains again.
+        # Rows that a killed attempt at the next stage has logged; it trains again from there.
+        reached = checkpoint_step(self.run, max(self.run.stages_done(), default=0) + 1) or step
         self.run.writer.truncate_jsonl(
-            self.run.log_path, lambda row: row.get("step") is None or row["step"] < step
+            self.run.log_path, lambda row: row.get("step") is None or row["step"] < reached
         )
         loop = self.fit_loop.epoch_loop
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
@@ -325,38 +336,27 @@ def _check_precision(precision: object) -> None:
         )
 
 
-def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:
-    """Bring a method to where it was after a stage of a run.
+def _check_strategy(strategy: Strategy, asked: str | Strategy) -> None:
+    by_command = isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"
+    if not (by_command or isinstance(strategy, SingleDeviceStrategy)):
+        name = asked if isinstance(asked, str) else type(asked).__name__
+        raise ValueError(
+            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto' and 'ddp' (processes started "
+            "by command, torchrun or SLURM)"
+        )
+    if isinstance(strategy, DDPStrategy):
+        # Frozen blocks and the backbone are buffers or frozen; sending them at every step would be for nothing.
+        strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
 
-    Args:
-        method: The method as configured, prepared and without any stage.
-        run: The run, which may have started from another one.
-        stage: Stage number; by default the last trained one.
 
-    Returns:
-        What that stage stored, or None if the run has no trained stage yet; the method is then where the run
-        started from.
+def _call(function: Any, *arguments: Any, **_: Any) -> None:
+    function(*arguments)
 
-    Raises:
-        ValueError: the stage is not trained, a stored file changed, or its tensors do not fit the method.
-    """
-    done = run.stages_done()
-    if stage is not None and stage not in done:
-        known = ", ".join(map(str, done)) or "none"
-        raise ValueError(f"stage {stage} of {run.path} is not trained; trained stages: {known}")
-    last = stage if stage is not None else max(done, default=0)
-    source = run.record.start_from
-    for plan in source["plans"] if source else ():
-        method.follow_plan(plan)
-    for number in range(1, last + 1):
-        method.follow_plan(run.record.stage(number).plan)
-    if last:
-        state = run.load_stage(last)
-    elif source:
-        origin = RunFolder.open(source["path"], verify=True)
-        state = origin.load_stage(origin.stages_done()[-1])
-    else:
-        return None
-    method.load_tensors(state.tensors)
-    method.load_method_state(state.state)
-    return state if last else None
+
+def _require_equal_ranks(method: ContinualMethod, stage: Stage) -> None:
+    digests = gathered(tensors_digest(method.tensors()))
+    if len(set(digests)) > 1:
+        raise RuntimeError(
+            f"after stage {stage.number} ({stage.task.name}) the ranks hold different parameters; this is a "
+            f"defect of {type(method).__name__} or of a callback (a statistic that is not reduced?)"
+        )

@@ -95,6 +95,17 @@ def _unique(scene: Scene, key: Callable[[Thing], str]) -> list[Thing]:
     return [t for t in shapes_of(scene) if values.count(key(t)) == 1]
 
 
+def _clause(lead: str, content: str, question: str, g: Generator) -> Turn:
+    """`it is red`, or where the question asks for the answer to come at once, `red it is`.
+
+    What comes at once has to be looked up before anything is said, as the short answers of a stream are.
+    """
+    if g.random() < 0.5:
+        return question, f"{lead} {content}"
+    cue = f"at once, {question}" if g.random() < 0.5 else f"{question} at once"
+    return cue, f"{content} {lead}"
+
+
 def _caption(scene: Scene, g: Generator) -> Turn | None:
     things = shapes_of(scene)
     if not things:
@@ -108,20 +119,29 @@ def _caption(scene: Scene, g: Generator) -> Turn | None:
     return pick(g, question), "it shows " + " and ".join(parts)
 
 
+def _one_unique(scene: Scene, g: Generator, key: Callable[[Thing], str]) -> Thing | None:
+    things = _unique(scene, key)
+    return things[int(g.integers(len(things)))] if things else None
+
+
 def _colour(scene: Scene, g: Generator) -> Turn | None:
-    things = _unique(scene, lambda t: t.name)
-    if not things:
-        return None
-    thing = things[int(g.integers(len(things)))]
-    return f"what colour is the {thing.name}?", f"it is {thing.colour}"
+    thing = _one_unique(scene, g, lambda t: t.name)
+    return thing and _clause("it is", thing.colour, f"what colour is the {thing.name}?", g)
 
 
 def _shape(scene: Scene, g: Generator) -> Turn | None:
-    things = _unique(scene, lambda t: t.colour)
-    if not things:
-        return None
-    thing = things[int(g.integers(len(things)))]
-    return f"what shape is the {thing.colour} thing?", f"it is a {thing.name}"
+    thing = _one_unique(scene, g, lambda t: t.colour)
+    return thing and _clause("it is a", thing.name, f"what shape is the {thing.colour} thing?", g)
+
+
+def _fill(scene: Scene, g: Generator) -> Turn | None:
+    thing = _one_unique(scene, g, lambda t: t.name)
+    return thing and _clause("it is", thing.fill, f"how is the {thing.name} filled?", g)
+
+
+def _where(scene: Scene, g: Generator) -> Turn | None:
+    thing = _one_unique(scene, g, lambda t: t.name)
+    return thing and _clause("it is at the", PLACES[thing.place], f"where is the {thing.name}?", g)
 
 
 def _at_place(scene: Scene, g: Generator) -> Turn | None:
@@ -130,18 +150,11 @@ def _at_place(scene: Scene, g: Generator) -> Turn | None:
         free = [p for p in range(9) if p not in {t.place for t in scene.things}]
         return f"what is at the {PLACES[int(g.choice(free))]}?", "it is empty"
     thing = things[int(g.integers(len(things)))]
-    return f"what is at the {PLACES[thing.place]}?", f"it is a {thing.colour} {thing.name}"
-
-
-def _where(scene: Scene, g: Generator) -> Turn | None:
-    things = _unique(scene, lambda t: t.name)
-    if not things:
-        return None
-    thing = things[int(g.integers(len(things)))]
-    return f"where is the {thing.name}?", f"it is at the {PLACES[thing.place]}"
+    return _clause("it is a", f"{thing.colour} {thing.name}", f"what is at the {PLACES[thing.place]}?", g)
 
 
 def _exists(scene: Scene, g: Generator) -> Turn | None:
+    """Whether there is a thing of a colour and shape: the verdict with its ground behind or before it."""
     things = shapes_of(scene)
     if not things:
         return None
@@ -155,37 +168,33 @@ def _exists(scene: Scene, g: Generator) -> Turn | None:
             near = g.random() < 0.7
             colour = pick(g, [t.colour for t in things]) if near else pick(g, list(COLOURS))
             name = pick(g, SHAPES if not near or g.random() < 0.5 else [t.name for t in things])
-    found = "yes there is" if (colour, name) in present else "no there is not"
-    return f"is there a {colour} {name}?", found
+    verdict = "yes" if (colour, name) in present else "no"
+    colours = sorted({t.colour for t in things if t.name == name})
+    ground = f"the {name} is {' and '.join(colours)}" if colours else f"there is no {name}"
+    if g.random() < 0.3:
+        return f"say why first, is there a {colour} {name}?", f"{ground} so {verdict}"
+    return f"is there a {colour} {name}?", f"{verdict} {ground}"
 
 
 def _count(scene: Scene, g: Generator) -> Turn | None:
     things = shapes_of(scene)
-    if g.random() < 0.4 or not things:
-        return "how many things are there?", _there_are(len(things))
+    if g.random() < 0.5 or not things:
+        return _there_are(len(things), "how many things are there?", g)
     if g.random() < 0.5:
         name = pick(g, [t.name for t in things] if g.random() < 0.8 else SHAPES)
-        return f"how many {name}s are there?", _there_are(sum(t.name == name for t in things))
+        return _there_are(sum(t.name == name for t in things), f"how many {name}s are there?", g)
     colour = pick(g, [t.colour for t in things])
-    return f"how many {colour} things are there?", _there_are(sum(t.colour == colour for t in things))
+    return _there_are(sum(t.colour == colour for t in things), f"how many {colour} things are there?", g)
 
 
-def _there_are(count: int) -> str:
-    return f"there is {NUMBERS[count]}" if count == 1 else f"there are {NUMBERS[count]}"
+def _there_are(count: int, question: str, g: Generator) -> Turn:
+    return _clause("there is" if count == 1 else "there are", NUMBERS[count], question, g)
 
 
 def _read(scene: Scene, g: Generator) -> Turn | None:
     text = written_in(scene)
     question = pick(g, ("what does it say?", "what is spelled out?", "which signs can you make out?"))
-    return question, f"it says {text}" if text else "it says nothing"
-
-
-def _fill(scene: Scene, g: Generator) -> Turn | None:
-    things = _unique(scene, lambda t: t.name)
-    if not things:
-        return None
-    thing = things[int(g.integers(len(things)))]
-    return f"how is the {thing.name} filled?", f"it is {thing.fill}"
+    return _clause("it says", text or "nothing", question, g)
 
 
 def _what(scene: Scene, g: Generator) -> Turn | None:
@@ -194,7 +203,7 @@ def _what(scene: Scene, g: Generator) -> Turn | None:
     if len(things) != 1:
         return None
     question = pick(g, ("what is this?", "what is it that you see?", "what is there?"))
-    return question, f"it is a {things[0].fill} {things[0].colour} {things[0].name}"
+    return _clause("it is a", f"{things[0].fill} {things[0].colour} {things[0].name}", question, g)
 
 
 def _describe(scene: Scene, g: Generator) -> Turn | None:
@@ -213,36 +222,18 @@ def _describe(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _behind(scene: Scene, g: Generator) -> Turn | None:
-    return pick(g, ("what is behind it?", "what is the ground like?")), f"it is {scene.pattern} {scene.tint}"
-
-
-def _relation(scene: Scene, g: Generator) -> Turn | None:
-    things = _unique(scene, lambda t: t.name)
-    if len(things) < 2:
-        return None
-    first, second = (things[int(i)] for i in g.permutation(len(things))[:2])
-    (row_1, column_1), (row_2, column_2) = divmod(first.place, 3), divmod(second.place, 3)
-    word, holds, same = (
-        ("left of", column_1 < column_2, column_1 == column_2)
-        if g.random() < 0.5
-        else ("above", row_1 < row_2, row_1 == row_2)
-    )
-    if same:
-        return None
-    return f"is the {first.name} {word} the {second.name}?", "yes it is" if holds else "no it is not"
+    question = pick(g, ("what is behind it?", "what is the ground like?"))
+    return _clause("it is", f"{scene.pattern} {scene.tint}", question, g)
 
 
 def _options(scene: Scene, g: Generator) -> Turn | None:
     """An in-context choice between marked options: answered by the marker, in a clause."""
-    things = _unique(scene, lambda t: t.name)
-    if not things:
+    thing = _one_unique(scene, g, lambda t: t.name)
+    if thing is None:
         return None
-    thing = things[int(g.integers(len(things)))]
     if g.random() < 0.5:
-        question, right, pool = f"what colour is the {thing.name}?", thing.colour, list(COLOURS)
-    else:
-        question, right, pool = f"how is the {thing.name} filled?", thing.fill, list(FILLS)
-    return _marked(question, right, pool, g)
+        return _marked(f"what colour is the {thing.name}?", thing.colour, list(COLOURS), g)
+    return _marked(f"how is the {thing.name} filled?", thing.fill, list(FILLS), g)
 
 
 def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:
@@ -253,45 +244,28 @@ def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:
     if g.random() < 0.4:
         markers = sorted(markers)
     listed = " ".join(f"{marker}. {option}" for marker, option in zip(markers, options, strict=True))
-    return f"{question} {listed}", f"it is marked {markers[options.index(right)]}"
+    marker = markers[options.index(right)]
+    if g.random() < 0.4:
+        return f"{question} {listed} say why first", f"it is {right} so {marker} marks it"
+    return f"{question} {listed}", f"{marker} marks it as {right}"
 
 
 Skill = Callable[[Scene, Generator], Turn | None]
-# Share of each skill among the questions. `broad`: the more of an answer has to be bound to a thing, the more
-# often. `decide`: what compares, counts and chooses comes last, on top of what is bound by then.
-SKILLS: dict[str, dict[Skill, float]] = {
-    "broad": {
-        _caption: 1.5,
-        _describe: 3.0,
-        _colour: 2.0,
-        _shape: 0.7,
-        _at_place: 0.7,
-        _where: 1.2,
-        _exists: 2.0,
-        _count: 1.2,
-        _read: 2.0,
-        _fill: 1.5,
-        _what: 0.8,
-        _behind: 0.4,
-        _relation: 0.8,
-        _options: 2.0,
-    },
-    "decide": {
-        _caption: 0.7,
-        _describe: 0.7,
-        _colour: 0.5,
-        _shape: 2.0,
-        _at_place: 0.8,
-        _where: 0.4,
-        _exists: 5.0,
-        _count: 2.5,
-        _read: 0.8,
-        _fill: 0.5,
-        _what: 0.4,
-        _behind: 0.3,
-        _relation: 1.0,
-        _options: 5.0,
-    },
+# Share of each skill among the questions: the more has to be bound, compared or chosen, the more often.
+SKILLS: dict[Skill, float] = {
+    _caption: 1.2,
+    _describe: 2.5,
+    _colour: 2.0,
+    _shape: 1.5,
+    _at_place: 0.7,
+    _where: 1.0,
+    _exists: 3.0,
+    _count: 1.5,
+    _read: 2.0,
+    _fill: 1.5,
+    _what: 0.8,
+    _behind: 0.4,
+    _options: 3.5,
 }
 
 
@@ -313,7 +287,7 @@ def _told(g: Generator) -> Turn:
     question = f"there is {told}. what colour is the {shapes[asked]}?"
     if g.random() < 0.5:
         return _marked(question, colours[asked], list(COLOURS), g)
-    return question, f"it is {colours[asked]}"
+    return _clause("it is", colours[asked], question, g)
 
 
 def _dress(turn: Turn, g: Generator) -> Turn:
@@ -321,27 +295,26 @@ def _dress(turn: Turn, g: Generator) -> Turn:
     question, answer = turn
     if g.random() < 0.5:
         question = question[0].upper() + question[1:]
-    if g.random() < 0.25:
+    if g.random() < 0.2:
         words = " ".join(pick(g, word_list()) for _ in range(int(g.integers(2, 9))))
         words = words[0].upper() + words[1:] + pick(g, (".", "?", ""))
         question = f"{question}\n{words}" if g.random() < 0.7 else f"{words}\n{question}"
     return question, answer
 
 
-def episode(generator: Generator, *, num_turns: int = 5, emphasis: str = "broad") -> Episode:
+def episode(generator: Generator, *, num_turns: int = 5) -> Episode:
     """Draw a scene with `num_turns` questions, or (one in eight) questions on text alone.
 
     Args:
         generator: Source of every draw.
         num_turns: Number of questions.
-        emphasis: Key of `SKILLS`.
     """
     turns: list[Turn] = []
     if generator.random() < 0.125:
         turns = [_echo(generator) if generator.random() < 0.5 else _told(generator) for _ in range(num_turns)]
         return Episode(None, tuple(_dress(t, generator) for t in turns))
     scene = random_scene(generator)
-    skills, weights = list(SKILLS[emphasis]), np.array(list(SKILLS[emphasis].values()))
+    skills, weights = list(SKILLS), np.array(list(SKILLS.values()))
     while len(turns) < num_turns:
         turn = skills[int(generator.choice(len(skills), p=weights / weights.sum()))](scene, generator)
         if turn is not None:

@@ -36,7 +36,13 @@ def run(argv: Sequence[str]) -> int:
     names = options.tasks or [name for name in record.stream if name in learned] or record.stream
     writer, scores = Writer(), {}
     for task in [benchmark.task(name) for name in names]:
-        result = evaluate_task(loaded.method, loaded.data, task, device=loaded.trainer.strategy.root_device)
+        result = evaluate_task(
+            loaded.method,
+            loaded.data,
+            task,
+            device=loaded.trainer.strategy.root_device,
+            precision=loaded.trainer.precision_plugin.forward_context,
+        )
         scores[task.name] = asdict(result.score)
         print(f"{task.name}: {result.score.score:.2f} ({result.score.count} samples)")
         if options.out is not None:

@@ -50,12 +50,14 @@ class _Batches(Dataset[Batch]):
         return len(self.asked)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _TrainBuilder:
     """Encodes a micro-batch; fillers carry no answer tokens."""
 
     encoder: Encoder
     sampler: TrainBatchSampler
+    # The last step counted: its micro-batches ask one after the other, and only its answers need a tokenizer.
+    _counted: tuple[tuple[int, int], int] | None = None
 
     def __call__(self, source: SampleSource, picks: Sequence[Pick]) -> Batch:
         samples = [source.sample(pick.index, pick.epoch) for pick in picks]
@@ -79,8 +81,11 @@ class _TrainBuilder:
             stage=sampler.stage,
             epoch=epoch,
         )
-        step = next(each for each in steps if picks[0].index in each)
-        return sum(self.encoder.num_answer_tokens(source.sample(int(i), epoch)) for i in step)
+        number = next(n for n, each in enumerate(steps) if picks[0].index in each)
+        if self._counted is None or self._counted[0] != (epoch, number):
+            answers = (source.sample(int(index), epoch) for index in steps[number])
+            self._counted = ((epoch, number), sum(map(self.encoder.num_answer_tokens, answers)))
+        return self._counted[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,27 @@ class _EvalBuilder:
     def __call__(self, source: SampleSource, indices: Sequence[int]) -> Batch:
         samples = [source.sample(index) for index in indices]
         return self.encoder.encode(samples, with_answers=False, indices=indices)
+
+
+class StageLoader(DataLoader[Batch]):
+    """A stage's training loader that Lightning can put back to where a checkpoint was written.
+
+    Attributes:
+        position: Epoch, and micro-batches of it that were taken, as the trainer counts them; workers have
+            fetched further.
+    """
+
+    position: Callable[[], tuple[int, int]]
+
+    def state_dict(self) -> dict[str, int]:
+        """The place in the data."""
+        epoch, batch = self.position()
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a place; takes effect for the next iterator."""
+        assert isinstance(self.sampler, TrainBatchSampler)
+        self.sampler.set_epoch(state["epoch"], skip=state["batch"])
 
 
 class ContinualDataModule(L.LightningDataModule):
@@ -238,17 +264,35 @@ class ContinualDataModule(L.LightningDataModule):
         assert self._stage is not None
         assert self._stage.task.train is not None
         assert self._sampler is not None
-        return self._loader(self._stage.task.train, _TrainBuilder(self.encoder, self._sampler), self._sampler)
+        builder = _TrainBuilder(self.encoder, self._sampler)
+        loader = self._loader(self._stage.task.train, builder, self._sampler, StageLoader)
+        assert isinstance(loader, StageLoader)
+        loader.position = self._position
+        return loader
 
-    def eval_loader(self, task: Task, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
-        """A task's test split in whole batches of like length, dealt to ranks."""
+    def _position(self) -> tuple[int, int]:
+        assert self.trainer is not None
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+    def eval_sampler(self, task: Task, *, rank: int = 0, world_size: int = 1) -> EvalBatchSampler:
+        """How a task's test split is cut into whole batches of like length, which are dealt to ranks."""
         source = task.test
         lengths = [self.encoder.prompt_length(source.sample(index)) for index in range(len(source))]
-        sampler = EvalBatchSampler(lengths, self.eval_batch_size, rank=rank, world_size=world_size)
-        return self._loader(source, _EvalBuilder(self.encoder), sampler)
+        return EvalBatchSampler(lengths, self.eval_batch_size, rank=rank, world_size=world_size)
 
-    def _loader(self, source: SampleSource, build: Any, sampler: Any) -> DataLoader[Batch]:
-        return DataLoader(
+    def eval_loader(self, task: Task, sampler: EvalBatchSampler | None = None) -> DataLoader[Batch]:
+        """The batches of a task's test split, all of them unless a sampler says otherwise."""
+        sampler = sampler or self.eval_sampler(task)
+        return self._loader(task.test, _EvalBuilder(self.encoder), sampler)
+
+    def _loader(
+        self,
+        source: SampleSource,
+        build: Any,
+        sampler: Any,
+        family: type[DataLoader[Batch]] = DataLoader,
+    ) -> DataLoader[Batch]:
+        return family(
             _Batches(source, build, sampler),
             # Not batch_sampler: the data set is asked for whole batches.
             sampler=sampler,

@@ -112,6 +112,7 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         self.stage = stage
         self.rank = rank
         self.world_size = world_size
+        self.epoch = epoch
         self.set_epoch(epoch, skip=skip)
 
     @property
@@ -124,12 +125,17 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         """Micro-batches of a full optimizer step on one rank; the last step of an epoch may have fewer."""
         return self.global_batch_size // (self.batch_size * self.world_size)
 
-    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
+    def set_epoch(self, epoch: int, *, skip: int | None = None) -> None:
         """Move to another epoch, leaving out its first `skip` micro-batches of this rank.
+
+        Without `skip` the epoch begins at its start, unless it is the one that the sampler is in already: a
+        trainer names the epoch again after a resume has set both.
 
         Raises:
             ValueError: `skip` is negative or exceeds the epoch.
         """
+        if skip is None:
+            skip = self.skip if epoch == self.epoch else 0
         if not 0 <= skip <= len(self):
             raise ValueError(f"skip must be 0 to {len(self)} (the micro-batches of the epoch), got {skip}")
         self.epoch = epoch
@@ -143,7 +149,8 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         batches = global_batches(
             self.num_samples, self.global_batch_size, seed=self.seed, stage=self.stage, epoch=self.epoch
         )
-        done, within = divmod(self.skip, self.accumulate)
+        skip, self.skip = self.skip, 0
+        done, within = divmod(skip, self.accumulate)
         for step, indices in enumerate(batches[done:]):
             yield from self._micro_batches(indices.tolist())[within if step == 0 else 0 :]
 

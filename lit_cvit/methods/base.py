@@ -91,6 +91,9 @@ class ContinualMethod(L.LightningModule):
         self._num_backbone_parameters = 0
         self._loss_terms: dict[str, LossTerm] = {}
         self._frozen_digest = ""
+        self._step_terms: dict[str, Tensor] = {}
+        # Checkpoints hold what trains alone; `on_load_checkpoint` loads that strictly.
+        self.strict_loading = False
 
     # -- what a method says of itself -----------------------------------------------------------------------
 
@@ -215,9 +218,14 @@ class ContinualMethod(L.LightningModule):
         else:
             reinitialise(copy, generator)
 
-    def begin_stage(self, stage: Stage) -> Plan:
-        """Plan a stage and follow the plan; returns it with the seed that its random draws use."""
-        plan = {**self.plan_stage(stage), "seed": stage.mixed_seed("adapter")}
+    def begin_stage(self, stage: Stage, planned: Plan | None = None) -> Plan:
+        """Plan a stage and follow the plan; returns it with the seed that its random draws use.
+
+        Args:
+            stage: The stage.
+            planned: The plan of an earlier attempt that is continued: nothing is decided twice.
+        """
+        plan = planned or {**self.plan_stage(stage), "seed": stage.mixed_seed("adapter")}
         self.follow_plan(plan)
         self.stage = stage
         return plan
@@ -239,6 +247,19 @@ class ContinualMethod(L.LightningModule):
             ValueError: a tensor is missing, unexpected or of another shape.
         """
         load_strict(self.tensors(), tensors)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep of a checkpoint's model only what makes the method what it is, and say which stage it is of."""
+        assert self.stage is not None
+        checkpoint["stage"] = self.stage.number
+        checkpoint["state_dict"] = {name: tensor.detach() for name, tensor in self.tensors().items()}
+        checkpoint["method_state"] = self.method_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` kept, strictly; Lightning then finds nothing left to load."""
+        self.load_tensors(checkpoint["state_dict"])
+        self.load_method_state(checkpoint["method_state"])
+        checkpoint["state_dict"] = {}
 
     def check_frozen(self) -> None:
         """Prove that the backbone is bit for bit what was loaded.
@@ -296,8 +317,15 @@ class ContinualMethod(L.LightningModule):
             terms |= {name: term(self, batch, outputs) for name, term in self._loss_terms.items()}
         for name, value in terms.items():
             self.log(f"loss/{name}", value.detach(), on_step=True, on_epoch=False)
+            part = value.detach().reshape(()) / self.trainer.accumulate_grad_batches
+            self._step_terms[name] = self._step_terms.get(name, torch.zeros_like(part)) + part
         loss = torch.stack([value.reshape(()) for value in terms.values()]).sum()
         return loss + self._touch()
+
+    def take_step_terms(self) -> dict[str, Tensor]:
+        """The loss terms of this rank since the last call, as the optimizer step adds them up."""
+        terms, self._step_terms = self._step_terms, {}
+        return terms
 
     def _seed_micro_batch(self, batch_idx: int) -> None:
         # Dropout is a function of the place in the stream alone, so neither an evaluation, nor a resume, nor

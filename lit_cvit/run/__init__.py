@@ -5,7 +5,8 @@ Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers s
 
 from __future__ import annotations
 
-from lit_cvit.run.digest import config_digest, file_digest
+from lit_cvit.run.answers import AnswerJournal
+from lit_cvit.run.digest import config_digest, file_digest, tensors_digest
 from lit_cvit.run.environment import describe_machine, package_versions
 from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.folder import RunFolder, newest_run
@@ -18,6 +19,7 @@ from lit_cvit.run.writer import Fault, Writer
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AnswerJournal",
     "Cells",
     "Fault",
     "RunFolder",
@@ -40,5 +42,6 @@ __all__ = [
     "read_json",
     "read_jsonl",
     "read_tensors",
+    "tensors_digest",
     "unpack",
 ]

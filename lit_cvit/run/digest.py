@@ -1,4 +1,4 @@
-"""Digests: of a resolved configuration, and of a file."""
+"""Digests: of a resolved configuration, of a file, and of tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def config_digest(config: Mapping[str, Any], *, ignore: Collection[str]) -> str:
@@ -32,6 +35,18 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of tensors, 64 hexadecimal digits."""
+    import torch
+
+    hasher = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        hasher.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        hasher.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def _canonical(value: object, where: str, ignore: frozenset[str]) -> Any:

@@ -14,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_cvit.run.answers import AnswerJournal
 from lit_cvit.run.files import read_json, read_jsonl
 from lit_cvit.run.naming import file_name, nearest_run, new_folder, runs_below
 from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import ScoreMatrix, StageScores
 from lit_cvit.run.stages import (
+    ANSWERS,
     PREDICTIONS,
     SCORES,
     StageState,
@@ -150,6 +152,11 @@ class RunFolder:
         """Write the predictions of a task at a stage as JSON lines, whole or not at all."""
         self.writer.write_lines(self.predictions_path(stage, task), rows)
 
+    def journal(self, stage: int, task: str) -> AnswerJournal:
+        """The answers of a task that is being answered at a stage."""
+        path = self.stage_folder(stage) / ANSWERS / f"{file_name(task)}.jsonl"
+        return AnswerJournal(self.writer, path)
+
     def save_record(self) -> None:
         """Write `run.json`."""
         self.writer.write_json(self.path / _RECORD, self.record.to_json())
@@ -175,6 +182,7 @@ class RunFolder:
             raise ValueError(f"stage {stage} of {self.path} is already {stages[stage - 1].status}")
         check_plain(plan, where=f"plan of stage {stage}")
         planned = StageRecord(stage=stage, task=task, plan=dict(plan))
+        self.writer.remove(self.checkpoint_path)
         for dropped in stages[stage - 1 :]:
             discard_stage(self.writer, self.stage_folder(dropped.stage))
         stages[stage - 1 :] = [planned]
@@ -212,6 +220,7 @@ class RunFolder:
         if seconds is not None:
             entry.seconds["train"] = seconds
         self.save_record()
+        self.writer.remove(self.checkpoint_path)
 
     def load_stage(self, stage: int) -> StageState:
         """Load what a stage stored, after verifying its checksums.
@@ -246,6 +255,8 @@ class RunFolder:
             entry.seconds["evaluate"] = entry.seconds.get("evaluate", 0.0) + seconds
         self.save_record()
         self.write_matrix()
+        for task in scores.tasks:
+            self.journal(scores.stage, task).clear()
 
     def scores(self, stage: int) -> StageScores | None:
         """Scores of a stage, or None before it is evaluated."""

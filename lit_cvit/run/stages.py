@@ -16,7 +16,7 @@ from lit_cvit.run.writer import Writer
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST, SCORES, PREDICTIONS = "manifest.json", "scores.json", "predictions"
+MANIFEST, SCORES, PREDICTIONS, ANSWERS = "manifest.json", "scores.json", "predictions", "answers"
 _TENSORS, _STATE = "method.safetensors", "method.json"
 _EXTRA_TENSORS, _EXTRA = "extra.safetensors", "extra.json"
 
@@ -121,5 +121,6 @@ def discard_stage(writer: Writer, folder: Path) -> None:
     """Remove what an attempt at a stage left; the manifest goes first, scores belong to other weights."""
     for name in (MANIFEST, SCORES, _EXTRA, _EXTRA_TENSORS):
         writer.remove(folder / name)
-    for path in sorted((folder / PREDICTIONS).glob("*.jsonl")):
-        writer.remove(path)
+    for kind in (PREDICTIONS, ANSWERS):
+        for path in sorted((folder / kind).glob("*.jsonl")):
+            writer.remove(path)

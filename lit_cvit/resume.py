@@ -1,0 +1,131 @@
+"""The conditions of a run, the folder it goes on in, and a method brought back to where it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.stream import Stage
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.run import RunFolder, RunRecord, StageState, newest_run
+
+log = logging.getLogger("lit_cvit")
+
+
+def describe(
+    method: ContinualMethod,
+    data: ContinualDataModule,
+    stages: Sequence[Stage],
+    *,
+    seed: int,
+    config_digest: str,
+    world_size: int,
+    start_from: str | None,
+) -> RunRecord:
+    """The conditions of a run that is about to begin.
+
+    Raises:
+        ValueError: the run to start from does not fit; says how.
+    """
+    tasks = (*data.stream, *data.downstream)
+    digests = {task.name: task.test.digest() for task in tasks}
+    digests |= {f"{s.task.name} train": s.task.train.digest() for s in stages if s.task.train}
+    return RunRecord(
+        seed=seed,
+        config_digest=config_digest,
+        method=type(method).__name__,
+        benchmark=data.benchmark.name,
+        stream=[task.name for task in data.stream],
+        downstream=[task.name for task in data.downstream],
+        captions=[task.name for task in tasks if task.is_caption],
+        miniature=data.benchmark.name.endswith("-mini"),
+        num_stages=len(stages),
+        backbone=method.backbone.describe(),
+        data=digests,
+        world_size=world_size,
+        start_from=None if start_from is None else _source_record(method, start_from),
+        facts={"knows": method.knows.words()},
+    )
+
+
+def _source_record(method: ContinualMethod, start_from: str) -> dict[str, Any]:
+    source = RunFolder.open(start_from, verify=True)
+    done = source.stages_done()
+    if not done:
+        raise ValueError(f"--start_from {start_from}: that run has no trained stage to start from")
+    for what, theirs, ours in (
+        ("method", source.record.method, type(method).__name__),
+        ("backbone digest", source.record.backbone.get("digest"), method.backbone.describe()["digest"]),
+    ):
+        if theirs != ours:
+            raise ValueError(f"--start_from {start_from}: the {what} of that run is {theirs}, not {ours}")
+    earlier = source.record.start_from
+    plans = [source.record.stage(number).plan for number in done]
+    return {
+        "path": str(Path(start_from).resolve()),
+        "config_digest": source.record.config_digest,
+        "plans": [*(earlier["plans"] if earlier else []), *plans],
+    }
+
+
+def open_run(
+    record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool
+) -> RunFolder:
+    """The newest run of this configuration to go on with, or a new folder.
+
+    Raises:
+        ValueError: the run that would be resumed was made under other conditions.
+    """
+    if resume:
+        found = newest_run(root, record.config_digest, verify=True)
+        if found is not None:
+            found.record.refuse_changes(record)
+            if found.record.method != record.method:
+                raise ValueError(f"{found.path} is a run of {found.record.method}, not of {record.method}")
+            found.refresh()
+            found.writer.clear_leftovers(found.path)
+            log.info("resuming %s after stage %d", found.path, max(found.stages_done(), default=0))
+            return found
+        log.warning("--ckpt_path last: no run of this configuration in %s; starting fresh", root)
+    name = name or f"{record.method}-{record.benchmark}".lower()
+    return RunFolder.create(root, name, config_text, record=record)
+
+
+def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:
+    """Bring a method to where it was after a stage of a run.
+
+    Args:
+        method: The method as configured, prepared and without any stage.
+        run: The run, which may have started from another one.
+        stage: Stage number; by default the last trained one.
+
+    Returns:
+        What that stage stored, or None if the run has no trained stage yet; the method is then where the run
+        started from.
+
+    Raises:
+        ValueError: the stage is not trained, a stored file changed, or its tensors do not fit the method.
+    """
+    done = run.stages_done()
+    if stage is not None and stage not in done:
+        known = ", ".join(map(str, done)) or "none"
+        raise ValueError(f"stage {stage} of {run.path} is not trained; trained stages: {known}")
+    last = stage if stage is not None else max(done, default=0)
+    source = run.record.start_from
+    for plan in source["plans"] if source else ():
+        method.follow_plan(plan)
+    for number in range(1, last + 1):
+        method.follow_plan(run.record.stage(number).plan)
+    if last:
+        state = run.load_stage(last)
+    elif source:
+        origin = RunFolder.open(source["path"], verify=True)
+        state = origin.load_stage(origin.stages_done()[-1])
+    else:
+        return None
+    method.load_tensors(state.tensors)
+    method.load_method_state(state.state)
+    return state if last else None

@@ -1,0 +1,235 @@
+"""A run that is cut off inside a stage goes on at its checkpoint and ends where the whole run does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from stream_kit import Killed, Trail, fit, log_rows, small_data, small_method, state_files
+
+from callbacks import StageEvaluation
+from lit_cvit.checkpoints import Stopped, checkpoint_step
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.methods import ContinualMethod, SMoLoRA
+from lit_cvit.run import RunFolder
+
+# Two stages of 3 epochs of 2 steps.
+EPOCHS, STEPS = 3, 6
+DATA: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "workers": {"num_workers": 2},
+    "accumulation": {"batch_size": 8, "global_batch_size": 16},
+}
+
+
+def data(kind: str) -> ContinualDataModule:
+    return small_data(epochs=EPOCHS, **DATA[kind])
+
+
+def method(folder: Path) -> ContinualMethod:
+    """Dropout, and a centre that is set at the first step of the stream."""
+    return small_method(folder, SMoLoRA, dropout=0.2, vu_center=True, decay=0.1)
+
+
+class KillAfter(Callback):
+    """Ends the process after an optimizer step of the stream, before or after its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+class Terminate(Callback):
+    """Sends SIGTERM to this process in the middle of a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_before_zero_grad(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Interrupted(StageEvaluation):
+    """Ends the process, or asks it to end, after a number of answers at the second stage."""
+
+    def __init__(self, answers: int, signum: int = 0) -> None:
+        super().__init__(downstream=False)
+        self.at, self.signum = answers, signum
+
+    def _count(self, num_answered: int) -> None:
+        super()._count(num_answered)
+        if self.asked == 10 and self.answered == self.at:
+            if not self.signum:
+                raise Killed
+            os.kill(os.getpid(), self.signum)
+
+
+class Made:
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
+        self.whole = cache(self._whole)
+
+    def _whole(self, kind: str) -> RunFolder:
+        return fit(self.root / kind, method(self.folder), data(kind)).run
+
+
+@pytest.fixture(scope="module")
+def made(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(llava_folder, tmp_path_factory.mktemp("whole"))
+
+
+def scoring(batch: int = 5) -> StageEvaluation:
+    return StageEvaluation(downstream=False)
+
+
+def run_in(root: Path) -> RunFolder:
+    return RunFolder.open(root / "smolora-cvit-mini")
+
+
+# Step 3 is inside epoch 2 of stage 1, 4 its end; 6 ends stage 1; 9 and 11 are inside stage 2.
+@pytest.mark.parametrize("kind", list(DATA))
+@pytest.mark.parametrize(("step", "kept"), [(3, 3), (4, 3), (7, 7), (11, 11)])
+def test_a_run_killed_inside_a_stage_ends_bit_identical(
+    llava_folder: Path, tmp_path: Path, made: Made, kind: str, step: int, kept: int
+) -> None:
+    with pytest.raises(Killed):
+        fit(
+            tmp_path,
+            method(llava_folder),
+            data(kind),
+            callbacks=[KillAfter(step), scoring()],
+            checkpoint_every_n_steps=1,
+        )
+    stage = step // STEPS + 1
+    assert checkpoint_step(run_in(tmp_path), stage) == kept
+    trail = Trail()
+    again = fit(
+        tmp_path,
+        method(llava_folder),
+        data(kind),
+        callbacks=[trail, scoring()],
+        checkpoint_every_n_steps=1,
+        ckpt_path="last",
+    )
+    assert sum(map(len, trail.rates)) == 2 * STEPS - kept
+    assert state_files(again.run) == state_files(made.whole(kind))
+    assert log_rows(again.run) == log_rows(made.whole(kind))
+    assert not again.run.checkpoint_path.exists()
+
+
+def test_a_run_killed_twice_inside_a_stage_ends_bit_identical(
+    llava_folder: Path, tmp_path: Path, made: Made
+) -> None:
+    for step in (3, 5):
+        with pytest.raises(Killed):
+            fit(
+                tmp_path,
+                method(llava_folder),
+                data("plain"),
+                callbacks=[KillAfter(step), scoring()],
+                checkpoint_every_n_steps=1,
+                ckpt_path="last" if step > 3 else None,
+            )
+    again = fit(tmp_path, method(llava_folder), data("plain"), ckpt_path="last")
+    assert state_files(again.run) == state_files(made.whole("plain"))
+
+
+def test_sigterm_writes_a_checkpoint_and_ends_with_143(
+    llava_folder: Path, tmp_path: Path, made: Made
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped) as stopped:
+        fit(tmp_path, method(llava_folder), data("accumulation"), callbacks=[Terminate(2), scoring()])
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert checkpoint_step(run_in(tmp_path), 1) == 3
+    again = fit(tmp_path, method(llava_folder), data("accumulation"), ckpt_path="last")
+    assert state_files(again.run) == state_files(made.whole("accumulation"))
+
+
+@pytest.mark.parametrize("signum", [0, signal.SIGTERM])
+def test_an_evaluation_goes_on_at_the_batch_it_had_reached(
+    llava_folder: Path, tmp_path: Path, made: Made, signum: int
+) -> None:
+    with pytest.raises(Stopped if signum else Killed):
+        fit(
+            tmp_path,
+            method(llava_folder),
+            small_data(epochs=EPOCHS, eval_batch_size=2),
+            callbacks=[Interrupted(7, signum)],
+        )
+    kept = [len(run_in(tmp_path).journal(2, task).rounds()) for task in ("ScienceQA", "GQA")]
+    assert kept == [3, 1]
+    resumed, asked = method(llava_folder), []
+    generate = resumed.generate
+
+    def counted(batch: Any, **settings: Any) -> list[str]:
+        asked.append(len(batch))
+        return generate(batch, **settings)
+
+    resumed.generate = counted  # type: ignore[method-assign]
+    again = fit(tmp_path, resumed, small_data(epochs=EPOCHS, eval_batch_size=2), ckpt_path="last")
+    assert asked == [2, 1]
+    assert not again.run.journal(2, "GQA").path.exists()
+    whole = fit(tmp_path / "whole", method(llava_folder), small_data(epochs=EPOCHS, eval_batch_size=2))
+    assert state_files(again.run) == state_files(whole.run)
+
+
+def test_a_damaged_checkpoint_costs_only_the_stage(
+    llava_folder: Path, tmp_path: Path, made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Killed):
+        fit(
+            tmp_path,
+            method(llava_folder),
+            data("plain"),
+            callbacks=[KillAfter(9), scoring()],
+            checkpoint_every_n_steps=1,
+        )
+    path = run_in(tmp_path).checkpoint_path
+    path.write_bytes(path.read_bytes()[:-1000])
+    again = fit(tmp_path, method(llava_folder), data("plain"), ckpt_path="last")
+    assert "stage 2 starts again" in caplog.text
+    assert state_files(again.run) == state_files(made.whole("plain"))
+
+
+def test_a_checkpoint_holds_only_what_trains_and_plain_state(llava_folder: Path, tmp_path: Path) -> None:
+    learned = method(llava_folder)
+    with pytest.raises(Killed):
+        fit(
+            tmp_path,
+            learned,
+            data("plain"),
+            callbacks=[KillAfter(3), scoring()],
+            checkpoint_every_n_steps=1,
+        )
+    checkpoint = torch.load(run_in(tmp_path).checkpoint_path, weights_only=True)
+    assert checkpoint["state_dict"].keys() == learned.tensors().keys()
+    moments = sum(len(state) for state in checkpoint["optimizer_states"][0]["state"].values())
+    trained = [p for p in learned.parameters() if p.requires_grad]
+    # Step and two moments of every tensor that a step has reached.
+    assert 0 < moments <= 3 * len(trained)
+
+
+def test_without_an_interval_no_checkpoint_is_written(llava_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(
+            tmp_path,
+            method(llava_folder),
+            data("plain"),
+            callbacks=[KillAfter(3)],
+            checkpoint_every_n_steps=0,
+        )
+    assert not run_in(tmp_path).checkpoint_path.exists()
