@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table as RichTable
@@ -98,7 +101,8 @@ class StreamProgress(StageCallback):
         self._print_header(trainer, method)
         matrix = trainer.run.matrix()
         if any(cell is not None for row in matrix.scores for cell in row):
-            self.console.print(rich_table(matrix_table(matrix), title=f"scores after stage {stage.number}"))
+            title = f"scores after stage {stage.number}"
+            self.console.print(TerminalTable(matrix_table(matrix), title))
 
     def on_stream_end(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         self._print_header(trainer, method)
@@ -108,7 +112,7 @@ class StreamProgress(StageCallback):
         if any(cell is not None for row in matrix.scores for cell in row):
             summary = run_summary(matrix)
             shown = {name: value for name, value in summary.items() if _is_headline(name)}
-            self.console.print(rich_table(summary_table(shown), title="summary"))
+            self.console.print(TerminalTable(summary_table(shown), "summary"))
         self._print_downstream(trainer)
         minutes = (time.monotonic() - self._start) / 60
         self.console.print(f"{run_title(trainer.run.record)}: {minutes:.1f} minutes")
@@ -181,14 +185,48 @@ def _passes(trainer: ContinualTrainer) -> int:
     return sum(len(each.tasks_after(trainer, stage)) for each in scoring for stage in trainer.stages)
 
 
-def rich_table(table: Table, *, title: str) -> RichTable:
-    """A report table for the terminal."""
-    shown = RichTable(title=title)
-    for number, name in enumerate(table.header):
-        shown.add_column(name, justify="left" if number == 0 else "right")
-    for row in table.rows:
-        shown.add_row(*(_cell(value) for value in row))
-    return shown
+@dataclass(frozen=True)
+class TerminalTable:
+    """A report table for rich to print: columns that do not fit go on below, beside the first one again.
+
+    Rich would cut the names of the columns short until all fit, and then no one knows which task is which.
+
+    Attributes:
+        table: What is shown; its first column tells the rows apart.
+        title: Stands above it.
+    """
+
+    table: Table
+    title: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable]:
+        """Yield the parts of the table, each as wide as the terminal allows."""
+        parts = self._parts(options.max_width)
+        for part, columns in enumerate(parts):
+            title = self.title if part == 0 else None
+            note = self.table.note if part == len(parts) - 1 else None
+            shown = RichTable(title=title, caption=note or None)
+            for column in columns:
+                shown.add_column(
+                    self.table.header[column], justify="left" if column == 0 else "right", overflow="fold"
+                )
+            for row in self.table.rows:
+                shown.add_row(*(_cell(row[column]) for column in columns))
+            yield shown
+
+    def _parts(self, max_width: int) -> list[list[int]]:
+        """Columns of each part."""
+        lines = [self.table.header, *(map(_cell, row) for row in self.table.rows)]
+        # A column has a space on both sides and a line on its left; the last line closes the table.
+        widths = [max(map(cell_len, column)) + 3 for column in zip(*lines, strict=True)]
+        parts, used = [[0]], 1 + widths[0]
+        for column, width in enumerate(widths[1:], start=1):
+            if used + width > max_width and len(parts[-1]) > 1:
+                parts.append([0])
+                used = 1 + widths[0]
+            parts[-1].append(column)
+            used += width
+        return parts
 
 
 def _cell(value: object) -> str:

@@ -25,7 +25,7 @@ from lit_cvit.complaints import Vocabulary, plain
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.errors import CleanExit
 from lit_cvit.methods import ContinualMethod
-from lit_cvit.resume import restore_method
+from lit_cvit.resume import introduce, restore_method
 from lit_cvit.run import RunFolder, config_digest
 from lit_cvit.shipped import find_config, read_config
 from lit_cvit.trainer import ContinualTrainer
@@ -176,8 +176,7 @@ def load_run(path: Path | str, *, stage: int | None = None) -> LoadedRun:
     assert isinstance(method, ContinualMethod)
     assert isinstance(data, ContinualDataModule)
     assert isinstance(trainer, ContinualTrainer)
-    data.attach(method.backbone.encoder)
-    method.know_tasks((*data.stream, *data.downstream))
+    introduce(method, data)
     method.prepare()
     state = restore_method(method, run, stage=stage)
     if state is None:

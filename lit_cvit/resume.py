@@ -1,4 +1,4 @@
-"""The conditions of a run, the folder it goes on in, and a method brought back to where it was."""
+"""Method and data introduced, the conditions of a run, the folder it goes on in, and a method brought back to where it was."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder, RunRecord, StageState, newest_run
 
 log = logging.getLogger("lit_cvit")
+
+
+def introduce(method: ContinualMethod, data: ContinualDataModule) -> None:
+    """Let method and data meet: the data gets the encoder, and hides what the method does not declare."""
+    data.attach(
+        method.backbone.encoder,
+        hidden_in_training=method.knows.hidden(test=False),
+        hidden_at_test=method.knows.hidden(test=True),
+    )
+    method.know_tasks((*data.stream, *data.downstream))
 
 
 def describe(

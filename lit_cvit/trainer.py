@@ -27,7 +27,7 @@ from lit_cvit.data.stream import Stage
 from lit_cvit.logger import StepLog
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.ranks import from_first, gathered
-from lit_cvit.resume import describe, open_run, restore_method
+from lit_cvit.resume import describe, introduce, open_run, restore_method
 from lit_cvit.run import RunFolder, RunRecord, Status, Writer, tensors_digest
 from lit_cvit.stages import StageCallback
 
@@ -168,8 +168,7 @@ class ContinualTrainer(L.Trainer):
         datamodule.trainer = self
         datamodule.check()
         self._require_callbacks(method)
-        datamodule.attach(method.backbone.encoder)
-        method.know_tasks((*datamodule.stream, *datamodule.downstream))
+        introduce(method, datamodule)
         self.stages = self._plan_stream(method, datamodule)
         record = describe(
             method,

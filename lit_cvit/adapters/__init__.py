@@ -5,6 +5,7 @@ from lit_cvit.adapters.dual_router import DualRouter
 from lit_cvit.adapters.injection import Target, eject, inject
 from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
 from lit_cvit.adapters.routing import (
+    DECODER,
     BankView,
     Router,
     RoutingContext,
@@ -23,6 +24,7 @@ from lit_cvit.adapters.state import (
 from lit_cvit.adapters.unrouted import hold_unrouted, trainable_blocks
 
 __all__ = [
+    "DECODER",
     "PRETRAINED",
     "BankView",
     "DualRouter",

@@ -16,6 +16,7 @@ from lit_cvit.adapters.routing import current
 from lit_cvit.adapters.state import load_strict
 
 PRETRAINED = -1
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def reinitialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -59,7 +60,7 @@ class ProjectorBank(nn.Module):
     def add(
         self, *, copy_from: int = PRETRAINED, initialise: Callable[[nn.Module], None] | None = None
     ) -> int:
-        """Append a trainable copy.
+        """Append a trainable copy, in float32 also where the pre-trained projector has 16 bits.
 
         Args:
             copy_from: Key of the copy whose values it starts from; -1 is the pre-trained projector.
@@ -69,6 +70,9 @@ class ProjectorBank(nn.Module):
             The key of the copy.
         """
         module = copy.deepcopy(self.projector(copy_from)).requires_grad_(True)
+        if _dtype(module, torch.float32) in _HALF:
+            # A step of the size of a learning rate is lost in the rounding of 16 bits.
+            module.float()
         if initialise is not None:
             initialise(module)
         self.copies.append(module)
@@ -122,7 +126,8 @@ class ProjectorBank(nn.Module):
             x: (rows, ...), rows a multiple f of the map's rows.
 
         Returns:
-            (rows', ...), as the projector itself gives for all rows.
+            (rows', ...), as the projector itself gives for all rows; a copy of another type than x computes
+            in its own, and its output has the type of x.
 
         Raises:
             RuntimeError: no routing context is active.
@@ -142,16 +147,28 @@ class ProjectorBank(nn.Module):
         keys = context.fact(self.name).index_select(0, rows)
         present = keys.unique().tolist()
         if len(present) == 1:
-            return self.projector(present[0])(x)
+            return self._project(present[0], x)
         return self._mixed(x, keys, present)
+
+    def _project(self, key: int, x: Tensor) -> Tensor:
+        module = self.projector(key)
+        own = _dtype(module, x.dtype)
+        if key == PRETRAINED or own == x.dtype:
+            y: Tensor = module(x)
+            return y
+        return module(x.to(own)).to(x.dtype)
 
     def _mixed(self, x: Tensor, keys: Tensor, present: list[int]) -> Tensor:
         grouped = x.unflatten(0, (keys.shape[0], -1))
         places, outputs = [], []
         for key in present:
             chosen = (keys == key).nonzero().squeeze(-1)
-            y = self.projector(key)(grouped.index_select(0, chosen).flatten(0, 1))
+            y = self._project(key, grouped.index_select(0, chosen).flatten(0, 1))
             places.append(chosen)
             outputs.append(y.unflatten(0, (chosen.shape[0], -1)))
         # Sorting back the joined parts keeps autograd simple and every output row written exactly once.
         return torch.cat(outputs).index_select(0, torch.cat(places).argsort()).flatten(0, 1)
+
+
+def _dtype(module: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    return next((parameter.dtype for parameter in module.parameters()), otherwise)

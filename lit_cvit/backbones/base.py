@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -23,6 +24,9 @@ from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.encode import SampleEncoder
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
+
+
+ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
 
 class AnswerLogits(NamedTuple):
@@ -70,6 +74,8 @@ class Backbone(nn.Module, ABC):
         trust_remote_code: Run code that comes with the model.
         image_aspect: `pad` images to a square with the mean colour, or `crop` as the image processor does.
         max_length: Longest sequence in tokens, the image's included; a longer sample is an error.
+        activation_checkpointing: Keep only the input of every decoder layer for the backward pass and compute
+            the rest again: a third more time for a fraction of the memory. Gradients stay the same.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -87,6 +93,7 @@ class Backbone(nn.Module, ABC):
         trust_remote_code: bool = False,
         image_aspect: Literal["pad", "crop"] = "pad",
         max_length: int = 2048,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.name_or_path = name_or_path
@@ -95,6 +102,7 @@ class Backbone(nn.Module, ABC):
         self.trust_remote_code = trust_remote_code
         self.image_aspect = image_aspect
         self.max_length = max_length
+        self.activation_checkpointing = activation_checkpointing
         self._network: Any = None
         self._base_modules: list[tuple[str, nn.Module]] = []
         self._linears: dict[str, dict[str, LinearTarget]] = {}
@@ -269,6 +277,21 @@ class Backbone(nn.Module, ABC):
     def answer_lengths(self, samples: Sequence[Sample]) -> list[int]:
         """`num_answer_tokens` of each sample."""
         return self.encoder.answer_lengths(samples)
+
+    def checkpoint_activations(self, context_fn: ContextFunction) -> None:
+        """Recompute the decoder's layers in backward passes, if so configured; a second call does no harm.
+
+        Args:
+            context_fn: Makes the contexts of a layer's forward and of its recomputation, as
+                `torch.utils.checkpoint` takes it; what layers read from outside must be captured there.
+        """
+        if not self.activation_checkpointing:
+            return
+        settings = {"use_reentrant": False, "context_fn": context_fn}
+        self.model.get_submodule(self.decoder_path).activation_checkpointing_enable(settings)
+        # A layer recomputes only in training mode. Its own flag alone: the parts below stay as they were loaded.
+        for layer in self.decoder_layers:
+            layer.training = True
 
     # -- forward passes -------------------------------------------------------------------------------------
 

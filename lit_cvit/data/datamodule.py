@@ -17,6 +17,7 @@ from lit_cvit.data.hints import unknown
 from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, global_batches
 from lit_cvit.data.stream import Stage, joint_task
 from lit_cvit.data.tasks import Batch, Benchmark, Sample, SampleSource, Task
+from lit_cvit.data.veil import veil_batch
 
 
 class Encoder(Protocol):
@@ -56,6 +57,7 @@ class _TrainBuilder:
 
     encoder: Encoder
     sampler: TrainBatchSampler
+    hidden: frozenset[str] = frozenset()
     # The last step counted: its micro-batches ask one after the other, and only its answers need a tokenizer.
     _counted: tuple[tuple[int, int], int] | None = None
 
@@ -66,7 +68,8 @@ class _TrainBuilder:
         for row, pick in enumerate(picks):
             if not pick.counted:
                 batch.answer_mask[row] = False
-        return dataclasses.replace(batch, step_tokens=self._step_tokens(source, picks, batch))
+        batch = dataclasses.replace(batch, step_tokens=self._step_tokens(source, picks, batch))
+        return veil_batch(batch, self.hidden)
 
     def _step_tokens(self, source: SampleSource, picks: Sequence[Pick], batch: Batch) -> int:
         sampler = self.sampler
@@ -91,10 +94,12 @@ class _TrainBuilder:
 @dataclasses.dataclass(frozen=True)
 class _EvalBuilder:
     encoder: Encoder
+    hidden: frozenset[str] = frozenset()
 
     def __call__(self, source: SampleSource, indices: Sequence[int]) -> Batch:
         samples = [source.sample(index) for index in indices]
-        return self.encoder.encode(samples, with_answers=False, indices=indices)
+        batch = self.encoder.encode(samples, with_answers=False, indices=indices)
+        return veil_batch(batch, self.hidden)
 
 
 class StageLoader(DataLoader[Batch]):
@@ -166,6 +171,7 @@ class ContinualDataModule(L.LightningDataModule):
         self.eval_batch_size, self.epochs, self.num_workers = eval_batch_size, epochs, num_workers
         self.joint = False
         self._encoder: Encoder | None = None
+        self._hidden: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._sampler: TrainBatchSampler | None = None
         self._stage: Stage | None = None
 
@@ -214,9 +220,22 @@ class ContinualDataModule(L.LightningDataModule):
         require_clean(reports)
         return reports
 
-    def attach(self, encoder: Encoder) -> None:
-        """Give the encoder of the backbone that will read the batches."""
+    def attach(
+        self,
+        encoder: Encoder,
+        *,
+        hidden_in_training: frozenset[str] = frozenset(),
+        hidden_at_test: frozenset[str] = frozenset(),
+    ) -> None:
+        """Give the encoder of the backbone that will read the batches.
+
+        Args:
+            encoder: The encoder.
+            hidden_in_training: Fields of training samples that the method must not read.
+            hidden_at_test: Fields of test samples that it must not read.
+        """
         self._encoder = encoder
+        self._hidden = (hidden_in_training, hidden_at_test)
 
     @property
     def encoder(self) -> Encoder:
@@ -264,7 +283,7 @@ class ContinualDataModule(L.LightningDataModule):
         assert self._stage is not None
         assert self._stage.task.train is not None
         assert self._sampler is not None
-        builder = _TrainBuilder(self.encoder, self._sampler)
+        builder = _TrainBuilder(self.encoder, self._sampler, self._hidden[0])
         loader = self._loader(self._stage.task.train, builder, self._sampler, StageLoader)
         assert isinstance(loader, StageLoader)
         loader.position = self._position
@@ -283,7 +302,7 @@ class ContinualDataModule(L.LightningDataModule):
     def eval_loader(self, task: Task, sampler: EvalBatchSampler | None = None) -> DataLoader[Batch]:
         """The batches of a task's test split, all of them unless a sampler says otherwise."""
         sampler = sampler or self.eval_sampler(task)
-        return self._loader(task.test, _EvalBuilder(self.encoder), sampler)
+        return self._loader(task.test, _EvalBuilder(self.encoder, self._hidden[1]), sampler)
 
     def _loader(
         self,

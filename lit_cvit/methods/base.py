@@ -6,6 +6,7 @@ optimizer and schedule, generation, and the method's state. A subclass overrides
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from lit_cvit.adapters import (
     RoutingContext,
     Target,
     adapter_state,
+    checkpoint_context_fn,
     hold_unrouted,
     inject,
     joined,
@@ -94,6 +96,9 @@ class ContinualMethod(L.LightningModule):
         self._step_terms: dict[str, Tensor] = {}
         # Checkpoints hold what trains alone; `on_load_checkpoint` loads that strictly.
         self.strict_loading = False
+        if projector_carry != "keep" and projector != "full":
+            reason = f"on a projector that does not train as a whole (projector: {projector})"
+            warnings.warn(f"model.projector_carry has no effect {reason}", stacklevel=2)
 
     # -- what a method says of itself -----------------------------------------------------------------------
 
@@ -227,6 +232,7 @@ class ContinualMethod(L.LightningModule):
         """
         plan = planned or {**self.plan_stage(stage), "seed": stage.mixed_seed("adapter")}
         self.follow_plan(plan)
+        self.backbone.checkpoint_activations(checkpoint_context_fn)
         self.stage = stage
         return plan
 
@@ -311,16 +317,20 @@ class ContinualMethod(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: the language-model loss and all further terms."""
         self._seed_micro_batch(batch_idx)
-        with routing(self.context(batch)):
-            outputs = self.backbone.loss(batch)
-            terms = {"lm": self._language_loss(batch, outputs), **self.loss_terms(batch, outputs)}
-            terms |= {name: term(self, batch, outputs) for name, term in self._loss_terms.items()}
+        terms = self.terms(batch)
         for name, value in terms.items():
             self.log(f"loss/{name}", value.detach(), on_step=True, on_epoch=False)
             part = value.detach().reshape(()) / self.trainer.accumulate_grad_batches
             self._step_terms[name] = self._step_terms.get(name, torch.zeros_like(part)) + part
         loss = torch.stack([value.reshape(()) for value in terms.values()]).sum()
         return loss + self._touch()
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """All loss terms of a micro-batch by name: `lm`, the method's own, and those of callbacks."""
+        with routing(self.context(batch)):
+            outputs = self.backbone.loss(batch)
+            terms = {"lm": self._language_loss(batch, outputs), **self.loss_terms(batch, outputs)}
+            return terms | {name: term(self, batch, outputs) for name, term in self._loss_terms.items()}
 
     def take_step_terms(self) -> dict[str, Tensor]:
         """The loss terms of this rank since the last call, as the optimizer step adds them up."""

@@ -25,6 +25,18 @@ class Knows:
     joint_data: bool = False
     encoders: tuple[str, ...] = ()
 
+    def hidden(self, *, test: bool) -> frozenset[str]:
+        """The fields of a sample that the data module hides from the method.
+
+        An id may name the task, and a question apart from its instruction gives the instruction away.
+        """
+        fields = {"answers"} if test else set()
+        if not (self.task_id_at_test if test else self.task_id_in_training):
+            fields |= {"task", "id"}
+        if not self.instruction:
+            fields |= {"question", "instruction"}
+        return frozenset(fields)
+
     def words(self) -> str:
         """One line for people."""
         names = {

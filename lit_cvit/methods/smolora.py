@@ -19,12 +19,13 @@ by `preset: official` and none by the default, which follows the paper's intenti
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_cvit.adapters import DualRouter, LoRABank, Target, current, routing
+from lit_cvit.adapters import DECODER, DualRouter, LoRABank, Target, current, routing
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stream import Stage
@@ -32,6 +33,7 @@ from lit_cvit.data.tasks import Batch, Sample, Task
 from lit_cvit.encoders import MINILM, SentenceEncoder
 from lit_cvit.methods.base import ContinualMethod, Plan
 from lit_cvit.methods.knows import Knows
+from lit_cvit.ranks import summed
 
 
 class SMoLoRA(ContinualMethod):
@@ -84,8 +86,25 @@ class SMoLoRA(ContinualMethod):
         self.top_k, self.fusion, self.preset, self.vu_center = top_k, fusion, preset, vu_center
         self.router_seed = router_seed
         self.encoder = SentenceEncoder(encoder)
+        for option, reason in self._ignored(use_vu, use_if).items():
+            warnings.warn(f"model.{option} has no effect {reason}", stacklevel=2)
         self._instructions: dict[str, tuple[str, ...]] = {}
         self._centred = False
+
+    def _ignored(self, use_vu: bool, use_if: bool) -> dict[str, str]:
+        """Options that differ from their defaults and change nothing, with the reason."""
+        no_vu = f"without a visual-understanding branch ({'num_vu: 0' if use_vu else 'use_vu: false'})"
+        no_if = f"without an instruction-following branch ({'num_if: 0' if use_if else 'use_if: false'})"
+        both = self.num_vu > 0 and self.num_if > 0
+        # Where a branch has one block there is nothing to choose, and only Eq. 8's vectors are drawn too.
+        drawn = max(self.num_vu, self.num_if) > 1 or (both and self.fusion == "adaptive")
+        found = {
+            "vu_center": (self.vu_center and not self.num_vu, no_vu),
+            "fusion": (self.fusion != "adaptive" and not both, no_if if self.num_vu else no_vu),
+            "encoder": (self.encoder.name != MINILM and not self.num_if, no_if),
+            "router_seed": (self.router_seed != 0 and not drawn, "where no branch has blocks to choose from"),
+        }
+        return {option: reason for option, (ignored, reason) in found.items() if ignored}
 
     @property
     def knows(self) -> Knows:
@@ -139,6 +158,11 @@ class SMoLoRA(ContinualMethod):
         if not pending:
             self._centred = True
             return
+        if not len(batch.image_rows):
+            # The projector does not run here, but the other ranks' sums wait for this one's, in this order.
+            for bank in pending:
+                if bank.kind != DECODER and isinstance(bank.router, DualRouter):
+                    _set_center(bank.router, batch.prompt_mask.new_zeros(0, bank.in_features).float())
         handles = [bank.register_forward_pre_hook(_fix_center) for bank in pending]
         try:
             with torch.no_grad(), routing(self.context(batch)):
@@ -170,4 +194,11 @@ def _fix_center(bank: nn.Module, arguments: tuple[Tensor, ...]) -> None:
     means = bank.router.instance_mean(rows, kind=bank.kind, context=context)
     # A sample without an image has no row in the projector, and no mean there.
     seen = context.rows(bank.kind, rows.shape[0])
-    bank.router.set_center((means if seen is None else means[seen.unique()]).mean(dim=0))
+    _set_center(bank.router, means if seen is None else means[seen.unique()])
+
+
+def _set_center(router: DualRouter, means: Tensor) -> None:
+    """Fix the mean over all ranks of (samples, d) instance means; a rank without samples has (0, d)."""
+    total, count = summed(means.sum(dim=0)), summed(means.new_tensor([float(len(means))]))
+    if count > 0:
+        router.set_center(total / count)

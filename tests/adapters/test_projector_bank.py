@@ -72,6 +72,42 @@ def test_merger_of_several_patches_keeps_the_rows_together() -> None:
     torch.testing.assert_close(y, expected)
 
 
+def test_copies_of_a_16_bit_projector_are_float32_with_its_values() -> None:
+    bank = ProjectorBank(_projector().bfloat16())
+    bank.add()
+    bank.add(copy_from=0)
+    for key in (0, 1):
+        pairs = zip(bank.projector(key).parameters(), bank.base.parameters(), strict=True)
+        assert all(
+            copied.dtype == torch.float32 and torch.equal(copied, own.float()) for copied, own in pairs
+        )
+    assert {parameter.dtype for parameter in bank.base.parameters()} == {torch.bfloat16}
+
+
+def test_a_copy_computes_in_float32_and_answers_in_the_type_of_its_input() -> None:
+    bank, x = _bank(base=_projector().bfloat16()), _x(3, 5, 3).bfloat16()
+    with routing(_context([1, 1, 1], [0, 1, 2])):
+        uniform = bank(x)
+    assert torch.equal(uniform, bank.projector(1)(x.float()).bfloat16())
+    with routing(_context([0, PRETRAINED, 1], [0, 1, 2])):
+        mixed = bank(x)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed[2], uniform[2])
+    torch.testing.assert_close(mixed[1], bank.base(x[1]))
+    mixed.float().sum().backward()
+    assert {parameter.grad.dtype for parameter in bank.projector(0).parameters()} == {torch.float32}
+
+
+def test_copies_of_a_float32_projector_give_what_they_gave_bit_for_bit() -> None:
+    bank, x = _bank(), _x(2, 5, 3)
+    bank.add()
+    with routing(_context([2, 2], [0, 1])):
+        assert torch.equal(bank(x), bank.base(x))
+    with routing(_context([2, 2], [0, 1])), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert bank(x).dtype == torch.bfloat16
+        assert torch.equal(bank(x), bank.base(x))
+
+
 def test_only_the_chosen_copies_receive_a_gradient() -> None:
     bank = _bank(3)
     with routing(_context([0, 2], [0, 1])):
@@ -140,6 +176,15 @@ def test_state_goes_through_safetensors_under_canonical_names(tmp_path: Path) ->
     assert "projector.copies.1.2.bias" in target.projector_state()
     for name, value in source.projector_state().items():
         assert torch.equal(target.projector_state()[name], value)
+
+
+def test_float32_state_beside_a_16_bit_projector_goes_through_safetensors(tmp_path: Path) -> None:
+    source, target = (_bank(1, _projector().bfloat16()) for _ in range(2))
+    with torch.no_grad():
+        source.projector(0)[2].bias.fill_(1 + 2**-20)
+    save_file(source.projector_state(), tmp_path / "projector.safetensors")
+    target.load_projector_state(load_file(tmp_path / "projector.safetensors"))
+    assert target.projector(0)[2].bias.tolist() == [1 + 2**-20] * 2
 
 
 def test_state_of_another_number_of_copies_is_refused() -> None:

@@ -12,8 +12,10 @@ from rich.console import Console
 from stream_kit import Killed, fit, small_data, small_method
 
 from callbacks import StageEvaluation, StreamProgress
+from callbacks.stream_progress import TerminalTable
 from lit_cvit.methods import DirLoRA, SMoLoRA, ZeroShot
-from lit_cvit.run import RunFolder
+from lit_cvit.report import matrix_table
+from lit_cvit.run import RunFolder, ScoreMatrix
 from lit_cvit.stages import StageCallback
 
 
@@ -152,3 +154,67 @@ def test_resuming_a_finished_run_still_shows_its_header_once(llava_folder: Path,
         texts.append(progress.console.file.getvalue())  # type: ignore[attr-defined]
     assert [text.count("may know") for text in texts] == [1, 1]
     assert "stream    cvit-mini: GQA (stages 1 to 1 are done)" in texts[1]
+
+
+# -- the matrix on a terminal -------------------------------------------------------------------------------
+
+CVIT = ("ScienceQA", "TextVQA", "Flickr30k", "ImageNet", "GQA", "VQAv2")
+MANY = tuple(f"dialogue-{number:02d}-of-the-stream" for number in range(1, 20))
+
+
+def matrix(tasks: tuple[str, ...], captions: tuple[str, ...] = ()) -> ScoreMatrix:
+    """Stage s scores 10 s + t / 100 at every task t that it has seen."""
+    cells = [[10.0 * s + t / 100 if t <= s else None for t in range(len(tasks))] for s in range(len(tasks))]
+    return ScoreMatrix(tasks=tasks, captions=captions, stages=tasks, scores=cells, mif=cells)
+
+
+def shown(matrix: ScoreMatrix, width: int, *, soft_wrap: bool = False) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, soft_wrap=soft_wrap)
+    console.print(TerminalTable(matrix_table(matrix), "scores"))
+    lines: list[str] = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    return lines
+
+
+def columns(lines: list[str]) -> dict[str, list[str]]:
+    """Cells by column name, over all parts of the table."""
+    found: dict[str, list[str]] = {}
+    header: list[str] = []
+    for line in lines:
+        cells = [cell.strip() for cell in line.replace("\u2503", "\u2502").split("\u2502")[1:-1]]
+        if "\u2503" in line:
+            header = cells
+            found |= {name: [] for name in cells}
+        elif cells:
+            for name, cell in zip(header, cells, strict=True):
+                found[name].append(cell)
+    return found
+
+
+@pytest.mark.parametrize("soft_wrap", [False, True])
+def test_the_names_of_all_six_tasks_are_whole_on_80_columns(soft_wrap: bool) -> None:
+    lines = shown(matrix(CVIT, ("Flickr30k",)), 80, soft_wrap=soft_wrap)
+    found = columns(lines)
+    names = ["ScienceQA", "TextVQA", "Flickr30k*", "ImageNet", "GQA", "VQAv2"]
+    assert list(found) == ["stage", "learned", *names, "mean seen", "without captions"]
+    assert found["stage"] == ["1", "2", "3", "4", "5", "6"]
+    assert found["learned"] == list(CVIT)
+    assert found["GQA"] == ["", "", "", "", "40.04", "50.04"]
+    assert [line.strip() for line in lines if "scores" in line] == ["scores"]
+    assert "caption metric" in " ".join(lines)
+
+
+def test_a_table_that_fits_is_printed_in_one_part() -> None:
+    assert sum("stage" in line for line in shown(matrix(CVIT), 120)) == 1
+
+
+def test_nineteen_long_names_are_whole_on_80_columns() -> None:
+    found = columns(shown(matrix(MANY), 80))
+    assert list(found) == ["stage", "learned", *MANY, "mean seen"]
+    assert found[MANY[18]] == [""] * 18 + ["180.18"]
+
+
+def test_a_name_wider_than_the_terminal_is_folded_and_not_cut() -> None:
+    lines = shown(matrix(("a-task-with-quite-a-long-name",)), 24)
+    cells = [line.split("\u2503")[2].strip() for line in lines if "\u2503" in line]
+    assert "a-task-with-quite-a-long-name" in "".join(cells)

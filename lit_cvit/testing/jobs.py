@@ -1,0 +1,131 @@
+"""Runs of a small stream in processes of their own, which may be killed or train together.
+
+Children are forked from one parent that has imported everything and runs one thread, so that a process costs
+a fraction of a second, and all of them compute with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SECONDS = 120
+_PRELOAD = ["lit_cvit.testing.child"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process.
+
+    Attributes:
+        name: Names its files.
+        root: Folder of runs and of what the process observes.
+        config: The run's configuration, as a YAML file would hold it.
+        task: Function of `lit_cvit.testing.child` that runs.
+        run: Name of the run's folder.
+        resume: Whether the run goes on where it was.
+        kill_at: Optimizer steps of the stream after which the process kills itself; none lives.
+        rank: Rank of the process.
+        ranks: Number of ranks.
+        port: Port that ranks meet at.
+    """
+
+    name: str
+    root: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    task: str = "fit"
+    run: str = "run"
+    resume: bool = False
+    kill_at: int | None = None
+    rank: int = 0
+    ranks: int = 1
+    port: int = 0
+
+    @property
+    def observed(self) -> Path:
+        """What the process saw, as `torch.save` writes it."""
+        return self.root / f"{self.name}-{self.rank}.pt"
+
+    @property
+    def failure(self) -> Path:
+        """The stack trace of a process that failed."""
+        return self.root / f"{self.name}-{self.rank}.txt"
+
+
+class JobFailed(AssertionError):
+    """A process did not end as it should; carries its stack trace."""
+
+
+def run_jobs(jobs: Sequence[Job]) -> None:
+    """Run processes side by side and wait for all.
+
+    Raises:
+        JobFailed: one failed, or ran too long.
+    """
+    with _one_thread():
+        multiprocessing.forkserver.ensure_running()
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=_enter, args=(job,)) for job in jobs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+    for job, process in zip(jobs, processes, strict=True):
+        wanted = 0 if job.kill_at is None else -signal.SIGKILL
+        if process.exitcode is None:
+            process.kill()
+            raise JobFailed(f"{job.name}, rank {job.rank}: still running after {SECONDS} seconds")
+        if process.exitcode != wanted:
+            trace = job.failure.read_text(encoding="utf-8") if job.failure.is_file() else "no stack trace"
+            raise JobFailed(f"{job.name}, rank {job.rank}: exit code {process.exitcode}\n{trace}")
+
+
+def ranks_of(job: Job, ranks: int = 2) -> list[Job]:
+    """The processes of a run on several ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    values = {name: getattr(job, name) for name in job.__dataclass_fields__}
+    return [Job(**{**values, "rank": rank, "ranks": ranks, "port": port}) for rank in range(ranks)]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The environment that the forking parent starts in."""
+    multiprocessing.set_forkserver_preload(_PRELOAD)
+    before = dict(os.environ)
+    os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _enter(job: Job) -> None:
+    from lit_cvit.testing import child
+
+    try:
+        if job.ranks > 1:
+            # As torchrun and SLURM tell it; Lightning then starts no processes of its own.
+            os.environ.update(
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(job.port),
+                LOCAL_RANK=str(job.rank),
+                NODE_RANK="0",
+                WORLD_SIZE=str(job.ranks),
+            )
+        getattr(child, job.task)(job)
+    except BaseException:
+        job.failure.write_text(traceback.format_exc(), encoding="utf-8")
+        sys.exit(1)

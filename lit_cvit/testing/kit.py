@@ -1,0 +1,286 @@
+"""MethodTests: what holds for every method, as a class of tests with a row per configured method.
+
+A row runs eight small fits and loads in processes of their own; the tests compare what they left. A method is
+run with 16 samples a step on two tasks of two steps, which is enough to see that everything counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_cvit.run import RunFolder
+from lit_cvit.testing.jobs import Job, ranks_of, run_jobs
+
+TASKS = ("ScienceQA", "GQA")
+BATCH, STEPS = 16, 2
+# The first stage's last step, then one step of the second stage and its checkpoint.
+KILL_AT = STEPS + 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configured method.
+
+    Attributes:
+        method: Class path, or the short name of a shipped class.
+        settings: Its settings.
+        callbacks: Callbacks it needs, each as in a configuration: `class_path`, `init_args`.
+        batched: Whether answers to a batch equal those to single samples; a preset that follows published
+            code may differ.
+        fixed: Endings of names of trainable tensors that may stay without a gradient in so few steps.
+        quantised: Whether it is run on a 4-bit backbone; a method that trains the backbone cannot be.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Sequence[Mapping[str, Any]] = ()
+    batched: bool = True
+    fixed: tuple[str, ...] = ()
+    quantised: bool = True
+
+
+class Made:
+    """The processes of a row, each run when a test first asks for what it left."""
+
+    def __init__(self, row: Row, root: Path, model: Path) -> None:
+        self.row, self.root, self.model = row, root, model
+
+    def job(self, name: str, **changes: Any) -> Job:
+        """A fit of the row; `backbone`, `data` and `trainer` change its configuration."""
+        parts = {part: changes.pop(part, {}) for part in ("backbone", "data", "trainer")}
+        backbone = {"class_path": "Llava", "init_args": {"name_or_path": str(self.model)}}
+        backbone["init_args"] |= parts["backbone"]  # type: ignore[operator]
+        settings = {"rank": 32, "alpha": 64.0, "optimizer": {"learning_rate": 5e-3}, **self.row.settings}
+        callbacks = [copy.deepcopy(dict(callback)) for callback in self.row.callbacks]
+        evaluation = {"class_path": "StageEvaluation", "init_args": {"downstream": False}}
+        config = {
+            "model": {"class_path": self.row.method, "init_args": {"backbone": backbone, **settings}},
+            "data": {
+                "tasks": list(TASKS),
+                "settings": {"num_train": BATCH * STEPS, "num_test": 5},
+                "batch_size": BATCH,
+                "eval_batch_size": 3,
+                **parts["data"],
+            },
+            "trainer": {
+                "accelerator": "cpu",
+                "checkpoint_every_n_steps": 1,
+                "callbacks": [evaluation, *callbacks],
+                **parts["trainer"],
+            },
+        }
+        return Job(name, self.root / name, config, **changes)
+
+    @functools.cached_property
+    def base(self) -> dict[str, Any]:
+        """The plain fit; the fit that is to be killed runs beside it."""
+        plain, killed = self.job("base"), self.job("killed", kill_at=KILL_AT)
+        if not self.trains:
+            killed = replace(killed, kill_at=None)
+        return _run(plain, killed)[0]
+
+    @functools.cached_property
+    def resumed(self) -> dict[str, Any]:
+        """The killed fit, gone on with; and the plain one loaded beside it."""
+        assert self.base
+        again = replace(self.job("killed"), name="resumed", root=self.root / "killed", resume=True)
+        load = replace(self.job("base"), name="loaded", task="load")
+        return dict(zip(("resumed", "loaded"), _run(again, load), strict=True))
+
+    @functools.cached_property
+    def ranks(self) -> list[dict[str, Any]]:
+        """The fit on two ranks with half the batch each."""
+        return _run(*ranks_of(self.job("ranks", data={"batch_size": BATCH // 2})))
+
+    @functools.cached_property
+    def others(self) -> dict[str, dict[str, Any]]:
+        """The fit with accumulation and activation checkpointing, and the one on a 4-bit backbone."""
+        halves = {"batch_size": BATCH // 2, "global_batch_size": BATCH}
+        jobs = {
+            "accumulated": self.job("accumulated", data=halves, backbone={"activation_checkpointing": True})
+        }
+        if self.row.quantised:
+            jobs["nf4"] = self.job("nf4", backbone={"quantization": "nf4"})
+        return dict(zip(jobs, _run(*jobs.values()), strict=True))
+
+    @functools.cached_property
+    def nf4_loaded(self) -> dict[str, Any]:
+        """The 4-bit run, loaded."""
+        assert self.others
+        return _run(replace(self.job("nf4"), name="nf4-loaded", task="load", root=self.root / "nf4"))[0]
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains anything."""
+        return not self.row.method.endswith("ZeroShot")
+
+
+class MethodTests:
+    """The tests. A subclass names its rows; `method_tests` makes one for a single method."""
+
+    rows: Mapping[str, Row] = {}
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test for every row."""
+        if "made" in metafunc.fixturenames:
+            metafunc.parametrize("made", list(self.rows), indirect=True)
+
+    @pytest.fixture
+    def made(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+        """The row's processes, shared by its tests."""
+        return _made(self.rows[request.param], tmp_path_factory)
+
+    def test_a_killed_run_that_goes_on_ends_bit_identical(self, made: Made) -> None:
+        whole, again = RunFolder.open(made.base["path"]), RunFolder.open(made.resumed["resumed"]["path"])
+        assert whole.path != again.path
+        assert _files(again) == _files(whole)
+
+    def test_a_fresh_process_loads_it_to_identical_logits(self, made: Made) -> None:
+        assert torch.equal(made.resumed["loaded"]["logits"], made.base["logits"])
+
+    def test_batched_answers_equal_single_ones(self, made: Made) -> None:
+        if not made.row.batched:
+            pytest.skip("the row says that batches change its answers")
+        loaded = made.resumed["loaded"]
+        assert loaded["together"] == loaded["alone"]
+        assert len(set(loaded["together"])) > 1
+
+    def test_two_ranks_train_as_one_with_the_same_global_batch(self, made: Made) -> None:
+        first, second = made.ranks
+        assert first["tensors"].keys() == second["tensors"].keys()
+        assert [n for n in first["tensors"] if not torch.equal(first["tensors"][n], second["tensors"][n])] == []
+        _require_like(first, made.base)
+        _require_equal_losses(first["path"], made.base["path"])
+
+    def test_accumulation_and_activation_checkpointing_change_nothing(self, made: Made) -> None:
+        _require_like(made.others["accumulated"], made.base)
+        _require_equal_losses(made.others["accumulated"]["path"], made.base["path"])
+
+    def test_the_method_itself_trains_on_a_4_bit_backbone(self, made: Made) -> None:
+        if not made.row.quantised:
+            pytest.skip("the row says that it has no 4-bit form")
+        nf4 = made.others["nf4"]
+        assert nf4["classes"] == (["Linear4bit"] if made.base["classes"] else [])
+        assert nf4["tensors"].keys() == made.base["tensors"].keys()
+        assert nf4["terms"] == made.base["terms"]
+        assert nf4["seen"] == made.base["seen"]
+        assert torch.equal(made.nf4_loaded["logits"], nf4["logits"])
+        # bitsandbytes adds up in another order than a plain layer with the same values.
+        assert torch.allclose(nf4["dequantised"], nf4["logits"], atol=2e-4, rtol=1e-3)
+
+    def test_every_loss_term_moves_something(self, made: Made) -> None:
+        assert list(made.base["terms"]) == (["lm", *list(made.base["terms"])[1:]] if made.trains else [])
+        assert [name for name, moves in made.base["terms"].items() if not moves] == []
+
+    def test_every_trainable_tensor_has_a_gradient_unless_its_block_was_never_chosen(self, made: Made) -> None:
+        base = made.base
+        unreached = set(base["seen"]) - set(base["reached"]) - set(base["resting"])
+        # A moves from a block's second use on, when B is no longer zero.
+        late = (".A", *made.row.fixed)
+        assert sorted(name for name in unreached if not name.endswith(late)) == []
+        moved = {name.split(".blocks.")[0] for name in base["reached"] if name.endswith(".A")}
+        banks = {name.split(".blocks.")[0] for name in base["seen"] if name.endswith(".A")}
+        assert moved == banks
+
+    def test_the_backbone_stays_what_was_loaded(self, made: Made) -> None:
+        assert made.base["frozen"] == _frozen_digest(made.model)
+
+    def test_training_changed_what_it_says(self, made: Made) -> None:
+        """Without it, equal logits would say nothing."""
+        assert torch.equal(made.base["logits"], _bare_logits(made)) != made.trains
+
+    def test_what_is_stored_is_what_is_counted(self, made: Made) -> None:
+        run = RunFolder.open(made.base["path"])
+        stored = run.load_stage(max(run.stages_done())).tensors
+        assert made.base["counts"]["stored"] == sum(tensor.numel() for tensor in stored.values())
+
+
+def method_tests(method: str, *, name: str = "", **row: Any) -> type[MethodTests]:
+    """The tests of one method, for the test module of any package: `TestMine = method_tests("my.Mine")`.
+
+    Args:
+        method: Class path of the method.
+        name: Name of the row; by default the class's.
+        row: Further attributes of a `Row`; every other name is a setting of the method.
+    """
+    known = {key: row.pop(key) for key in list(row) if key in Row.__dataclass_fields__}
+    settings = {**known.pop("settings", {}), **row}
+    made = Row(method, settings, **known)
+    return type("TestMethod", (MethodTests,), {"rows": {name or method.rpartition(".")[2]: made}})
+
+
+_MADE: dict[int, Made] = {}
+
+
+def _made(row: Row, factory: pytest.TempPathFactory) -> Made:
+    if id(row) not in _MADE:
+        _MADE[id(row)] = Made(row, factory.mktemp("method"), _model_folder(str(factory.getbasetemp())))
+    return _MADE[id(row)]
+
+
+@functools.cache
+def _model_folder(base: str) -> Path:
+    from lit_cvit.backbones.build import build_llava_folder
+
+    return build_llava_folder(Path(base) / "kit-llava")
+
+
+@functools.cache
+def _frozen_digest(model: Path) -> str:
+    from lit_cvit.backbones import Llava
+
+    return Llava(str(model)).load().digest_frozen()
+
+
+def _bare_logits(made: Made) -> Tensor:
+    """What the backbone alone says to the same samples."""
+    bare = replace(made.row, method="ZeroShot", settings={}, callbacks=())
+    return _run(Made(bare, made.root / "bare", made.model).job("bare"))[0]["logits"]  # type: ignore[no-any-return]
+
+
+def _run(*jobs: Job) -> list[dict[str, Any]]:
+    for job in jobs:
+        job.root.mkdir(parents=True, exist_ok=True)
+    run_jobs(jobs)
+    return [torch.load(job.observed) if job.kill_at is None else {} for job in jobs]
+
+
+def _files(run: RunFolder) -> dict[str, bytes]:
+    """What two equal runs have in common byte by byte: tensors, predictions, matrix, log."""
+    chosen = [*run.path.glob("stages/*/method.*"), *run.path.glob("stages/*/predictions/*.jsonl")]
+    chosen += [run.path / name for name in ("matrix.json", "matrix.csv", "log.jsonl")]
+    return {str(path.relative_to(run.path)): path.read_bytes() for path in chosen if path.is_file()}
+
+
+def _require_like(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """The same training to rounding: gradients of the first step, and the whole way to the last.
+
+    AdamW divides by the size of a gradient, so single elements near zero may go either way.
+    """
+    assert one["first"].keys() == other["first"].keys()
+    for name, grad in one["first"].items():
+        size = other["first"][name].abs().max().item()
+        assert torch.allclose(grad, other["first"][name], rtol=1e-3, atol=1e-5 * size + 1e-9), name
+    assert one["tensors"].keys() == other["tensors"].keys()
+    pairs = [(one["tensors"][name].double(), other["tensors"][name].double()) for name in one["tensors"]]
+    apart = sum(float((a - b).square().sum()) for a, b in pairs) ** 0.5
+    size = sum(float(b.square().sum()) for _, b in pairs) ** 0.5
+    assert apart <= 0.01 * size
+
+
+def _require_equal_losses(one: str, other: str) -> None:
+    from lit_cvit.run import read_jsonl
+
+    rows = [list(read_jsonl(RunFolder.open(path).log_path)) for path in (one, other)]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    for a, b in zip(*rows, strict=True):
+        assert a["loss/lm"] == pytest.approx(b["loss/lm"], rel=1e-3), a["step"]
