@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help quickstart test check clean
+.PHONY: help quickstart test matrix check clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart  install, then learn cvit-mini with SMoLoRA (offline, CPU, a few minutes)"
 	@echo "make test        install with the test tools, then run the tests"
+	@echo "make matrix      every method against everything that is promised of a method"
 	@echo "make check       lint, types and import directions"
 	@echo "make clean       remove the virtual environment"
 
@@ -28,6 +29,9 @@ quickstart: $(VENV)/offline.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
+
+matrix: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m matrix
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .

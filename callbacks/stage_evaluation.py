@@ -69,6 +69,8 @@ class StageEvaluation(StageCallback):
             trainer.run.write_predictions(stage.number, task.name, result.rows)
         seconds = sum(score.seconds for score in scores.values())
         trainer.run.save_scores(StageScores(stage.number, stage.task.name, scores), seconds=seconds)
+        # The other ranks read what rank 0 has written.
+        trainer.strategy.barrier("scores")
         if stage.number == len(trainer.stages):
             write_report(trainer.run)
 

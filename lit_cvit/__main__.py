@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = importlib.import_module(f"{commands.__name__}.{verb}").run(rest)
     except SystemExit as stop:
+        # Inside a stage, Lightning turns an interrupt into an exit with status 1 and says nothing.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted(verb)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except (ValueError, OSError) as error:
         if wants_traceback:
@@ -44,9 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lit_cvit {verb}: {error}", file=sys.stderr)
         return error.status if isinstance(error, CleanExit) else 1
     except KeyboardInterrupt:
-        print(f"lit_cvit {verb}: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted(verb)
     return status
+
+
+def _interrupted(verb: str) -> int:
+    advice = "; continue with the same command and --ckpt_path last" if verb == "fit" else ""
+    print(f"lit_cvit {verb}: interrupted{advice}", file=sys.stderr)
+    return 130
 
 
 def _verbs() -> list[str]:

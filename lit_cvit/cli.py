@@ -168,9 +168,16 @@ def load_run(path: Path | str, *, stage: int | None = None) -> LoadedRun:
         stage: Stage number; by default the last trained one.
 
     Raises:
-        ValueError: the folder is no run, the stage is not trained, or a stored file changed.
+        ValueError: the folder is no run, the run was started from Python, the stage is not trained, or a
+            stored file changed.
     """
     run = RunFolder.open(path, verify=True)
+    if yaml.safe_load(run.config_path.read_text(encoding="utf-8")) is None:
+        raise ValueError(
+            f"{run.path} was started from Python and has no configuration to build its method and data from, "
+            "so `test` and `predict` cannot reopen it. Build both again in Python and call "
+            "lit_cvit.resume.restore_method, or train with `python -m lit_cvit fit`"
+        )
     cli = StreamCLI(["--config", str(run.config_path)], run=False)
     method, data, trainer = cli.model, cli.datamodule, cli.trainer
     assert isinstance(method, ContinualMethod)

@@ -1,7 +1,7 @@
 """StepLog: a row of losses and rates per optimizer step in the run's `log.jsonl`.
 
-Lightning logs a step after the callbacks of its end, so a checkpoint written there would come before the row
-of its own step, and CSVLogger drops earlier rows on resume. This one writes before the checkpoint and appends.
+Lightning logs a step after the callbacks of its end, so a checkpoint written there would come before the
+row of its own step, and CSVLogger drops earlier rows on resume. This one writes before the checkpoint.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ class StepLog(Callback):
 
     Loss terms are those of the whole step, over its micro-batches and all ranks; whatever else the method or
     a callback logs with `self.log` is in the row as it was on rank 0.
+
+    Args:
+        run: The run.
+        every_n_steps: Optimizer steps between rows.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, every_n_steps: int) -> None:
         super().__init__()
         self.run = run
+        self.every_n_steps = every_n_steps
         self._seen = 0
         self._rates: dict[str, float] = {}
 
@@ -50,7 +55,7 @@ class StepLog(Callback):
             return
         self._seen = step
         terms = pl_module.take_step_terms()
-        if step % max(1, trainer.log_every_n_steps):
+        if step % self.every_n_steps:
             return
         values = summed(torch.stack([term.double() for term in terms.values()])) / num_ranks()
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith(LOSS)}

@@ -39,7 +39,7 @@ def gathered(value: T) -> list[T]:
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The sum over ranks of a tensor of equal shape, equal on every rank; for sums and counts, never means."""
+    """The sum over ranks of a tensor of equal shape, on every rank; for sums and counts, never means."""
     if num_ranks() == 1:
         return tensor
     total = tensor.detach().clone()

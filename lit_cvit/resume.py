@@ -1,4 +1,4 @@
-"""Method and data introduced, the conditions of a run, the folder it goes on in, and a method brought back to where it was."""
+"""Before a run: its conditions, the folder it goes on in, and a method brought back to where it was."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ def _source_record(method: ContinualMethod, start_from: str) -> dict[str, Any]:
     }
 
 
-def open_run(
-    record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool
-) -> RunFolder:
+def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool) -> RunFolder:
     """The newest run of this configuration to go on with, or a new folder.
 
     Raises:

@@ -72,7 +72,7 @@ class ContinualTrainer(L.Trainer):
     ) -> None:
         _check_precision(kwargs.get("precision"))
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
-        kwargs["log_every_n_steps"] = kwargs.get("log_every_n_steps") or 1
+        self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
         if checkpoint_every_n_steps < 0:
             raise ValueError(
                 f"trainer.checkpoint_every_n_steps must be 0 or more, got {checkpoint_every_n_steps}"
@@ -193,7 +193,7 @@ class ContinualTrainer(L.Trainer):
         self.strategy.checkpoint_io = RunCheckpointIO(self._folder)
         # Last: a checkpoint holds what the other callbacks did in the step, and the log has its row.
         self.callbacks += [
-            StepLog(self._folder),
+            StepLog(self._folder, self._log_every),
             StageCheckpoints(self.checkpoint_every_n_steps, self.stop),
         ]
         method.prepare()
@@ -283,7 +283,11 @@ class ContinualTrainer(L.Trainer):
         if self.is_global_zero:
             try:
                 run = open_run(
-                    record, root=self.run_root, name=self.run_name, config_text=self.config_text, resume=resume
+                    record,
+                    root=self.run_root,
+                    name=self.run_name,
+                    config_text=self.config_text,
+                    resume=resume,
                 )
                 path = str(run.path)
             except (ValueError, OSError) as error:
@@ -340,11 +344,11 @@ def _check_strategy(strategy: Strategy, asked: str | Strategy) -> None:
     if not (by_command or isinstance(strategy, SingleDeviceStrategy)):
         name = asked if isinstance(asked, str) else type(asked).__name__
         raise ValueError(
-            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto' and 'ddp' (processes started "
-            "by command, torchrun or SLURM)"
+            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto' and 'ddp' (processes "
+            "started by command, torchrun or SLURM)"
         )
     if isinstance(strategy, DDPStrategy):
-        # Frozen blocks and the backbone are buffers or frozen; sending them at every step would be for nothing.
+        # Frozen blocks are buffers; sending them at every step would be for nothing.
         strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
 
 

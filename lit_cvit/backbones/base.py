@@ -25,7 +25,6 @@ from lit_cvit.backbones.encode import SampleEncoder
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
 
-
 ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
 
@@ -289,7 +288,7 @@ class Backbone(nn.Module, ABC):
             return
         settings = {"use_reentrant": False, "context_fn": context_fn}
         self.model.get_submodule(self.decoder_path).activation_checkpointing_enable(settings)
-        # A layer recomputes only in training mode. Its own flag alone: the parts below stay as they were loaded.
+        # A layer recomputes only in training mode: its own flag alone, the parts below stay as loaded.
         for layer in self.decoder_layers:
             layer.training = True
 

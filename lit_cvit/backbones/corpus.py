@@ -119,29 +119,43 @@ def _caption(scene: Scene, g: Generator) -> Turn | None:
     return pick(g, question), "it shows " + " and ".join(parts)
 
 
-def _one_unique(scene: Scene, g: Generator, key: Callable[[Thing], str]) -> Thing | None:
+def _about_one(
+    scene: Scene, g: Generator, key: Callable[[Thing], str], ask: Callable[[Thing], Turn]
+) -> Turn | None:
+    """A question about a thing that is the only one of its key, if there is one."""
     things = _unique(scene, key)
-    return things[int(g.integers(len(things)))] if things else None
+    return ask(things[int(g.integers(len(things)))]) if things else None
+
+
+def _by_name(thing: Thing) -> str:
+    return thing.name
 
 
 def _colour(scene: Scene, g: Generator) -> Turn | None:
-    thing = _one_unique(scene, g, lambda t: t.name)
-    return thing and _clause("it is", thing.colour, f"what colour is the {thing.name}?", g)
+    return _about_one(
+        scene, g, _by_name, lambda t: _clause("it is", t.colour, f"what colour is the {t.name}?", g)
+    )
 
 
 def _shape(scene: Scene, g: Generator) -> Turn | None:
-    thing = _one_unique(scene, g, lambda t: t.colour)
-    return thing and _clause("it is a", thing.name, f"what shape is the {thing.colour} thing?", g)
+    return _about_one(
+        scene,
+        g,
+        lambda t: t.colour,
+        lambda t: _clause("it is a", t.name, f"what shape is the {t.colour} thing?", g),
+    )
 
 
 def _fill(scene: Scene, g: Generator) -> Turn | None:
-    thing = _one_unique(scene, g, lambda t: t.name)
-    return thing and _clause("it is", thing.fill, f"how is the {thing.name} filled?", g)
+    return _about_one(
+        scene, g, _by_name, lambda t: _clause("it is", t.fill, f"how is the {t.name} filled?", g)
+    )
 
 
 def _where(scene: Scene, g: Generator) -> Turn | None:
-    thing = _one_unique(scene, g, lambda t: t.name)
-    return thing and _clause("it is at the", PLACES[thing.place], f"where is the {thing.name}?", g)
+    return _about_one(
+        scene, g, _by_name, lambda t: _clause("it is at the", PLACES[t.place], f"where is the {t.name}?", g)
+    )
 
 
 def _at_place(scene: Scene, g: Generator) -> Turn | None:
@@ -209,15 +223,15 @@ def _what(scene: Scene, g: Generator) -> Turn | None:
 def _describe(scene: Scene, g: Generator) -> Turn | None:
     """All about named things, in an order of the question's own.
 
-    Captions go through the things by place and say the colour before the shape, so they can be told without
-    ever looking for a thing by its shape; here every word of the answer depends on that.
+    Captions go through the things by place and say the colour before the shape, so they teach to find a shape
+    by its colour and never the reverse. Here the shape comes first, with its attributes right behind it.
     """
-    things = _unique(scene, lambda t: t.name)
+    things = _unique(scene, _by_name)
     if not things:
         return None
     asked = [things[int(i)] for i in g.permutation(len(things))[:3]]
     names = " and the ".join(t.name for t in asked)
-    told = " and ".join(f"the {t.name} is {t.colour} {t.fill} at the {PLACES[t.place]}" for t in asked)
+    told = " and ".join(f"the {t.name} {t.colour} {t.fill} at the {PLACES[t.place]}" for t in asked)
     return f"tell me about the {names}", told
 
 
@@ -228,12 +242,13 @@ def _behind(scene: Scene, g: Generator) -> Turn | None:
 
 def _options(scene: Scene, g: Generator) -> Turn | None:
     """An in-context choice between marked options: answered by the marker, in a clause."""
-    thing = _one_unique(scene, g, lambda t: t.name)
-    if thing is None:
-        return None
-    if g.random() < 0.5:
-        return _marked(f"what colour is the {thing.name}?", thing.colour, list(COLOURS), g)
-    return _marked(f"how is the {thing.name} filled?", thing.fill, list(FILLS), g)
+
+    def ask(thing: Thing) -> Turn:
+        if g.random() < 0.5:
+            return _marked(f"what colour is the {thing.name}?", thing.colour, list(COLOURS), g)
+        return _marked(f"how is the {thing.name} filled?", thing.fill, list(FILLS), g)
+
+    return _about_one(scene, g, _by_name, ask)
 
 
 def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 Log = Callable[[dict[str, object]], None]
 
@@ -24,9 +25,8 @@ class Recipe:
         language_steps: Optimizer steps of projector and decoder.
         language_batch: Scenes per language step.
         num_turns: Questions per scene.
-        language_rate: Peak learning rate of the language step.
-        decision_steps: Optimizer steps of the last step.
-        decision_rate: Peak learning rate of the last step.
+        language_rate: Peak learning rate of projector, embeddings and norms, under AdamW.
+        matrix_rate: Peak learning rate of the decoder's matrices, under Muon.
         alignment_steps: Optimizer steps of the projector alone.
         alignment_rate: Peak learning rate of the projector alone.
         weight_decay: Decoupled weight decay of every step.
@@ -37,12 +37,11 @@ class Recipe:
     vision_steps: int = 2500
     vision_batch: int = 96
     vision_rate: float = 1.5e-3
-    language_steps: int = 5000
+    language_steps: int = 3000
     language_batch: int = 32
     num_turns: int = 6
-    language_rate: float = 1e-3
-    decision_steps: int = 1000
-    decision_rate: float = 1e-3
+    language_rate: float = 1.5e-3
+    matrix_rate: float = 4e-3
     alignment_steps: int = 500
     alignment_rate: float = 3e-3
     weight_decay: float = 0.05
@@ -54,11 +53,13 @@ def draws(recipe: Recipe, *key: int) -> np.random.Generator:
     return np.random.default_rng([recipe.seed, *key])
 
 
-def optimise(
-    parameters: list[nn.Parameter], *, steps: int, rate: float, decay: float
-) -> Iterator[Callable[[Tensor], None]]:
-    """Yield one update function per step: AdamW, 5 % warm-up, cosine to zero, clipping at 1."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.98))
+def adamw(parameters: Iterable[nn.Parameter], *, rate: float, decay: float) -> Optimizer:
+    """AdamW as every step of the recipe uses it."""
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.98))
+
+
+def optimise(optimizers: Sequence[Optimizer], *, steps: int) -> Iterator[Callable[[Tensor], None]]:
+    """Yield one update function per step: 5 % warm-up, cosine to zero, clipping at 1."""
     warm = max(1, steps // 20)
 
     def factor(step: int) -> float:
@@ -66,14 +67,17 @@ def optimise(
             return (step + 1) / warm
         return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(each, factor) for each in optimizers]
+    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
 
     def update(loss: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
+        for each in optimizers:
+            each.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
 
     for _ in range(steps):
         yield update

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lit_cvit.backbones import corpus
-from lit_cvit.backbones.recipe import Log, Recipe, draws, optimise
+from lit_cvit.backbones.recipe import Log, Recipe, adamw, draws, optimise
 from lit_cvit.backbones.tiny_model import PATCH
 from lit_cvit.data.glyphs import GLYPHS
 from lit_cvit.data.scenes import (
@@ -105,12 +105,8 @@ def train_vision(model: LlavaForConditionalGeneration, recipe: Recipe, log: Log)
     tower = model.model.vision_tower
     heads = nn.ModuleDict({name: nn.Linear(tower.config.hidden_size, n) for name, n in _HEADS.items()})
     parameters = [p for n, p in tower.named_parameters() if "post_layernorm" not in n]
-    updates = optimise(
-        [*parameters, *heads.parameters()],
-        steps=recipe.vision_steps,
-        rate=recipe.vision_rate,
-        decay=recipe.weight_decay,
-    )
+    optimizer = adamw([*parameters, *heads.parameters()], rate=recipe.vision_rate, decay=recipe.weight_decay)
+    updates = optimise([optimizer], steps=recipe.vision_steps)
     loader = DataLoader(_VisionSteps(recipe), batch_size=None, num_workers=1, prefetch_factor=4)
     for step, ((images, labels), update) in enumerate(zip(loader, updates, strict=True), start=1):
         features = patch_features(model, images)
@@ -154,12 +150,8 @@ def train_projector(
     embedding = model.get_input_embeddings().get_parameter("weight").detach()[torch.tensor(ids)]
     column = {word: number for number, word in enumerate(vocabulary)}
     projector = model.model.multi_modal_projector
-    updates = optimise(
-        list(projector.parameters()),
-        steps=recipe.alignment_steps,
-        rate=recipe.alignment_rate,
-        decay=recipe.weight_decay,
-    )
+    optimizer = adamw(projector.parameters(), rate=recipe.alignment_rate, decay=recipe.weight_decay)
+    updates = optimise([optimizer], steps=recipe.alignment_steps)
     for step, update in enumerate(updates, start=1):
         generator = draws(recipe, 2, step)
         scenes = [dense_scene(generator) for _ in range(recipe.vision_batch)]

@@ -27,6 +27,7 @@ class RecordSource:
         instructions: tuple[str, ...] = (),
         image_root: Path | None = None,
         limit: int | None = None,
+        ids_required: bool = True,
     ) -> None:
         """Index the record file.
 
@@ -37,6 +38,7 @@ class RecordSource:
                 whole, with an empty instruction.
             image_root: Folder that image paths are relative to; None for a text-only task.
             limit: Use only so many records from the start.
+            ids_required: False gives a record without an id its position in the file as its id.
 
         Raises:
             ValueError: the file is missing, empty or broken; names file and place.
@@ -45,6 +47,7 @@ class RecordSource:
         self._task = task
         self._instructions = instructions
         self._image_root = image_root
+        self._ids_required = ids_required
         self._num_samples = len(self.file) if limit is None else min(limit, len(self.file))
 
     def __len__(self) -> int:
@@ -59,7 +62,8 @@ class RecordSource:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.file.path} has samples 0 to {len(self) - 1}, got {index}")
-        record = parse_record(self.file[index], place=self.file.where(index))
+        position = None if self._ids_required else index
+        record = parse_record(self.file[index], place=self.file.where(index), position=position)
         question, instruction = self._split(record, index)
         return Sample(
             id=record.id,

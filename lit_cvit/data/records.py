@@ -5,6 +5,9 @@
 * our own rows: `id`, `image`?, `question`?, `instruction`, `answers`, `choices`?.
 
 The form is read off the keys of each row, so any form can stand in either split. Further keys are ignored.
+
+A row of a training file may lack its id, as rows of published training files do: its position in the file,
+counted from 0, is its id then ("17"). Predictions are kept by id, so a row of a test file must have one.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ class Record:
     """One row, checked.
 
     Attributes:
-        id: `id` or `question_id`, as a string.
+        id: `id` or `question_id`, as a string; the position of a training row that has neither.
         answers: Reference answers, at least one that is not blank; the first is the training target.
         text: The user's last turn without the image placeholder; empty for a row of our own form.
         question: The question of a row of our own form; may be empty.
@@ -46,19 +49,20 @@ class Record:
     history: tuple[tuple[str, str], ...] = ()
 
 
-def parse_record(row: Mapping[str, object], *, place: str) -> Record:
+def parse_record(row: Mapping[str, object], *, place: str, position: int | None = None) -> Record:
     """Check one row and turn it into a record.
 
     Args:
         row: The decoded JSON object.
         place: File and line or index, for messages.
+        position: The id of a row that has none; None makes that an error.
 
     Raises:
         ValueError: the row is in none of the known forms, or a field is missing, of the wrong type, blank,
             or inconsistent; names place, id where known, field, the value got, and the fix.
     """
     reader = _Row(row, place)
-    identity = reader.identity()
+    identity = reader.identity(position)
     reader.place = f"{place} (id {identity!r})"
     image, choices = reader.image(), reader.texts("choices") if "choices" in row else ()
     if "conversations" in row:
@@ -102,7 +106,9 @@ class _Row:
         shown = "nothing" if got is _ABSENT else reprlib.repr(got)
         raise ValueError(f"{self.place}: field {field!r}: got {shown}; {fix}")
 
-    def identity(self) -> str:
+    def identity(self, position: int | None) -> str:
+        if position is not None and not {"id", "question_id"} & self.row.keys():
+            return str(position)
         field = "question_id" if "id" not in self.row and "question_id" in self.row else "id"
         value = self.row.get(field)
         if isinstance(value, bool) or not isinstance(value, str | int):

@@ -112,7 +112,7 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         self.stage = stage
         self.rank = rank
         self.world_size = world_size
-        self.epoch = epoch
+        self.epoch, self.skip = epoch, 0
         self.set_epoch(epoch, skip=skip)
 
     @property

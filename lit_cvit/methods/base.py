@@ -255,7 +255,7 @@ class ContinualMethod(L.LightningModule):
         load_strict(self.tensors(), tensors)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep of a checkpoint's model only what makes the method what it is, and say which stage it is of."""
+        """Keep of the model only what makes the method what it is, and say which stage it is in."""
         assert self.stage is not None
         checkpoint["stage"] = self.stage.number
         checkpoint["state_dict"] = {name: tensor.detach() for name, tensor in self.tensors().items()}

@@ -1,4 +1,4 @@
-"""The answers to a split while it is being answered: a line per round of batches, so that a resume goes on."""
+"""The answers to a split in progress: a line per round of batches, so that a resume goes on."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ class AnswerJournal:
 
     def rounds(self) -> list[dict[int, str]]:
         """The answers of the finished rounds by sample, oldest first; one torn by a crash does not count."""
-        return [
-            {int(index): text for index, text in row[_ANSWERS].items()} for row in read_jsonl(self.path)
-        ]
+        return [{int(index): text for index, text in row[_ANSWERS].items()} for row in read_jsonl(self.path)]
 
     def add(self, answers: Mapping[int, str]) -> None:
         """Keep one more round."""

@@ -1,8 +1,8 @@
 """The kit that proves a method: what every shipped method is tested with, for methods of other packages too.
 
-    from lit_cvit.testing import method_tests
+from lit_cvit.testing import method_tests
 
-    TestMine = method_tests("my_package.MyMethod", penalty=0.1)
+TestMine = method_tests("my_package.MyMethod", penalty=0.1)
 """
 
 from lit_cvit.testing.kit import MethodTests, Row, method_tests

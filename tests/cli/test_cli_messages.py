@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import signal
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from stream_kit import fit, small_method
 
-import lit_cvit.commands.fit
+from callbacks import StreamProgress
+from lit_cvit.methods import ZeroShot
 from lit_cvit.run import RunFolder
 
 QUICK = ("fit", "--config", "quickstart")
@@ -260,6 +264,20 @@ def test_a_wrong_task_and_a_wrong_stage_are_refused(say, finished: RunFolder) ->
     assert message == f"stage 3 of {finished.path} is not trained; trained stages: 1, 2"
 
 
+@pytest.mark.parametrize("verb", ["test", "predict"])
+def test_a_run_that_was_started_from_python_says_that_it_cannot_be_reopened(
+    say, llava_folder: Path, tmp_path: Path, verb: str
+) -> None:
+    run = fit(tmp_path, small_method(llava_folder, ZeroShot), callbacks=[]).run
+    asked = ("--question", "x") if verb == "predict" else ()
+    message = (
+        f"{run.path} was started from Python and has no configuration to build its method and data from, "
+        "so `test` and `predict` cannot reopen it. Build both again in Python and call "
+        "lit_cvit.resume.restore_method, or train with `python -m lit_cvit fit`"
+    )
+    assert only_message(say(verb, "--run", run.path, *asked), verb) == message
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -296,12 +314,39 @@ def test_traceback_shows_where_the_error_came_from(say) -> None:
     assert err.endswith("lit_cvit fit: data.batch_size must be at least 1, got 0\n")
 
 
-def test_an_interrupt_ends_without_a_stack_trace(say, monkeypatch: pytest.MonkeyPatch) -> None:
+INTERRUPTED = "lit_cvit fit: interrupted; continue with the same command and --ckpt_path last\n"
+
+
+@pytest.mark.parametrize(("verb", "said"), [("fit", INTERRUPTED), ("test", "lit_cvit test: interrupted\n")])
+def test_an_interrupt_ends_without_a_stack_trace(
+    say, monkeypatch: pytest.MonkeyPatch, verb: str, said: str
+) -> None:
     def interrupted(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lit_cvit.commands.fit, "run", interrupted)
-    assert say("fit") == (130, "", "lit_cvit fit: interrupted\n")
+    monkeypatch.setattr(importlib.import_module(f"lit_cvit.commands.{verb}"), "run", interrupted)
+    assert say(verb) == (130, "", said)
+
+
+def test_an_interrupt_in_a_training_step_says_how_to_continue_and_that_continues(
+    say, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (*QUICK, "--config", small, "--run_root", tmp_path, "--data.tasks", "[GQA]")
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamProgress, "on_train_batch_end", _interrupt)
+        status, _, err = say(*command)
+    # Lightning ignores further interrupts from the first one on; this process lives on.
+    signal.signal(signal.SIGINT, handler)
+    assert (status, err) == (130, INTERRUPTED)
+    status, _, err = say(*command, "--ckpt_path", "last")
+    assert (status, err) == (0, "")
+    (run,) = tmp_path.iterdir()
+    assert RunFolder.open(run).stages_done() == [1]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 # -- a package of the user's that hides ours ----------------------------------------------------------------

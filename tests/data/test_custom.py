@@ -10,9 +10,10 @@ import yaml
 from PIL import Image
 
 from lit_cvit.data.benchmarks.custom import custom
+from lit_cvit.data.check import ProblemKind, check_task
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.record_source import RecordSource
-from lit_cvit.data.tasks import AnswerFormat, Sample
+from lit_cvit.data.tasks import AnswerFormat, Sample, Task
 
 WORD = "Use one word."
 LONG = "Look closely. Use one word."
@@ -142,6 +143,38 @@ def test_a_limit_takes_the_first_records_of_each_split(folder: Path) -> None:
     with pytest.raises(IndexError, match=r"train\.json has samples 0 to 1, got 2"):
         source.sample(2)
     assert len(train_of(folder, limit=9)) == 3
+
+
+def without_ids(folder: Path, *, keep: dict[int, str]) -> Task:
+    """The task after its three training records lost their ids, but for some that are given."""
+    rows = [conversation(number, WORD, f"answer {number}") for number in range(3)]
+    for number, row in enumerate(rows):
+        del row["id"]
+        if number in keep:
+            row["id"] = keep[number]
+    (folder / "train.json").write_text(json.dumps(rows))
+    return custom(write(folder, settings())).stream[0]
+
+
+def test_training_records_without_ids_have_their_positions_in_the_file(folder: Path) -> None:
+    task = without_ids(folder, keep={1: "mine"})
+    assert task.train is not None
+    assert [task.train.sample(index).id for index in range(3)] == ["0", "mine", "2"]
+    assert check_task(task).counts[ProblemKind.DUPLICATE_ID] == 0
+
+
+def test_a_position_that_is_another_records_id_is_a_duplicate(folder: Path) -> None:
+    report = check_task(without_ids(folder, keep={0: "2"}))
+    place = folder / "train.json"
+    assert [problem.message for problem in report.problems if problem.kind is ProblemKind.DUPLICATE_ID] == [
+        f"{place}, index 2 (id '2'): the id is already that of {place}, index 0; make ids unique"
+    ]
+
+
+def test_test_records_need_their_ids(folder: Path) -> None:
+    (folder / "test.jsonl").write_text(json.dumps({"text": WORD, "answer": "red"}))
+    with pytest.raises(ValueError, match="line 1: field 'id': got nothing; give every record a unique 'id'"):
+        custom(write(folder, settings())).stream[0].test.sample(0)
 
 
 def test_downstream_tasks_stand_apart(folder: Path) -> None:

@@ -6,7 +6,7 @@ from lit_cvit.data.instructions import cvit_instructions
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
-CAPTION = "What is happening in the presented picture? Please describe it in one complete sentence."
+CAPTION = "What is happening in the presented picture?\nPlease describe it in one complete sentence."
 TASKS = (
     "ScienceQA",
     "TextVQA",

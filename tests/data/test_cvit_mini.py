@@ -6,11 +6,13 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from lit_cvit.data.benchmarks import benchmark_names, load_benchmark
 from lit_cvit.data.benchmarks.cvit_mini import OBJECT_CLASSES, PLACE_CLASSES, cvit_mini
+from lit_cvit.data.benchmarks.mini import Drawn
 from lit_cvit.data.check import check_benchmark
 from lit_cvit.data.instructions import cvit_instructions
 from lit_cvit.data.scenes import COLOURS, FILLS, PLACES, SHAPES, DrawnImage, Scene, Thing
@@ -129,6 +131,12 @@ def test_train_and_test_share_no_scene_and_no_text_only_question(mini: Benchmark
                 seen[split].add(scene_of(sample).digest() if sample.image else sample.question)
     assert len(seen["test"]) > 1500
     assert not seen["train"] & seen["test"]
+
+
+def test_no_degraded_test_scene_is_a_training_scene_of_any_task(mini: Benchmark) -> None:
+    """Sharp, every scene of VizWiz would be a test scene too."""
+    sharp = [replace(scene_of(sample), quality=1.0) for sample in samples(mini.task("VizWiz").test)]
+    assert {Drawn(scene, ("",)).is_test() for scene in sharp} == {True}
 
 
 def test_the_split_of_a_scene_does_not_depend_on_the_seed() -> None:

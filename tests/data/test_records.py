@@ -80,6 +80,17 @@ def test_an_id_is_required(row: dict[str, Any], got: str) -> None:
     fails(f": field 'id': got {got}; {fix}", text="a", answer="b", **row)
 
 
+def test_a_training_row_without_an_id_has_its_position() -> None:
+    def identity(**row: Any) -> str:
+        return parse_record({"text": "a", "answer": "b", **row}, place="t.json, index 17", position=17).id
+
+    assert identity() == "17"
+    assert identity(id="q1") == "q1"
+    assert identity(question_id=5) == "5"
+    with pytest.raises(ValueError, match="field 'id': got None; give every record a unique 'id'"):
+        identity(id=None)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -17,7 +17,7 @@ from callbacks import StageEvaluation
 from lit_cvit.checkpoints import Stopped, checkpoint_step
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import ContinualMethod, SMoLoRA
-from lit_cvit.run import RunFolder
+from lit_cvit.run import RunFolder, writer
 
 # Two stages of 3 epochs of 2 steps.
 EPOCHS, STEPS = 3, 6
@@ -233,3 +233,40 @@ def test_without_an_interval_no_checkpoint_is_written(llava_folder: Path, tmp_pa
             checkpoint_every_n_steps=0,
         )
     assert not run_in(tmp_path).checkpoint_path.exists()
+
+
+class Fault:
+    """Ends the process at one of the events of the run's writes; counts them."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at, self.events = at, list[str]()
+
+    def __call__(self, event: str, path: Path) -> None:
+        self.events.append(f"{event} {path.name}")
+        if len(self.events) - 1 == self.at:
+            raise Killed
+
+
+def test_a_run_killed_at_any_of_its_writes_ends_bit_identical(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of the events, one for every kind of file; `tests/run` takes every event of a smaller run."""
+
+    def fitted(root: Path, fault: Fault, ckpt_path: str | None = None) -> RunFolder:
+        monkeypatch.setattr(writer, "_no_fault", fault)
+        return fit(root, method(llava_folder), ckpt_path=ckpt_path, checkpoint_every_n_steps=1).run
+
+    counting = Fault(None)
+    whole = fitted(tmp_path / "whole", counting)
+    kinds = {event: number for number, event in enumerate(counting.events) if "middle" in event}
+    assert {name.split()[1] for name in kinds} >= {
+        "last.ckpt", "log.jsonl", "method.safetensors", "manifest.json", "scores.json", "ScienceQA.jsonl",
+        "run.json", "matrix.json", "summary.md", "matrix.png",
+    }  # fmt: skip
+    for number in sorted(kinds.values())[::3]:
+        root = tmp_path / str(number)
+        with pytest.raises(Killed):
+            fitted(root, Fault(number))
+        again = fitted(root, Fault(None), "last")
+        assert state_files(again) == state_files(whole), counting.events[number]
+        assert log_rows(again) == log_rows(whole), counting.events[number]

@@ -171,9 +171,17 @@ def test_a_precision_that_converts_the_model_is_refused(precision: Any) -> None:
         ContinualTrainer(precision=precision, accelerator="cpu")
 
 
-def test_more_than_one_process_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 processes"):
-        ContinualTrainer(devices=2, accelerator="cpu")
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])
+def test_a_strategy_that_cannot_walk_a_stream_is_refused(strategy: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"trainer.strategy '{strategy}' cannot walk a stream; allowed are 'auto'"
+    ):
+        ContinualTrainer(devices=2, accelerator="cpu", strategy=strategy)
+
+
+def test_a_negative_checkpoint_interval_is_refused() -> None:
+    with pytest.raises(ValueError, match="trainer.checkpoint_every_n_steps must be 0 or more, got -1"):
+        ContinualTrainer(accelerator="cpu", checkpoint_every_n_steps=-1)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@
         limit: 500                  # optional: at most so many records of each split
         downstream: zero_shot       # optional: zero_shot (only tested) | few_shot; not part of the stream
 
-Forms of the records: `lit_cvit.data.records`. The user's text of a record ends with one of the task's
-instructions (the longest that fits), which is kept apart from the question.
+Forms of the records: `lit_cvit.data.records`; training records may lack their ids. The user's text of a
+record ends with one of the task's instructions (the longest that fits), kept apart from the question.
 """
 
 from __future__ import annotations
@@ -164,7 +164,14 @@ class _Settings:
         path, name, limit = self.folder / self.text(key), self.name(), self.count("limit")
         instructions = self.instructions()
         try:
-            return RecordSource(path, task=name, instructions=instructions, image_root=root, limit=limit)
+            return RecordSource(
+                path,
+                task=name,
+                instructions=instructions,
+                image_root=root,
+                limit=limit,
+                ids_required=key != "train",
+            )
         except ValueError as error:
             raise ValueError(f"{self.place}: {key!r}: {error}") from error
 

@@ -178,7 +178,11 @@ def draw_relation(generator: Generator, index: int) -> Drawn:
 
 
 def draw_count(generator: Generator, index: int) -> Drawn:
-    """Counting, and yes or no."""
+    """Counting, and yes or no.
+
+    "No" is the answer for a shape that the scene does not show in any colour, so the shape alone decides;
+    there is no question that swaps the colours of two shapes of the scene.
+    """
     if index % 2:
         things = _shapes(generator, int(generator.integers(1, 4)))
         thing = _one_of(generator, things)

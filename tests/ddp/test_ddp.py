@@ -1,0 +1,114 @@
+"""Several ranks, on the CPU: what each run promises beside what the method kit already holds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lit_cvit.backbones.build import build_llava_folder
+from lit_cvit.run import RunFolder, read_jsonl
+from lit_cvit.testing import Row
+from lit_cvit.testing.jobs import ranks_of, run_jobs
+from lit_cvit.testing.kit import BATCH, Made, differing, require_like, run_and_read, stored_files
+
+CENTRED = Row("SMoLoRA", {"vu_center": True})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_llava_folder(tmp_path_factory.mktemp("model"))
+
+
+def test_evaluation_on_two_ranks_equals_one_bit_for_bit(model: Path, tmp_path: Path) -> None:
+    """Five samples in batches of three: two ranks, one of them with the shorter batch; an odd split too."""
+    made = Made(Row("ZeroShot"), tmp_path, model)
+    whole = made.base
+    pair = run_and_read(*ranks_of(made.job("pair")))
+    three = run_and_read(*ranks_of(made.job("three", data={"batch_size": BATCH}), 3))
+    assert len(list(read_jsonl(RunFolder.open(whole["path"]).predictions_path(1, "GQA")))) == 5
+    for other in (pair, three):
+        assert stored_files(RunFolder.open(other[0]["path"])) == stored_files(RunFolder.open(whole["path"]))
+
+
+def test_a_run_killed_on_two_ranks_goes_on_bit_identical(model: Path, tmp_path: Path) -> None:
+    made = Made(CENTRED, tmp_path, model)
+    halves = {"batch_size": BATCH // 2, "num_workers": 2}
+    whole = run_and_read(*ranks_of(made.job("whole", data=halves)))
+    killed = made.job("killed", data=halves, kill_at=3)
+    run_and_read(*ranks_of(killed))
+    again = run_and_read(*ranks_of(replace(killed, kill_at=None, resume=True)))
+    assert stored_files(RunFolder.open(again[0]["path"])) == stored_files(RunFolder.open(whole[0]["path"]))
+    record = RunFolder.open(again[0]["path"]).record
+    assert record.world_size == 2
+
+
+@pytest.mark.parametrize("projector", ["lora", "full"])
+def test_a_text_only_batch_on_one_rank_is_no_problem(model: Path, tmp_path: Path, projector: str) -> None:
+    """One sample a rank: one in five of the first task's has no image, and it sums all the same."""
+    made = Made(replace(CENTRED, settings={"vu_center": True, "projector": projector}), tmp_path, model)
+    small: dict[str, Any] = {"settings": {"num_train": 10, "num_test": 5}}
+    single = run_and_read(made.job("single", data={**small, "batch_size": 2}))[0]
+    pair = run_and_read(*ranks_of(made.job("pair", data={**small, "batch_size": 1})))
+    assert differing(pair[0]["tensors"], pair[1]["tensors"]) == []
+    require_like(pair[0], single)
+
+
+def test_another_number_of_ranks_is_refused_with_the_reason(model: Path, tmp_path: Path) -> None:
+    made = Made(Row("SeqLoRA"), tmp_path, model)
+    job = made.job("one", kill_at=3)
+    run_and_read(job)
+    both = ranks_of(replace(job, kill_at=None, resume=True))
+    with pytest.raises(AssertionError, match=r"it ran on 1 rank\(s\), now there are 2"):
+        run_jobs(both)
+
+
+def command(model: Path, root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """A real start from the command line, which starts the second rank by itself."""
+    arguments = ["--model", "SeqLoRA", "--model.backbone", "Llava", "--model.rank", "8"]
+    arguments += ["--model.backbone.name_or_path", str(model), "--data.tasks", "[GQA]"]
+    arguments += ["--data.settings", "{num_train: 8, num_test: 3}", "--data.batch_size", "2"]
+    arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    arguments += ["--run_root", str(root), "--name", "pair", *more]
+    return subprocess.run(
+        [sys.executable, "-m", "lit_cvit", "fit", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_the_command_line_starts_the_other_rank(model: Path, tmp_path: Path) -> None:
+    done = command(model, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("scores after stage 1") == 1
+    run = RunFolder.open(tmp_path / "pair")
+    assert run.record.world_size == 2
+    assert [row["step"] for row in read_jsonl(run.log_path)] == [0, 1]
+    assert not (tmp_path / "pair-2").exists()
+
+
+def test_a_rank_that_dies_ends_all_and_its_error_comes_first(model: Path, tmp_path: Path) -> None:
+    dying = tmp_path / "dying_callback.py"
+    dying.write_text(
+        "from lightning.pytorch.callbacks import Callback\n\n\n"
+        "class Dies(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_rank == 1:\n"
+        "            raise ValueError('rank one ran out of luck')\n"
+    )
+    os.environ["PYTHONPATH"] = str(tmp_path)
+    try:
+        done = command(model, tmp_path, "--trainer.callbacks+=dying_callback.Dies")
+    finally:
+        del os.environ["PYTHONPATH"]
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if "rror" in line or "rank one" in line]
+    assert "rank one ran out of luck" in said[0], done.stderr
