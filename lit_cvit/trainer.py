@@ -185,14 +185,16 @@ class ContinualTrainer(L.Trainer):
             launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
 
     def _learn(
-        self, method: ContinualMethod, data: ContinualDataModule, record: RunRecord, resume: bool, **_: Any
+        self, method: ContinualMethod, data: ContinualDataModule, record: RunRecord, resume: bool
     ) -> None:
         self.strategy.setup_environment()
         self._folder = self._open_run(record, resume=resume)
         self.strategy.barrier("run folder")
         self.strategy.checkpoint_io = RunCheckpointIO(self._folder)
         # Last: a checkpoint holds what the other callbacks did in the step, and the log has its row.
-        self.callbacks += [
+        others = [each for each in self.callbacks if not isinstance(each, StepLog | StageCheckpoints)]
+        self.callbacks = [
+            *others,
             StepLog(self._folder, self._log_every),
             StageCheckpoints(self.checkpoint_every_n_steps, self.stop),
         ]

@@ -207,6 +207,8 @@ def _there_are(count: int, question: str, g: Generator) -> Turn:
 
 def _read(scene: Scene, g: Generator) -> Turn | None:
     text = written_in(scene)
+    if not text and g.random() < 0.8:
+        return None
     question = pick(g, ("what does it say?", "what is spelled out?", "which signs can you make out?"))
     return _clause("it says", text or "nothing", question, g)
 
@@ -276,7 +278,7 @@ SKILLS: dict[Skill, float] = {
     _where: 1.0,
     _exists: 3.0,
     _count: 1.5,
-    _read: 2.0,
+    _read: 2.2,
     _fill: 1.5,
     _what: 0.8,
     _behind: 0.4,

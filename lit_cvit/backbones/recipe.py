@@ -37,14 +37,14 @@ class Recipe:
     vision_steps: int = 2500
     vision_batch: int = 96
     vision_rate: float = 1.5e-3
-    language_steps: int = 3000
+    language_steps: int = 3600
     language_batch: int = 32
     num_turns: int = 6
     language_rate: float = 1.5e-3
     matrix_rate: float = 4e-3
     alignment_steps: int = 500
     alignment_rate: float = 3e-3
-    weight_decay: float = 0.05
+    weight_decay: float = 0.02
     log_every: int = 100
 
 
