@@ -49,6 +49,14 @@ def _own_callbacks() -> ModuleType:
 callbacks = _own_callbacks()
 
 _NOT_OF_THE_RUN = ("name", "run_root", "ckpt_path", "weights_only")
+# What a resume may change, or is refused for with the reason (ranks), instead of being another configuration.
+_OF_THE_MACHINE = (
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.checkpoint_every_n_steps",
+    "data.num_workers",
+)
 _LOADERS = ("train_dataloaders", "val_dataloaders")
 
 
@@ -128,7 +136,7 @@ class StreamCLI(LightningCLI):
                 trainer.callbacks.append(default)
         config = self.resolved_config()
         trainer.config_text = yaml.safe_dump(config, sort_keys=False)
-        trainer.config_digest = config_digest(config, ignore=())
+        trainer.config_digest = config_digest(config, ignore=_OF_THE_MACHINE)
         return trainer
 
     def resolved_config(self) -> dict[str, Any]:

@@ -16,8 +16,9 @@ EXAMPLE = ROOT / "examples" / "add_a_method" / "growing_lora.py"
 
 
 def test_readme_shows_the_whole_example_method() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert code == EXAMPLE.read_text(encoding="utf-8")
+    method, test = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert method == EXAMPLE.read_text(encoding="utf-8")
+    assert EXAMPLE.with_name("test_growing_lora.py").read_text(encoding="utf-8").endswith(test)
 
 
 def test_readme_links_lead_to_files() -> None:

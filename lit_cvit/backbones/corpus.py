@@ -8,9 +8,10 @@ teaches, so knowing them beforehand would leave nothing to forget.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from types import MappingProxyType
 
 import numpy as np
 
@@ -284,6 +285,14 @@ SKILLS: dict[Skill, float] = {
     _behind: 0.4,
     _options: 3.5,
 }
+# For the last step: what is slow to learn, on top of the rest.
+LATE_SKILLS: dict[Skill, float] = SKILLS | {
+    _fill: 4.0,
+    _what: 2.0,
+    _options: 7.0,
+    _caption: 0.8,
+    _exists: 1.5,
+}
 
 
 def _echo(g: Generator) -> Turn:
@@ -319,21 +328,24 @@ def _dress(turn: Turn, g: Generator) -> Turn:
     return question, answer
 
 
-def episode(generator: Generator, *, num_turns: int = 5) -> Episode:
+def episode(
+    generator: Generator, *, num_turns: int = 5, skills: Mapping[Skill, float] = MappingProxyType(SKILLS)
+) -> Episode:
     """Draw a scene with `num_turns` questions, or (one in eight) questions on text alone.
 
     Args:
         generator: Source of every draw.
         num_turns: Number of questions.
+        skills: Share of each skill among the questions.
     """
     turns: list[Turn] = []
     if generator.random() < 0.125:
         turns = [_echo(generator) if generator.random() < 0.5 else _told(generator) for _ in range(num_turns)]
         return Episode(None, tuple(_dress(t, generator) for t in turns))
     scene = random_scene(generator)
-    skills, weights = list(SKILLS), np.array(list(SKILLS.values()))
+    asked, weights = list(skills), np.array(list(skills.values()))
     while len(turns) < num_turns:
-        turn = skills[int(generator.choice(len(skills), p=weights / weights.sum()))](scene, generator)
+        turn = asked[int(generator.choice(len(asked), p=weights / weights.sum()))](scene, generator)
         if turn is not None:
             turns.append(_dress(turn, generator))
     return Episode(scene, tuple(turns))

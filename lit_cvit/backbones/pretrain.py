@@ -1,4 +1,4 @@
-"""Pre-training of `tiny` on drawn scenes, in three steps (deterministic on one machine and thread count).
+"""Pre-training of `tiny` on drawn scenes, in four steps (deterministic on one machine and thread count).
 
 1. The vision tower alone, supervised per patch: which shape or sign, colour, fill and background lie under
    it. Learning to see through the language loss instead was an order of magnitude slower.
@@ -7,8 +7,10 @@
 3. Tower frozen: projector and decoder on clauses about generic scenes (`corpus.py`). Several questions about
    one scene share its image tokens in one sequence; a block mask keeps the questions from seeing each other.
    The decoder's matrices are trained by Muon (after 700 steps its loss was 0.42, AdamW's 0.48).
+4. The same with more choosing and filling, and with the patch labels of step 1 once more, now read off the
+   projector's output: step 3 had let the projector forget how things are filled.
 
-Steps 2 and 3 start from weights rounded to the half precision that is shipped.
+Steps 2 to 4 start from weights rounded to the half precision that is shipped.
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lit_cvit.backbones import corpus
 from lit_cvit.backbones.recipe import Log, Recipe, adamw, draws, optimise, round_to_half
-from lit_cvit.backbones.seeing import patch_features, pixels, train_projector, train_vision
+from lit_cvit.backbones.seeing import (
+    PatchHeads,
+    all_patch_labels,
+    patch_features,
+    pixels,
+    train_projector,
+    train_vision,
+)
 from lit_cvit.backbones.tiny_model import PATCH, build_model, build_processor, build_tokenizer
 from lit_cvit.data.scenes import SIZE
 
@@ -44,23 +53,46 @@ class PackedTurns:
     group: Tensor
     position: Tensor
     labels: Tensor
+    patches: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LanguagePhase:
+    """Step 3 or 4.
+
+    Attributes:
+        name: Name in the log.
+        steps: Optimizer steps.
+        rate: Peak learning rate under AdamW.
+        matrix_rate: Peak learning rate under Muon.
+        draw: Number that tells its random draws from those of other steps.
+        sight_weight: Weight of the loss over patches.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    matrix_rate: float
+    draw: int
+    sight_weight: float = 0.0
 
 
 class _LanguageSteps(Dataset[PackedTurns]):
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.recipe, self.tokenizer = recipe, tokenizer
+    def __init__(self, recipe: Recipe, phase: LanguagePhase, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.recipe, self.phase, self.tokenizer = recipe, phase, tokenizer
         self.num_patches = (SIZE // PATCH) ** 2
 
     def __len__(self) -> int:
-        return self.recipe.language_steps
+        return self.phase.steps
 
     def __getitem__(self, step: int) -> PackedTurns:
-        generator = draws(self.recipe, 3, step)
+        generator = draws(self.recipe, self.phase.draw, step)
         count = self.recipe.language_batch
+        skills = corpus.LATE_SKILLS if self.phase.sight_weight else corpus.SKILLS
         # One step in eight shows a real conversation, whose turns see each other.
         conversation = step % 8 == 7
         num_turns = 3 if conversation else self.recipe.num_turns
-        episodes = [corpus.episode(generator, num_turns=num_turns) for _ in range(count)]
+        episodes = [corpus.episode(generator, num_turns=num_turns, skills=skills) for _ in range(count)]
         rows = [self._pack(item, conversation) for item in episodes]
         length = max(len(row[0]) for row in rows)
         packed = [
@@ -69,7 +101,9 @@ class _LanguageSteps(Dataset[PackedTurns]):
         ]
         scenes = [item.scene for item in episodes if item.scene is not None]
         has_image = torch.tensor([item.scene is not None for item in episodes])
-        return PackedTurns(pixels(scenes), has_image, *packed)
+        patches = all_patch_labels(scenes) if self.phase.sight_weight else {}
+        input_ids, group, position, labels = packed
+        return PackedTurns(pixels(scenes), has_image, input_ids, group, position, labels, patches)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -96,8 +130,8 @@ class _LanguageSteps(Dataset[PackedTurns]):
         return ids, group, position, labels
 
 
-def packed_loss(model: LlavaForConditionalGeneration, batch: PackedTurns) -> Tensor:
-    """Mean cross entropy over the answer tokens of a packed step."""
+def packed_loss(model: LlavaForConditionalGeneration, batch: PackedTurns) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy over the answer tokens of a packed step, and what the projector put out."""
     core = model.model
     embeddings = core.get_input_embeddings()(batch.input_ids)
     with torch.no_grad():
@@ -118,7 +152,7 @@ def packed_loss(model: LlavaForConditionalGeneration, batch: PackedTurns) -> Ten
     ).last_hidden_state
     wanted = batch.labels[:, 1:] != -100
     logits = model.lm_head(hidden[:, :-1][wanted])
-    return nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted])
+    return nn.functional.cross_entropy(logits, batch.labels[:, 1:][wanted]), projected
 
 
 @torch.no_grad()
@@ -135,26 +169,35 @@ def search_alike(model: LlavaForConditionalGeneration) -> None:
 
 
 def train_language(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, log: Log
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    phase: LanguagePhase,
+    log: Log,
 ) -> None:
-    """Step 3: projector and decoder, tower frozen."""
+    """Steps 3 and 4: projector and decoder, tower frozen."""
+    heads = PatchHeads(model.lm_head.in_features)
     model.model.vision_tower.requires_grad_(False)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if p.ndim == 2 and ".layers." in name]
     others = [p for name, p in named if not (p.ndim == 2 and ".layers." in name)]
     muon = torch.optim.Muon(
-        matrices, lr=recipe.matrix_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        matrices, lr=phase.matrix_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
-    optimizers = [adamw(others, rate=recipe.language_rate, decay=recipe.weight_decay), muon]
-    updates = optimise(optimizers, steps=recipe.language_steps)
-    loader = DataLoader(_LanguageSteps(recipe, tokenizer), batch_size=None, num_workers=1, prefetch_factor=4)
+    plain = adamw([*others, *heads.parameters()], rate=phase.rate, decay=recipe.weight_decay)
+    updates = optimise([plain, muon], steps=phase.steps)
+    steps = _LanguageSteps(recipe, phase, tokenizer)
+    loader = DataLoader(steps, batch_size=None, num_workers=1, prefetch_factor=4)
     running, since = 0.0, 0
     for step, (batch, update) in enumerate(zip(loader, updates, strict=True), start=1):
-        loss = packed_loss(model, batch)
-        update(loss)
+        loss, projected = packed_loss(model, batch)
+        sight, right = loss.new_zeros(()), {}
+        if phase.sight_weight:
+            sight, right = heads(projected, batch.patches)
+        update(loss + phase.sight_weight * sight)
         running, since = running + loss.item(), since + 1
-        if step % recipe.log_every == 0 or step == recipe.language_steps:
-            log({"phase": "language", "step": step, "loss": round(running / since, 4)})
+        if step % recipe.log_every == 0 or step == phase.steps:
+            log({"phase": phase.name, "step": step, "loss": round(running / since, 4), **right})
             running, since = 0.0, 0
 
 
@@ -190,7 +233,13 @@ def pretrain(recipe: Recipe, out: Path, *, echo: Callable[[str], None] = print) 
         train_projector(model, tokenizer, recipe, log)
         round_to_half(model)
         search_alike(model)
-        train_language(model, tokenizer, recipe, log)
+        rates = (recipe.language_rate, recipe.matrix_rate)
+        language = LanguagePhase("language", recipe.language_steps, *rates, draw=3)
+        train_language(model, tokenizer, recipe, language, log)
+        round_to_half(model)
+        rates = (recipe.sight_rate, recipe.matrix_rate * recipe.sight_rate / recipe.language_rate)
+        sight = LanguagePhase("sight", recipe.sight_steps, *rates, draw=4, sight_weight=recipe.sight_weight)
+        train_language(model, tokenizer, recipe, sight, log)
     build_processor(tokenizer).save_pretrained(out)
     model.half().save_pretrained(out)
     return out

@@ -27,6 +27,9 @@ class Recipe:
         num_turns: Questions per scene.
         language_rate: Peak learning rate of projector, embeddings and norms, under AdamW.
         matrix_rate: Peak learning rate of the decoder's matrices, under Muon.
+        sight_steps: Optimizer steps of the last step.
+        sight_rate: Its peak learning rate under AdamW; that under Muon is `matrix_rate` in proportion.
+        sight_weight: Weight of its loss over patches.
         alignment_steps: Optimizer steps of the projector alone.
         alignment_rate: Peak learning rate of the projector alone.
         weight_decay: Decoupled weight decay of every step.
@@ -42,6 +45,9 @@ class Recipe:
     num_turns: int = 6
     language_rate: float = 1.5e-3
     matrix_rate: float = 4e-3
+    sight_steps: int = 900
+    sight_rate: float = 1e-3
+    sight_weight: float = 0.2
     alignment_steps: int = 500
     alignment_rate: float = 3e-3
     weight_decay: float = 0.02

@@ -78,6 +78,33 @@ def patch_labels(scene: Scene) -> dict[str, list[int]]:
     return labels
 
 
+def all_patch_labels(scenes: list[Scene]) -> dict[str, Tensor]:
+    """`patch_labels` of several scenes: (scenes, patches) for every head."""
+    labels = [patch_labels(scene) for scene in scenes]
+    return {head: torch.tensor([row[head] for row in labels]) for head in _HEADS}
+
+
+class PatchHeads(nn.Module):
+    """Linear heads that tell from a patch's features what lies under it.
+
+    Args:
+        width: Size of the features.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in _HEADS.items()})
+
+    def forward(self, features: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Sum of the heads' cross entropies, and the share of patches that each has right."""
+        losses, right = [], {}
+        for name, head in self.heads.items():
+            logits, wanted = head(features).flatten(0, 1), labels[name].flatten()
+            losses.append(nn.functional.cross_entropy(logits, wanted))
+            right[name] = round(float((logits.argmax(-1) == wanted).float().mean()), 4)
+        return torch.stack(losses).sum(), right
+
+
 class _VisionSteps(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """Item k is the whole batch of step k, so the order cannot depend on the loader."""
 
@@ -90,8 +117,7 @@ class _VisionSteps(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __getitem__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         generator = draws(self.recipe, 1, step)
         scenes = [dense_scene(generator) for _ in range(self.recipe.vision_batch)]
-        labels = [patch_labels(scene) for scene in scenes]
-        return pixels(scenes), {head: torch.tensor([row[head] for row in labels]) for head in _HEADS}
+        return pixels(scenes), all_patch_labels(scenes)
 
 
 def patch_features(model: LlavaForConditionalGeneration, images: Tensor) -> Tensor:
@@ -103,27 +129,16 @@ def patch_features(model: LlavaForConditionalGeneration, images: Tensor) -> Tens
 def train_vision(model: LlavaForConditionalGeneration, recipe: Recipe, log: Log) -> None:
     """Step 1: the tower under linear heads on its patch features; the heads are thrown away."""
     tower = model.model.vision_tower
-    heads = nn.ModuleDict({name: nn.Linear(tower.config.hidden_size, n) for name, n in _HEADS.items()})
+    heads = PatchHeads(tower.config.hidden_size)
     parameters = [p for n, p in tower.named_parameters() if "post_layernorm" not in n]
     optimizer = adamw([*parameters, *heads.parameters()], rate=recipe.vision_rate, decay=recipe.weight_decay)
     updates = optimise([optimizer], steps=recipe.vision_steps)
     loader = DataLoader(_VisionSteps(recipe), batch_size=None, num_workers=1, prefetch_factor=4)
     for step, ((images, labels), update) in enumerate(zip(loader, updates, strict=True), start=1):
-        features = patch_features(model, images)
-        logits = {name: head(features).flatten(0, 1) for name, head in heads.items()}
-        losses = [nn.functional.cross_entropy(logits[n], labels[n].flatten()) for n in _HEADS]
-        loss = torch.stack(losses).sum()
+        loss, right = heads(patch_features(model, images), labels)
         update(loss)
         if step % recipe.log_every == 0 or step == recipe.vision_steps:
-            right = {n: float((logits[n].argmax(-1) == labels[n].flatten()).float().mean()) for n in _HEADS}
-            log(
-                {
-                    "phase": "vision",
-                    "step": step,
-                    "loss": round(loss.item(), 4),
-                    **{name: round(value, 4) for name, value in right.items()},
-                }
-            )
+            log({"phase": "vision", "step": step, "loss": round(loss.item(), 4), **right})
 
 
 def patch_words(scene: Scene) -> list[list[str]]:

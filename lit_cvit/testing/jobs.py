@@ -115,6 +115,8 @@ def _one_thread() -> Iterator[None]:
 def _enter(job: Job) -> None:
     from lit_cvit.testing import child
 
+    # Loader workers are forked from the rank, as without the kit, and end when it is killed.
+    multiprocessing.set_start_method("fork", force=True)
     try:
         if job.ranks > 1:
             # As torchrun and SLURM tell it; Lightning then starts no processes of its own.
