@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from lit_cvit.data.datamodule import ContinualDataModule
     from lit_cvit.data.stream import Stage
     from lit_cvit.data.tasks import Batch, Sample, Task
-    from lit_cvit.methods import ContinualMethod, DirLoRA, Multitask, SeqLoRA, SMoLoRA, ZeroShot
+    from lit_cvit.methods import (
+        LCIA,
+        ContinualMethod,
+        DirLoRA,
+        HiDe,
+        Multitask,
+        ProgLoRA,
+        SeqLoRA,
+        SMoLoRA,
+        ZeroShot,
+    )
     from lit_cvit.stages import StageCallback
     from lit_cvit.trainer import ContinualTrainer
 
@@ -23,20 +33,33 @@ _HOMES = {
     "lit_cvit.data.datamodule": ("ContinualDataModule",),
     "lit_cvit.data.stream": ("Stage",),
     "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
-    "lit_cvit.methods": ("ContinualMethod", "DirLoRA", "Multitask", "SMoLoRA", "SeqLoRA", "ZeroShot"),
+    "lit_cvit.methods": (
+        "LCIA",
+        "ContinualMethod",
+        "DirLoRA",
+        "HiDe",
+        "Multitask",
+        "ProgLoRA",
+        "SMoLoRA",
+        "SeqLoRA",
+        "ZeroShot",
+    ),
     "lit_cvit.stages": ("StageCallback",),
     "lit_cvit.trainer": ("ContinualTrainer",),
 }
 
 __all__ = [
+    "LCIA",
     "Backbone",
     "Batch",
     "ContinualDataModule",
     "ContinualMethod",
     "ContinualTrainer",
     "DirLoRA",
+    "HiDe",
     "Llava",
     "Multitask",
+    "ProgLoRA",
     "SMoLoRA",
     "Sample",
     "SeqLoRA",

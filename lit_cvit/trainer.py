@@ -49,6 +49,8 @@ class ContinualTrainer(L.Trainer):
         checkpoint_every_n_steps: Optimizer steps between two checkpoints inside a stage; 0 writes one only
             after SIGTERM. A killed run loses at most so many steps, and a checkpoint costs what the
             adapters and their optimizer state take on the disk.
+        gradient_clip_val: Largest norm of the gradients of an optimizer step; 1, as in the training of LLaVA
+            and of the papers (transformers' default). Without it, a later stage's training may diverge.
         devices: Lightning's: how many processes of this machine, or which devices.
         strategy: Lightning's; `auto`, `ddp` or a `DDPStrategy` started by command (not by fork or spawn).
         logger: Loggers beside the run's own `log.jsonl`.
@@ -65,6 +67,7 @@ class ContinualTrainer(L.Trainer):
         run_name: str | None = None,
         start_from: str | None = None,
         checkpoint_every_n_steps: int = 100,
+        gradient_clip_val: float | None = 1.0,
         devices: list[int] | str | int = 1,
         strategy: str | Strategy = "auto",
         logger: Logger | Iterable[Logger] | bool | None = False,
@@ -81,6 +84,7 @@ class ContinualTrainer(L.Trainer):
             devices=devices,
             strategy=strategy,
             logger=logger,
+            gradient_clip_val=gradient_clip_val,
             max_epochs=1,
             max_steps=-1,
             min_epochs=None,
@@ -225,10 +229,11 @@ class ContinualTrainer(L.Trainer):
             start = time.perf_counter()
             inside = checkpoint_step(self.run, stage.number) is not None
             planned = self.run.record.stage(stage.number).plan if inside else None
+            method.to(self.strategy.root_device)
             plan = method.begin_stage(stage, planned)
             if not inside:
                 self.run.plan_stage(stage.number, stage.task.name, plan)
-            self._notify("on_stage_start", method, stage)
+            stage = self._start_stage(stage, method, data)
             if method.trains:
                 self._fit_stage(stage, method, data, inside=inside)
             method.end_stage(stage)
@@ -265,6 +270,15 @@ class ContinualTrainer(L.Trainer):
                 f"stage {stage.number} ({stage.task.name}) trained {self.global_step - before} steps instead "
                 f"of {stage.num_steps}; did a callback stop it?"
             )
+
+    def _start_stage(self, stage: Stage, method: ContinualMethod, data: ContinualDataModule) -> Stage:
+        """Notify of a stage's start; a callback that adds rows to its data changes its number of steps."""
+        for callback in self.callbacks:
+            if isinstance(callback, StageCallback):
+                callback.on_stage_start(self, method, stage)
+                stage = method.stage = data.extended(stage)
+        self.stages = tuple(stage if each.number == stage.number else each for each in self.stages)
+        return stage
 
     def _notify(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:

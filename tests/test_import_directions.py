@@ -62,13 +62,22 @@ ROOMS = {
             "lit_cvit.data.stream",
             "lit_cvit.data.sampling",
             "lit_cvit.data.memory",
+            "lit_cvit.ranks",
         ),
     ),
+    # TF-IDF's tokens and stop words.
+    "lit_cvit.methods.grouping": Room(lazily=("sklearn",)),
     "lit_cvit.run": Room(("torch", "safetensors"), ("lit_cvit.run", "lit_cvit._version")),
-    "lit_cvit.logger": Room(("lightning",), ("lit_cvit.run",)),
+    "lit_cvit.ranks": Room(("torch",)),
+    "lit_cvit.checkpoints": Room(("torch", "lightning"), ("lit_cvit.ranks", "lit_cvit.run")),
+    "lit_cvit.resume": Room(inside=("lit_cvit.methods.base", "lit_cvit.data", "lit_cvit.run")),
+    "lit_cvit.logger": Room(
+        ("torch", "lightning"), ("lit_cvit.methods.base", "lit_cvit.ranks", "lit_cvit.run")
+    ),
     "lit_cvit.stages": Room(("lightning",)),
     "lit_cvit.evaluation": Room(
-        ("torch",), ("lit_cvit.methods.base", "lit_cvit.data", "lit_cvit.metrics", "lit_cvit.run")
+        ("torch",),
+        ("lit_cvit.methods.base", "lit_cvit.data", "lit_cvit.metrics", "lit_cvit.ranks", "lit_cvit.run"),
     ),
     "lit_cvit.trainer": Room(
         ("torch", "lightning"),
@@ -77,14 +86,17 @@ ROOMS = {
             "lit_cvit.data",
             "lit_cvit.run",
             "lit_cvit.evaluation",
+            "lit_cvit.checkpoints",
             "lit_cvit.logger",
+            "lit_cvit.ranks",
+            "lit_cvit.resume",
             "lit_cvit.stages",
         ),
     ),
     "lit_cvit.report": Room(
         ("torch", "matplotlib"), ("lit_cvit.report", "lit_cvit.metrics", "lit_cvit.analysis", "lit_cvit.run")
     ),
-    "lit_cvit.testing": Room(("torch", "pytest"), ANY),
+    "lit_cvit.testing": Room(("torch", "lightning", "yaml", "pytest"), ANY, ("bitsandbytes",)),
     # The command line: light until a verb runs.
     "lit_cvit": Room(
         ("yaml",), ("lit_cvit._version", "lit_cvit.commands", "lit_cvit.data.hints", "lit_cvit.errors")
@@ -184,7 +196,7 @@ def test_imports_inside_functions_and_by_name_are_seen() -> None:
 
 
 def test_a_method_imports_another_method_only_to_inherit_from_it() -> None:
-    shared = {"base", "knows", "optim"}
+    shared = {"anchors", "base", "grouping", "knows", "optim", "placement", "task_embedding"}
     for path in sorted((ROOT / "lit_cvit" / "methods").glob("[a-z]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         bases = {ast.unparse(b) for node in tree.body if isinstance(node, ast.ClassDef) for b in node.bases}
@@ -195,7 +207,8 @@ def test_a_method_imports_another_method_only_to_inherit_from_it() -> None:
 
 
 def test_every_module_imports_without_the_optional_extras() -> None:
-    modules = [module_of(path) for path in FILES if path.name != "__main__.py"]
+    # The kit is for pytest.
+    modules = [m for m in map(module_of, FILES) if not m.endswith("__main__") and "testing" not in m]
     code = f"""
 import importlib, sys
 from importlib.machinery import PathFinder

@@ -229,8 +229,21 @@ class LoRABank(nn.Module):
         # Outside of autocast the blocks compute in their own type, also on a 16-bit base.
         typed = rows if torch.is_autocast_enabled(x.device.type) else rows.to(down.dtype)
         z = F.linear(self.dropout(typed), down)
-        added = mix_blocks(z, self._gate(rows, z, up), up, ranks=self.ranks, scaling=self.scaling)
+        added = self.mix(z, self._gate(rows, z, up), up)
         return added.squeeze(1) if x.dim() == 2 else added
+
+    def mix(self, z: Tensor, gate: Tensor | None, up: Tensor) -> Tensor:
+        """Mix the blocks in rank space; a bank of another rule overrides this.
+
+        Args:
+            z: (rows, positions, R), the joined down-projection A_cat x.
+            gate: Broadcasts over (rows, positions, blocks); None means all ones.
+            up: (out, R), the joined up-projections B_cat.
+
+        Returns:
+            (rows, positions, out).
+        """
+        return mix_blocks(z, gate, up, ranks=self.ranks, scaling=self.scaling)
 
     def _gate(self, x: Tensor, z: Tensor, up: Tensor) -> Tensor | None:
         if self.router is None and self.default_gate == "ones":

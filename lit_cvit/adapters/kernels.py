@@ -8,7 +8,7 @@ A_cat (R, in) and B_cat (out, R) with R = sum r_i. The mixture is
 where a block's gate scales its r_i rank coordinates, so no tensor of size blocks * out_features exists.
 
 Sources: LoRA, arXiv 2106.09685; instance means, top-k gates and adaptive fusion are Eq. 4-9 of SMoLoRA,
-arXiv 2411.13949.
+arXiv 2411.13949; the product of sums is the published code of HiDe-LLaVA, arXiv 2503.12941.
 """
 
 from __future__ import annotations
@@ -81,6 +81,38 @@ def mix_blocks(z: Tensor, gate: Tensor | None, up: Tensor, *, ranks: Sequence[in
     # The factor is applied on the narrow side, where it touches R numbers a position instead of `out`.
     weighted = z * scaling if gate is None else z * (expand_gate(gate, ranks) * scaling).to(z.dtype)
     return F.linear(weighted, up)
+
+
+def mix_sums(z: Tensor, gate: Tensor | None, up: Tensor, *, ranks: Sequence[int], scaling: float) -> Tensor:
+    """The product of the gated sums, cross terms included: s * (sum_i gate_i B_i) (sum_j gate_j A_j) x.
+
+    HiDe's official fusion. The sum over j is formed in rank space and handed to every B_i, so neither the
+    weights are added up nor is a tensor of size blocks * out_features formed. A gate of one block alone gives
+    what `mix_blocks` gives.
+
+    Args:
+        z: (rows, positions, R), the joined down-projection A_cat x.
+        gate: Broadcasts over (rows, positions, blocks), see `gate_to_rows`; None means all ones.
+        up: (out, R), the joined up-projections B_cat.
+        ranks: Rank of each block, in the order of z; all equal.
+        scaling: The factor s.
+
+    Returns:
+        (rows, positions, out).
+
+    Raises:
+        ValueError: the ranks differ.
+    """
+    if len(set(ranks)) != 1:
+        raise ValueError(f"the sum of A_i needs blocks of one rank, got ranks {tuple(ranks)}")
+    blocks = z.unflatten(-1, (len(ranks), ranks[0]))
+    if gate is None:
+        spread = (blocks.sum(-2, keepdim=True) * scaling).expand_as(blocks)
+    else:
+        weights = gate.unsqueeze(-1)
+        total = (blocks * weights.to(z.dtype)).sum(-2, keepdim=True)
+        spread = total * (weights * scaling).to(z.dtype)
+    return F.linear(spread.flatten(-2), up)
 
 
 def sample_means(x: Tensor, mask: Tensor | None, *, row_to_sample: Tensor | None, num_samples: int) -> Tensor:

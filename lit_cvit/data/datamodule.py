@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import lightning as L
 import torch
@@ -15,7 +15,7 @@ from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.data.check import TaskReport, check_benchmark, require_clean
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, global_batches
-from lit_cvit.data.stream import Stage, joint_task
+from lit_cvit.data.stream import Stage, UnionSource, joint_task
 from lit_cvit.data.tasks import Batch, Benchmark, Sample, SampleSource, Task
 from lit_cvit.data.veil import veil_batch
 
@@ -123,6 +123,20 @@ class StageLoader(DataLoader[Batch]):
         self.sampler.set_epoch(state["epoch"], skip=state["batch"])
 
 
+class Place(NamedTuple):
+    """Where a micro-batch stands in its epoch.
+
+    Attributes:
+        step: Optimizer step of the epoch, from 0.
+        micro: Number of the micro-batch in the step, from 0, among this rank's.
+        num_micro: Micro-batches of the step on each rank; an epoch's last step may have fewer.
+    """
+
+    step: int
+    micro: int
+    num_micro: int
+
+
 class ContinualDataModule(L.LightningDataModule):
     """A benchmark as a stream of stages.
 
@@ -174,6 +188,7 @@ class ContinualDataModule(L.LightningDataModule):
         self._hidden: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._sampler: TrainBatchSampler | None = None
         self._stage: Stage | None = None
+        self._more: dict[int, dict[str, SampleSource]] = {}
 
     @cached_property
     def benchmark(self) -> Benchmark:
@@ -236,6 +251,7 @@ class ContinualDataModule(L.LightningDataModule):
         """
         self._encoder = encoder
         self._hidden = (hidden_in_training, hidden_at_test)
+        self._more = {}
 
     @property
     def encoder(self) -> Encoder:
@@ -255,8 +271,34 @@ class ContinualDataModule(L.LightningDataModule):
 
     def _num_steps(self, task: Task) -> int:
         assert task.train is not None
-        size = self.global_batch_size or self.batch_size * self._world_size
-        return self.epochs * -(-len(task.train) // size)
+        return self._steps_of(task.train)
+
+    def _steps_of(self, source: SampleSource) -> int:
+        return self.epochs * -(-len(source) // self.step_size)
+
+    @property
+    def step_size(self) -> int:
+        """Samples of an optimizer step, over micro-batches and ranks."""
+        return self.global_batch_size or self.batch_size * self._world_size
+
+    def extend_stage(self, stage: Stage, name: str, rows: SampleSource) -> None:
+        """Mix further rows into a stage's training data; before its loader is built, on every rank.
+
+        They are shuffled, counted and drawn like the task's own, which come first in the split. Under a name
+        that was given before, the rows replace the earlier ones.
+        """
+        self._more.setdefault(stage.number, {})[name] = rows
+
+    def extended(self, stage: Stage) -> Stage:
+        """The stage with the number of steps that further rows bring; its task stays as it is."""
+        if not self._more.get(stage.number):
+            return stage
+        return dataclasses.replace(stage, num_steps=self._steps_of(self._training_source(stage)))
+
+    def _training_source(self, stage: Stage) -> SampleSource:
+        assert stage.task.train is not None
+        more = tuple(self._more.get(stage.number, {}).values())
+        return UnionSource((stage.task.train, *more)) if more else stage.task.train
 
     @property
     def _world_size(self) -> int:
@@ -264,13 +306,12 @@ class ContinualDataModule(L.LightningDataModule):
 
     def begin_stage(self, stage: Stage) -> int:
         """Set up a stage's training data; returns the micro-batches per optimizer step."""
-        assert stage.task.train is not None
         rank = self.trainer.global_rank if self.trainer is not None else 0
         self._stage = stage
         self._sampler = TrainBatchSampler(
-            len(stage.task.train),
+            len(self._training_source(stage)),
             self.batch_size,
-            self.global_batch_size or self.batch_size * self._world_size,
+            self.step_size,
             seed=stage.seed,
             stage=stage.number,
             rank=rank,
@@ -278,13 +319,19 @@ class ContinualDataModule(L.LightningDataModule):
         )
         return self._sampler.accumulate
 
+    def place(self, batch_idx: int) -> Place:
+        """Where a micro-batch of the running stage stands in its epoch."""
+        assert self._sampler is not None
+        step, micro = divmod(batch_idx, self._sampler.accumulate)
+        left = len(self._sampler) - step * self._sampler.accumulate
+        return Place(step, micro, min(self._sampler.accumulate, left))
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """The current stage's micro-batches; Lightning calls `set_epoch` on its sampler."""
         assert self._stage is not None
-        assert self._stage.task.train is not None
         assert self._sampler is not None
         builder = _TrainBuilder(self.encoder, self._sampler, self._hidden[0])
-        loader = self._loader(self._stage.task.train, builder, self._sampler, StageLoader)
+        loader = self._loader(self._training_source(self._stage), builder, self._sampler, StageLoader)
         assert isinstance(loader, StageLoader)
         loader.position = self._position
         return loader

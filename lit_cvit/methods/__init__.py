@@ -2,19 +2,25 @@
 
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.methods.dir_lora import DirLoRA
+from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.knows import Knows
+from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.optim import OptimizerSettings
+from lit_cvit.methods.prog_lora import ProgLoRA
 from lit_cvit.methods.seq_lora import SeqLoRA
 from lit_cvit.methods.smolora import SMoLoRA
 from lit_cvit.methods.zero_shot import ZeroShot
 
 __all__ = [
+    "LCIA",
     "ContinualMethod",
     "DirLoRA",
+    "HiDe",
     "Knows",
     "Multitask",
     "OptimizerSettings",
+    "ProgLoRA",
     "SMoLoRA",
     "SeqLoRA",
     "ZeroShot",

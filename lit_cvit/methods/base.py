@@ -128,7 +128,8 @@ class ContinualMethod(L.LightningModule):
         """Decide what a stage changes in the model, as plain JSON.
 
         Keys the base applies: `new_blocks` (ranks of blocks to add to every bank), `freeze_blocks` (whether
-        older blocks freeze), `new_projector` (whether a projector copy is added, `projector: full` only).
+        older blocks freeze), `new_projector` (whether a projector copy is added, `projector: full` only),
+        `projector_copy` (key of the copy that `projector_carry` starts anew; the newest by default).
         """
         return {"new_blocks": [self.rank] if self.is_new else [], "new_projector": self.is_new}
 
@@ -214,10 +215,10 @@ class ContinualMethod(L.LightningModule):
                 self.projector_bank.copies.requires_grad_(False)
             self.projector_bank.add()
         elif self.projector_carry != "keep":
-            self._restart_projector(self.projector_bank, generator)
+            self._restart_projector(self.projector_bank, plan.get("projector_copy", -1), generator)
 
-    def _restart_projector(self, bank: ProjectorBank, generator: torch.Generator) -> None:
-        copy = bank.copies[-1]
+    def _restart_projector(self, bank: ProjectorBank, key: int, generator: torch.Generator) -> None:
+        copy = bank.copies[key]
         if self.projector_carry == "reset_pretrained":
             load_strict(copy.state_dict(), bank.base.state_dict())
         else:

@@ -260,6 +260,7 @@ def _bare_logits(made: Made) -> Tensor:
 
 
 def run_and_read(*jobs: Job) -> list[dict[str, Any]]:
+    """Run jobs side by side; what each process observed, nothing of one that was to be killed."""
     for job in jobs:
         job.root.mkdir(parents=True, exist_ok=True)
     run_jobs(jobs)

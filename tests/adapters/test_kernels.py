@@ -9,6 +9,7 @@ from lit_cvit.adapters.kernels import (
     fusion_direction,
     gate_to_rows,
     mix_blocks,
+    mix_sums,
     sample_means,
     top_k_gate,
 )
@@ -62,6 +63,34 @@ def test_mixture_without_a_gate_weighs_all_blocks_one() -> None:
     z, up = _randn(2, 5, 4), _randn(6, 4, seed=1)
     without = mix_blocks(z, None, up, ranks=(2, 2), scaling=0.5)
     assert torch.equal(without, mix_blocks(z, torch.ones(2), up, ranks=(2, 2), scaling=0.5))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1, 3), (2, 5, 3)])
+def test_product_of_sums_has_every_cross_term(shape: tuple[int, ...]) -> None:
+    z, up, gate = _randn(2, 5, 6), _randn(7, 6, seed=1), _randn(*shape, seed=2)
+    expected = torch.zeros(2, 5, 7)
+    for i in range(3):
+        for j in range(3):
+            part = z[..., 2 * j : 2 * j + 2] @ up[:, 2 * i : 2 * i + 2].T
+            expected += 0.5 * (gate[..., i] * gate[..., j]).unsqueeze(-1) * part
+    torch.testing.assert_close(mix_sums(z, gate, up, ranks=(2, 2, 2), scaling=0.5), expected)
+
+
+def test_product_of_sums_without_a_gate_weighs_all_blocks_one() -> None:
+    z, up = _randn(2, 5, 4), _randn(6, 4, seed=1)
+    without = mix_sums(z, None, up, ranks=(2, 2), scaling=0.5)
+    assert torch.equal(without, mix_sums(z, torch.ones(2), up, ranks=(2, 2), scaling=0.5))
+
+
+def test_of_one_block_alone_both_mixtures_give_the_same_bits() -> None:
+    z, up, alone = _randn(2, 5, 6), _randn(7, 6, seed=1), torch.tensor([[0.0, 0.0, 1.0]])
+    product = mix_sums(z, alone, up, ranks=(2, 2, 2), scaling=0.5)
+    assert torch.equal(product, mix_blocks(z, alone, up, ranks=(2, 2, 2), scaling=0.5))
+
+
+def test_product_of_sums_refuses_blocks_of_different_ranks() -> None:
+    with pytest.raises(ValueError, match=r"needs blocks of one rank, got ranks \(1, 3\)"):
+        mix_sums(_randn(1, 1, 4), None, _randn(2, 4), ranks=(1, 3), scaling=1.0)
 
 
 def test_sample_mean_counts_unmasked_positions_only() -> None:

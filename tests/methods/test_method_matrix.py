@@ -22,6 +22,24 @@ class TestEveryMethod(MethodTests):
         "multitask": Row("Multitask"),
         "dir_lora": Row("DirLoRA"),
         "dir_lora_full": Row("DirLoRA", {"projector": "full"}),
+        "hide": Row("HiDe"),
+        "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}),
+        "hide_all": Row("HiDe", {"expand": "all"}),
+        "lcia": Row("LCIA", callbacks=[{"class_path": "DynamicEMA"}]),
+        # Both tasks in one group: the second stage trains it on, under the average.
+        "lcia_reused": Row(
+            "LCIA", {"projector": "full", "epsilon": 0.05}, callbacks=[{"class_path": "DynamicEMA"}]
+        ),
+        "prog_static": Row("ProgLoRA", {"mode": "static"}, callbacks=[{"class_path": "Replay"}]),
+        "prog_static_term": Row(
+            "ProgLoRA",
+            {"mode": "static"},
+            callbacks=[{"class_path": "Replay", "init_args": {"form": "term", "sizes": "similarity"}}],
+        ),
+        "prog_dynamic": Row("ProgLoRA", {"mode": "dynamic"}, callbacks=[{"class_path": "TaskRecall"}]),
+        "prog_dynamic_no_recall": Row("ProgLoRA", {"mode": "dynamic", "recall": "none"}),
+        "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
+        "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}]),
         "smolora": Row("SMoLoRA"),
         # Its instance means count padding, as the published code's do.
         "smolora_official": Row("SMoLoRA", {"preset": "official"}, batched=False),

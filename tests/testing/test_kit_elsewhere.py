@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "add_a_method"))
 
-from test_growing_lora import TestGrowingLoRA  # noqa: E402
+from test_growing_lora import TestGrowingLoRA
 
 pytestmark = pytest.mark.matrix
 

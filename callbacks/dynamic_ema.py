@@ -1,0 +1,264 @@
+"""DynamicEMA: what a stage keeps is a moving average of its parameters, with LCIA's dynamic weights."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lit_cvit.analysis.ema import follow, l1, layers_of, official_share, paper_share, settle, summed_by
+from lit_cvit.data.stream import Stage
+from lit_cvit.methods import ContinualMethod
+from lit_cvit.stages import StageCallback
+from lit_cvit.trainer import ContinualTrainer
+
+Tensors = dict[str, Tensor]
+
+
+class DynamicEMA(StageCallback):
+    """Lets an average theta* follow the parameters theta of a stage, and keeps theta* at the stage's end.
+
+    What: theta* <- beta theta* + (1 - beta) theta after each optimizer step, for every tensor that trains, in
+    float32. beta is LCIA's, from the gradients and the way gone (`lit_cvit.analysis.ema`); where that leaves
+    (0, 1), and at a stage's first step, it is `fallback`.
+
+    When: the gradient is the one the optimizer uses, accumulated and averaged over ranks, before any
+    clipping; the update comes after the step. theta trains on untouched. At the stage's end, before the stage
+    is saved, theta* takes its place. `with callback.averaged(method):` evaluates theta* inside a stage. The
+    log has, for every decoder layer and the projector, the mean beta (`ema/beta/decoder.0`) and the share of
+    dynamic weights in the step (`ema/dynamic`); the stage's manifest has that share over the whole stage.
+
+    Caveats: the published formula depends on scale. 1 - beta falls with the size of a tensor, and on small
+    ones (the tiny backbone, low ranks) it exceeds 1 at most steps: then the average is a constant one, which
+    `ema/dynamic` shows. With a constant 0.99 and fewer than some hundred steps, theta* stays near where the
+    stage began. It costs two float32 copies of what trains, three during a step with `beta: paper`.
+
+    Example::
+
+        model:
+          class_path: SMoLoRA
+        trainer:
+          callbacks:
+          - class_path: DynamicEMA
+            init_args: {beta: official, ema_when: reused}
+
+    Args:
+        beta: `official` as in the published code, `paper` for Eq. 45, or a constant in [0, 1) (Stable EMA).
+        beta_per: One beta for each `tensor` (the code), or for each `layer` (the paper): a block's A and B,
+            a linear layer's weight and bias.
+        theta0: theta* starts a stage from the parameters as the stage found them, the `group`'s own, or from
+            those `after_first_step` (the code), which forgets the former.
+        ema_when: `reused` averages in stages that train on what an earlier stage has trained, thus add no
+            block and no projector; `always` in all stages (the paper's Algorithm 1).
+        fallback: The beta where there is no dynamic one.
+    """
+
+    def __init__(
+        self,
+        beta: Literal["official", "paper"] | float = "official",
+        beta_per: Literal["tensor", "layer"] = "tensor",
+        theta0: Literal["group", "after_first_step"] = "group",
+        ema_when: Literal["reused", "always"] = "reused",
+        fallback: float = 0.99,
+    ) -> None:
+        super().__init__()
+        constant = isinstance(beta, int | float) and not isinstance(beta, bool) and 0 <= beta < 1
+        if not (constant or beta in ("official", "paper")):
+            raise ValueError(f"DynamicEMA.beta must be 'official', 'paper' or in [0, 1), got {beta!r}")
+        for option, value, allowed in (
+            ("beta_per", beta_per, ("tensor", "layer")),
+            ("theta0", theta0, ("group", "after_first_step")),
+            ("ema_when", ema_when, ("reused", "always")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"DynamicEMA.{option} must be one of {', '.join(allowed)}; got {value!r}")
+        if not 0 <= fallback < 1:
+            raise ValueError(f"DynamicEMA.fallback must be in [0, 1), got {fallback}")
+        self.beta, self.beta_per, self.theta0, self.ema_when = beta, beta_per, theta0, ema_when
+        self.fallback = fallback
+        self._constant = None if isinstance(beta, str) else float(beta)
+        self.active = False
+        self.shares: dict[str, float] = {}
+        self._seen = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what belongs to one stage."""
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._average: Tensors = {}
+        self._previous: Tensors = {}
+        self._change: Tensors = {}
+        self._measured: dict[str, tuple[Tensor, ...]] = {}
+        self._counts = {"dynamic": 0, "updates": 0}
+
+    # -- stage hooks ----------------------------------------------------------------------------------------
+
+    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._forget()
+        plan = trainer.run.record.stage(stage.number).plan
+        reused = not (plan.get("new_blocks") or plan.get("new_projector"))
+        self.active = method.trains and (reused or self.ema_when == "always")
+
+    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        if not self.active:
+            return
+        self._write(method)
+        if self._constant is None:
+            self.shares[str(stage.number)] = self._counts["dynamic"] / max(1, self._counts["updates"])
+        self._forget()
+        self.active = False
+
+    @contextlib.contextmanager
+    def averaged(self, method: ContinualMethod) -> Iterator[None]:
+        """Put theta* in the place of theta inside the block, to evaluate inside a stage."""
+        kept = {name: parameter.detach().clone() for name, parameter in trainable(method).items()}
+        self._write(method)
+        try:
+            yield
+        finally:
+            _copy_into(method, kept)
+
+    def _write(self, method: ContinualMethod) -> None:
+        if self._average:
+            _copy_into(method, self._average)
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._seen = trainer.global_step
+        if not self.active:
+            return
+        assert isinstance(pl_module, ContinualMethod)
+        parameters = self._parameters = trainable(pl_module)
+        if self._average:
+            # A checkpoint is read onto the CPU.
+            if self._average.keys() != parameters.keys():
+                raise RuntimeError(
+                    "DynamicEMA: the checkpoint's averages are not of what trains in this stage"
+                )
+            for held in (self._average, self._previous):
+                held.update({name: tensor.to(parameters[name].device) for name, tensor in held.items()})
+        elif self.theta0 == "group":
+            self._average = {name: _copied(parameter) for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if not self.active or self._constant is not None:
+            return
+        self._measured, self._change = {}, {}
+        for name, parameter in self._parameters.items():
+            before = self._previous.pop(name, None)
+            if parameter.grad is None:
+                continue
+            # The step may clip the gradient in place or drop it.
+            grad = _copied(parameter.grad)
+            self._previous[name] = grad
+            if before is None:
+                continue
+            if self.beta == "official":
+                self._measured[name] = (l1(grad), l1(grad - before))
+            else:
+                self._measured[name] = (l1((parameter.float() - self._average[name]) * (grad + 1)),)
+                self._change[name] = grad - before
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.active or trainer.global_step == self._seen:
+            return
+        self._seen = trainer.global_step
+        assert isinstance(pl_module, ContinualMethod)
+        if not self._average:
+            self._average = {name: _copied(parameter) for name, parameter in self._parameters.items()}
+        shares, dynamic = self._weights()
+        for (name, parameter), share in zip(self._parameters.items(), shares, strict=True):
+            follow(self._average[name], parameter, share)
+        self._change = {}
+        self._counts["dynamic"] += sum(dynamic)
+        self._counts["updates"] += len(dynamic)
+        self._log(pl_module, dict(zip(self._parameters, shares, strict=True)), dynamic)
+
+    def _weights(self) -> tuple[list[float], list[bool]]:
+        """1 - beta of each tensor, and whether it is a dynamic one."""
+        names = list(self._parameters)
+        if self._constant is not None:
+            return [1 - self._constant] * len(names), [False] * len(names)
+        groups = layers_of(names) if self.beta_per == "layer" else [[n] for n in range(len(names))]
+        rows = [self._row(name, parameter) for name, parameter in self._parameters.items()]
+        # One transfer for all tensors; the sums of a layer are formed in float64.
+        columns = torch.stack(rows).cpu().double().unbind(dim=1)
+        sums = [summed_by(groups, column) for column in columns]
+        raw = official_share(*sums) if self.beta == "official" else paper_share(*sums)
+        share, used = settle(raw, self.fallback)
+        shares, dynamic = [0.0] * len(names), [False] * len(names)
+        for group, value, is_dynamic in zip(groups, share.tolist(), used.tolist(), strict=True):
+            for position in group:
+                shares[position], dynamic[position] = value, is_dynamic
+        return shares, dynamic
+
+    def _row(self, name: str, parameter: nn.Parameter) -> Tensor:
+        """What the formula takes of a tensor, in the order of its arguments; NaN without two gradients."""
+        official = self.beta == "official"
+        if name not in self._measured:
+            return torch.full((3 if official else 2,), math.nan, device=parameter.device)
+        way = parameter.float() - self._average[name]
+        if official:
+            return torch.stack([l1(way), *self._measured[name]])
+        return torch.stack([*self._measured[name], l1(way * self._change[name])])
+
+    def _log(self, method: ContinualMethod, shares: Mapping[str, float], dynamic: list[bool]) -> None:
+        groups: dict[str, list[float]] = {}
+        for name, share in shares.items():
+            groups.setdefault(_layer_group(name), []).append(1 - share)
+        values = {f"ema/beta/{group}": math.fsum(betas) / len(betas) for group, betas in groups.items()}
+        if self._constant is None:
+            values["ema/dynamic"] = sum(dynamic) / len(dynamic)
+        for name, value in values.items():
+            method.log(name, value, on_step=True, on_epoch=False)
+
+    # -- state ----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"dynamic_share": dict(self.shares)} if self.shares else {}
+        if self._average:
+            state |= {"average": dict(self._average), "previous": dict(self._previous)}
+            state["counts"] = dict(self._counts)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._forget()
+        self.shares = dict(state_dict.get("dynamic_share", {}))
+        self._average = dict(state_dict.get("average", {}))
+        self._previous = dict(state_dict.get("previous", {}))
+        self._counts = dict(state_dict.get("counts", self._counts))
+
+
+def trainable(method: ContinualMethod) -> dict[str, nn.Parameter]:
+    """What trains, by the names that it is saved under."""
+    names = {tensor.data_ptr(): name for name, tensor in method.tensors().items()}
+    return {names.get(p.data_ptr(), own): p for own, p in method.named_parameters() if p.requires_grad}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32, copy=True)
+
+
+@torch.no_grad()
+def _copy_into(method: ContinualMethod, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in trainable(method).items():
+        parameter.copy_(values[name])
+
+
+def _layer_group(name: str) -> str:
+    """`decoder.3` of "decoder.3.mlp.up_proj.blocks.0.A", `projector` of "projector.linear_1.blocks.0.A"."""
+    first, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return f"{first}.{number}" if number.isdigit() else first

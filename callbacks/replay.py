@@ -1,0 +1,188 @@
+"""Replay: rows of earlier tasks come back while a new one is learned."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_cvit.adapters import routing
+from lit_cvit.analysis.similarity import MeasuresSimilarity, require_similarities
+from lit_cvit.backbones.base import LossOutput
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.memory import SubsetSource, cycled, kept_rows, recall_size, reservoir_rows, share
+from lit_cvit.data.sampling import mix
+from lit_cvit.data.stream import Stage, UnionSource
+from lit_cvit.data.tasks import Batch
+from lit_cvit.data.veil import veil_batch
+from lit_cvit.methods import ContinualMethod
+from lit_cvit.stages import StageCallback
+from lit_cvit.trainer import ContinualTrainer
+
+NAME = "replay"
+
+
+class Replay(StageCallback):
+    """Keeps some rows of every task and trains on them again in later stages.
+
+    What: at a stage's end, positions of its task's rows are kept (`lit_cvit.data.memory`), never those of
+    replayed rows. In later stages they come back in one of two forms. `rows` mixes them into the stage's
+    data: the stage gets longer, and they count like any other row. `term` takes `batch_size` of them beside
+    every optimizer step, and adds `weight` times their mean token loss as `loss/replay`, going through the
+    memory again and again in new orders.
+
+    When: with any method. `SeqLoRA` with the form `rows` is the baseline called Replay; ProgLoRA static takes
+    `term`, sizes by `similarity`, amount 200 and weight 2.
+
+    Caveats: the rows are read from the data of the run, so a run that starts from another one replays its own
+    tasks alone. `term` costs a second forward pass per step, and encodes its images in the main process. A
+    method that counts training samples counts replayed ones, too. What is hidden from the method of a
+    sample is hidden of replayed ones.
+
+    Example::
+
+        model:
+          class_path: SeqLoRA
+        trainer:
+          callbacks:
+          - class_path: Replay
+            init_args: {form: rows, sizes: fixed, amount: 100}
+
+    Args:
+        form: `rows` in the stage's data, or a loss `term` of their own.
+        keep: `per_task` keeps rows of each task, `reservoir` one memory of `amount` rows over all tasks.
+        sizes: How many rows of an old task come back: `fixed` (`amount`), a `fraction` of the task's rows, or
+            by `similarity`, (1 - w) * `amount`, for a method that measures it. A reservoir comes back whole.
+        amount: Rows, or with `fraction` a share of the rows.
+        weight: Factor of the loss term (lambda); no effect on `rows`.
+        batch_size: Rows beside an optimizer step, over micro-batches and ranks; by default as many as the
+            step has of the task's own. No effect on `rows`.
+
+    Raises:
+        ValueError: a setting is out of range, or settings do not go together.
+    """
+
+    def __init__(
+        self,
+        form: Literal["rows", "term"] = "rows",
+        keep: Literal["per_task", "reservoir"] = "per_task",
+        sizes: Literal["fixed", "fraction", "similarity"] = "fixed",
+        amount: float = 200,
+        weight: float = 2.0,
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        for option, value, allowed in (
+            ("form", form, ("rows", "term")),
+            ("keep", keep, ("per_task", "reservoir")),
+            ("sizes", sizes, ("fixed", "fraction", "similarity")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"Replay.{option} must be one of {', '.join(allowed)}; got {value!r}")
+        if keep == "reservoir" and sizes != "fixed":
+            raise ValueError(
+                f"Replay.keep 'reservoir' comes back whole and needs sizes 'fixed', got {sizes!r}"
+            )
+        if sizes == "fraction" and not 0 < amount <= 1:
+            raise ValueError(f"Replay.amount must be in (0, 1] with sizes 'fraction', got {amount}")
+        if sizes != "fraction" and (amount < 1 or amount != int(amount)):
+            raise ValueError(f"Replay.amount must be a whole number of rows, at least 1, got {amount}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"Replay.batch_size must be at least 1, got {batch_size}")
+        self.form, self.keep, self.sizes, self.amount = form, keep, sizes, amount
+        self.weight, self.batch_size = weight, batch_size
+        self.kept: dict[str, list[int]] = {}
+        self._source: UnionSource | None = None
+        self._data: ContinualDataModule | None = None
+        self._batch_idx = 0
+
+    # -- stages ---------------------------------------------------------------------------------------------
+
+    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        if self.sizes == "similarity":
+            require_similarities(method, option="Replay.sizes 'similarity'")
+
+    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        self._data, self._batch_idx = trainer.data, 0
+        parts = tuple(part for part in self.replayed(method, stage) if len(part))
+        self._source = UnionSource(parts) if parts else None
+        if self._source is None:
+            return
+        if self.form == "rows":
+            trainer.data.extend_stage(stage, NAME, self._source)
+        else:
+            method.add_loss_term(NAME, self._term)
+
+    def replayed(self, method: ContinualMethod, stage: Stage) -> list[SubsetSource]:
+        """The rows of each earlier task that come back in a stage."""
+        found = []
+        for task in stage.seen:
+            if task.name == stage.task.name or task.train is None or task.name not in self.kept:
+                continue
+            kept = self.kept[task.name]
+            number = len(kept)
+            if self.sizes == "similarity":
+                assert isinstance(method, MeasuresSimilarity)
+                similarity = method.similarities()[task.name]
+                number = recall_size(number, sizes="similarity", amount=self.amount, similarity=similarity)
+            found.append(SubsetSource(task.train, tuple(kept[:number])))
+        return found
+
+    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        seen = {task.name: len(task.train) for task in stage.seen if task.train is not None}
+        if self.keep == "reservoir":
+            self.kept = reservoir_rows(seen, int(self.amount), seed=stage.seed)
+        elif stage.task.name in seen:
+            rows = seen[stage.task.name]
+            # By similarity no task ever needs more than the whole amount.
+            sizes = "fixed" if self.sizes == "similarity" else self.sizes
+            number = recall_size(rows, sizes=sizes, amount=self.amount)
+            self.kept[stage.task.name] = kept_rows(rows, number, seed=stage.seed, task=stage.task.name)
+
+    # -- the loss term --------------------------------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch_idx = batch_idx
+
+    def chosen(self, method: ContinualMethod) -> list[int]:
+        """Positions in the memory that the running optimizer step replays, over micro-batches and ranks."""
+        assert self._source is not None
+        assert self._data is not None
+        assert method.stage is not None
+        epoch_steps = method.stage.num_steps // self._data.epochs
+        step = method.trainer.current_epoch * epoch_steps + self._data.place(self._batch_idx).step
+        seed = mix(NAME, method.stage.seed, method.stage.number)
+        return cycled(len(self._source), self.batch_size or self._data.step_size, step=step, seed=seed)
+
+    def _term(self, method: ContinualMethod, batch: Batch, outputs: LossOutput) -> Tensor:
+        """The mean token loss of the step's replayed rows, as much of it as this micro-batch has to give."""
+        zero = torch.zeros((), device=method.device)
+        if self._source is None:
+            return zero
+        assert self._data is not None
+        trainer, source, encoder = method.trainer, self._source, self._data.encoder
+        place, epoch = self._data.place(self._batch_idx), trainer.current_epoch
+        chosen = self.chosen(method)
+        part = trainer.global_rank * place.num_micro + place.micro
+        own = share(chosen, part, trainer.world_size * place.num_micro)
+        if not own:
+            return zero
+        tokens = sum(encoder.num_answer_tokens(source.sample(row, epoch)) for row in chosen)
+        encoded = encoder.encode([source.sample(row, epoch) for row in own], with_answers=True)
+        replayed = veil_batch(encoded, method.knows.hidden(test=False)).to(method.device)
+        with routing(method.context(replayed)):
+            loss = method.backbone.loss(replayed).loss_sum
+        # Lightning divides by the accumulation and DDP by the ranks; the step's tokens already count both.
+        return loss * (self.weight * trainer.accumulate_grad_batches * trainer.world_size / tokens)
+
+    # -- state ----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": {task: list(rows) for task, rows in self.kept.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.kept = {task: list(rows) for task, rows in state_dict["kept"].items()}

@@ -1,0 +1,176 @@
+"""TaskRecall: the gates that samples of earlier tasks had are held while a new task is learned."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lit_cvit.analysis.similarity import require_similarities
+from lit_cvit.backbones.base import LossOutput
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.memory import cycled, kept_rows, recall_size
+from lit_cvit.data.sampling import mix
+from lit_cvit.data.stream import Stage
+from lit_cvit.data.tasks import Batch, SampleSource
+from lit_cvit.methods import ContinualMethod, ProgLoRA
+from lit_cvit.ranks import from_first
+from lit_cvit.stages import StageCallback
+from lit_cvit.trainer import ContinualTrainer
+
+NAME = "recall"
+_CHUNK = 64
+
+
+class TaskRecall(StageCallback):
+    """Recalls the allocation of blocks for old tasks (ProgLoRA, Findings of ACL 2025, Eq. 8).
+
+    What: at a stage's end, the gates of some samples of its task are stored, as the method computes them
+    then. In later stages the divergence of the gates of now from the stored ones is the loss term
+    `loss/recall`; the method says which divergence (`model.kl_direction`). Stored gates are padded by zeros
+    for blocks that came later, and are never renewed.
+
+    When: with ProgLoRA in mode dynamic, which needs it unless `recall: none`.
+
+    Caveats: neither the language model nor images are needed; the texts are read from the data of the run, so
+    a run that starts from another one recalls its own tasks alone.
+
+    Example::
+
+        model:
+          class_path: ProgLoRA
+          init_args: {mode: dynamic}
+        trainer:
+          callbacks:
+          - class_path: TaskRecall
+            init_args: {sizes: similarity, amount: 200, weight: 2.0}
+
+    Args:
+        sizes: How many samples of an old task are recalled: `amount` at `random`, or by `similarity`
+            (1 - w) * `amount`, the less alike the tasks the more.
+        amount: Samples that are kept of a task (phi).
+        weight: Factor of the loss term (lambda).
+        batch_size: Samples recalled at an optimizer step; by default all.
+        reduction: `mean` over the samples of a step, or `sum` as Eq. 8 is written.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        sizes: Literal["random", "similarity"] = "similarity",
+        amount: int = 200,
+        weight: float = 2.0,
+        batch_size: int | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        if sizes not in ("random", "similarity"):
+            raise ValueError(f"TaskRecall.sizes must be 'random' or 'similarity', got {sizes!r}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"TaskRecall.reduction must be 'mean' or 'sum', got {reduction!r}")
+        for option, value in (("amount", amount), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"TaskRecall.{option} must be at least 1, got {value}")
+        self.sizes, self.amount, self.weight = sizes, amount, weight
+        self.batch_size, self.reduction = batch_size, reduction
+        self.rows: dict[str, list[int]] = {}
+        self.gates: dict[str, Tensor] = {}
+        self._features = self._targets = torch.zeros(0, 0)
+        self._data: ContinualDataModule | None = None
+        self._batch_idx = 0
+
+    # -- stages ---------------------------------------------------------------------------------------------
+
+    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        _dynamic(method)
+        if self.sizes == "similarity":
+            require_similarities(method, option="TaskRecall.sizes 'similarity'")
+
+    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        prog_lora = _dynamic(method)
+        self._data, self._batch_idx = trainer.data, 0
+        features, targets = [], []
+        for task in stage.seen:
+            if task.name == stage.task.name or task.train is None or task.name not in self.rows:
+                continue
+            number = self.num_recalled(prog_lora, task.name)
+            if number:
+                features.append(_features(prog_lora, task.train, self.rows[task.name][:number]))
+                stored = self.gates[task.name][:number]
+                targets.append(functional.pad(stored, (0, len(prog_lora.learned) - stored.shape[1])))
+        none = torch.zeros(0, 0)
+        self._features = torch.cat(features) if features else none
+        self._targets = torch.cat(targets) if targets else none
+        if features:
+            method.add_loss_term(NAME, self._term)
+
+    def num_recalled(self, method: ProgLoRA, task: str) -> int:
+        """Samples of an earlier task that are recalled while the current one is learned."""
+        kept = len(self.rows[task])
+        if self.sizes == "random":
+            return kept
+        similarity = method.similarities()[task]
+        return recall_size(kept, sizes="similarity", amount=self.amount, similarity=similarity)
+
+    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        prog_lora, source, name = _dynamic(method), stage.task.train, stage.task.name
+        assert source is not None
+        self.rows[name] = kept_rows(len(source), self.amount, seed=stage.seed, task=name)
+        with torch.no_grad():
+            gates = prog_lora.gates(_features(prog_lora, source, self.rows[name]).to(method.device))
+        self.gates[name] = from_first(gates.cpu())
+
+    # -- the loss term --------------------------------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch_idx = batch_idx
+
+    def _term(self, method: ContinualMethod, batch: Batch, outputs: LossOutput) -> Tensor:
+        """The divergence over the samples of the step; every micro-batch and rank has the same."""
+        if not len(self._features):
+            return torch.zeros((), device=method.device)
+        assert self._data is not None
+        assert method.stage is not None
+        place, features, targets = self._data.place(self._batch_idx), self._features, self._targets
+        if self.batch_size is not None:
+            epoch_steps = method.stage.num_steps // self._data.epochs
+            step = method.trainer.current_epoch * epoch_steps + place.step
+            seed = mix(NAME, method.stage.seed, method.stage.number)
+            rows = cycled(len(features), self.batch_size, step=step, seed=seed)
+            features, targets = features[rows], targets[rows]
+        apart = _dynamic(method).gate_divergence(features.to(method.device), targets.to(method.device))
+        value = apart.mean() if self.reduction == "mean" else apart.sum()
+        # Lightning divides by the accumulation, which an epoch's last step may not fill.
+        return value * (self.weight * method.trainer.accumulate_grad_batches / place.num_micro)
+
+    # -- state ----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": {task: list(rows) for task, rows in self.rows.items()}, "gates": dict(self.gates)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = {task: list(rows) for task, rows in state_dict["rows"].items()}
+        self.gates = dict(state_dict["gates"])
+
+
+def _dynamic(method: ContinualMethod) -> ProgLoRA:
+    if not isinstance(method, ProgLoRA) or method.mode != "dynamic":
+        raise ValueError(
+            f"TaskRecall holds gates that keys give and needs ProgLoRA with mode: dynamic, got "
+            f"{type(method).__name__}{' with mode: static' if isinstance(method, ProgLoRA) else ''}"
+        )
+    return method
+
+
+def _features(method: ProgLoRA, source: SampleSource, rows: list[int]) -> Tensor:
+    """The pooled texts of rows of a split: (n, d) on the CPU."""
+    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    pooled = [method.instruction_features([source.sample(row) for row in chunk]).cpu() for chunk in chunks]
+    return torch.cat(pooled)

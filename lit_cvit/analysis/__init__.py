@@ -1,0 +1,1 @@
+"""Analyses and measures of methods, as pure functions on tensors."""

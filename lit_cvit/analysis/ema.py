@@ -1,0 +1,85 @@
+"""The balance weight of LCIA's moving average of parameters (arXiv 2410.10868, Sec. 4.3, App. E).
+
+theta* <- beta theta* + (1 - beta) theta after every optimizer step, with a beta per tensor or per layer. Here
+`share` is 1 - beta, the share of the new parameters. g_t is the gradient of step t, theta_t the parameter
+after it, |.| the L1 norm:
+
+* published code (JingyangQiao/CoIN, CoIN/peft/tuners/lora.py:643): 2 (1 + |g_t|) / (|theta_t - theta*| c),
+  with c = |g_t - g_{t-1}|;
+* paper (Eq. 45): |(theta_{t-1} - theta*) (g_t + 1)| / |(theta_t - theta*) (g_t - g_{t-1})|, products element
+  by element.
+
+Both count strictly between 0 and 1; elsewhere, and without an earlier gradient, the fallback holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def l1(tensor: Tensor) -> Tensor:
+    """Sum of the absolute values, in float32 at least; a scalar on the tensor's device."""
+    return torch.linalg.vector_norm(tensor if tensor.dtype == torch.float64 else tensor.float(), 1)
+
+
+def official_share(moved: Tensor, grad: Tensor, change: Tensor) -> Tensor:
+    """1 - beta of the published code.
+
+    Args:
+        moved: |theta_t - theta*|, any shape.
+        grad: |g_t|, of that shape.
+        change: |g_t - g_{t-1}|, of that shape.
+    """
+    return 2 * (1 + grad) / (moved * change)
+
+
+def paper_share(lag: Tensor, reach: Tensor) -> Tensor:
+    """1 - beta of Eq. 45.
+
+    Args:
+        lag: |(theta_{t-1} - theta*) (g_t + 1)|, any shape.
+        reach: |(theta_t - theta*) (g_t - g_{t-1})|, of that shape.
+    """
+    return lag / reach
+
+
+def settle(share: Tensor, fallback: float) -> tuple[Tensor, Tensor]:
+    """Replace shares that are no weight.
+
+    Args:
+        share: 1 - beta, any shape; NaN where there is none.
+        fallback: The beta to use there.
+
+    Returns:
+        1 - beta with the fallback in place, and True where the given one is used.
+    """
+    dynamic = (share > 0) & (share < 1)
+    return torch.where(dynamic, share, 1 - fallback), dynamic
+
+
+def summed_by(groups: Sequence[Sequence[int]], values: Tensor) -> Tensor:
+    """Sums of a vector's elements over groups of positions; one element per group."""
+    return torch.stack([values[list(group)].sum() for group in groups])
+
+
+def layers_of(names: Iterable[str]) -> list[list[int]]:
+    """Positions of the tensors of each layer: those whose names differ in the last part alone."""
+    layers: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        layers.setdefault(name.rpartition(".")[0], []).append(position)
+    return list(layers.values())
+
+
+@torch.no_grad()
+def follow(average: Tensor, value: Tensor, share: float) -> None:
+    """Move the average towards the value, in place; where both are equal, it stays bit for bit.
+
+    Args:
+        average: theta*.
+        value: theta, of the same shape.
+        share: 1 - beta.
+    """
+    average.lerp_(value.to(average.dtype), share)

@@ -1,0 +1,300 @@
+"""Replay: which rows come back, in which form, what they weigh, and that a resume changes nothing."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from prog_kit import KillAt, hashed_texts, prog_lora  # noqa: F401
+from stream_kit import Killed, fit, log_rows, small_data, small_method, state_files
+
+from callbacks import Replay, StageEvaluation
+from lit_cvit.adapters import routing
+from lit_cvit.cli import StreamCLI
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.memory import cycled, kept_rows, reservoir_rows
+from lit_cvit.data.sampling import mix
+from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
+from lit_cvit.run import RunFolder
+from lit_cvit.trainer import ContinualTrainer
+
+STREAM = ["ScienceQA", "GQA", "VQAv2"]
+NUM_TRAIN = 20
+
+
+def data(**changes: Any) -> ContinualDataModule:
+    """Three tasks of two steps of 16 and 4 rows."""
+    return small_data(**{"tasks": STREAM, "settings": {"num_train": NUM_TRAIN, "num_test": 2}, **changes})
+
+
+class Seen(Callback):
+    """Task and id of every row of every micro-batch, by stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, list[list[tuple[str, str]]]] = {}
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        said = [(vars(each)["task"], vars(each)["id"]) for each in batch.samples]
+        self.rows.setdefault(pl_module.stage.number, []).append(said)
+
+
+def names(task: str, rows: list[int]) -> list[tuple[str, str]]:
+    return [(task, f"train-{row}") for row in rows]
+
+
+def all_of(task: str) -> list[tuple[str, str]]:
+    return names(task, list(range(NUM_TRAIN)))
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixed(
+    llava_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ContinualTrainer, Seen, Replay]:
+    seen, replay = Seen(), Replay(amount=6)
+    method = small_method(llava_folder, SeqLoRA)
+    return fit(tmp_path_factory.mktemp("rows"), method, data(), callbacks=[replay, seen]), seen, replay
+
+
+def test_rows_of_earlier_tasks_are_mixed_into_a_stages_data(mixed: Any) -> None:
+    _, seen, _ = mixed
+    old = {task: names(task, kept_rows(NUM_TRAIN, 6, seed=0, task=task)) for task in STREAM}
+    expected = {
+        1: all_of("ScienceQA"),
+        2: all_of("GQA") + old["ScienceQA"],
+        3: all_of("VQAv2") + old["ScienceQA"] + old["GQA"],
+    }
+    got = {number: sorted(sum(batches, [])) for number, batches in seen.rows.items()}
+    assert got == {number: sorted(rows) for number, rows in expected.items()}
+    # Shuffled together, not one after the other.
+    assert {task for task, _ in seen.rows[3][0]} == set(STREAM)
+
+
+def test_steps_schedule_and_log_follow_a_stage_that_got_longer(llava_folder: Path, tmp_path: Path) -> None:
+    method = small_method(llava_folder, SeqLoRA)
+    trainer = fit(tmp_path, method, data(epochs=2), callbacks=[Replay()])
+    assert [stage.num_steps for stage in trainer.stages] == [4, 6, 8]
+    assert [trainer.run.record.stage(number).facts["steps"] for number in (1, 2, 3)] == [4, 6, 8]
+    rows = log_rows(trainer.run)
+    assert [row["step"] for row in rows] == list(range(18))
+    assert [rows[start]["rate/decoder"] for start in (0, 4, 10)] == [0.005] * 3
+    assert all(rows[end]["rate/decoder"] < 0.001 for end in (9, 17))
+    assert {name for name in rows[-1] if name.startswith("loss/")} == {"loss/lm"}
+
+
+def test_replayed_rows_are_never_kept_as_new_ones(mixed: Any) -> None:
+    replay = mixed[2]
+    assert replay.kept == {task: kept_rows(NUM_TRAIN, 6, seed=0, task=task) for task in STREAM}
+
+
+def test_a_task_gives_no_more_rows_than_it_has_and_a_fraction_of_them(llava_folder: Path) -> None:
+    method, stages = small_method(llava_folder, SeqLoRA), data().stages(seed=0)
+    for settings, number in (({"amount": 200}, 20), ({"sizes": "fraction", "amount": 0.25}, 5)):
+        replay = Replay(**settings)
+        replay.on_stage_end(ContinualTrainer(accelerator="cpu"), method, stages[0])
+        (found,) = replay.replayed(method, stages[1])
+        assert found.rows == tuple(kept_rows(NUM_TRAIN, number, seed=0, task="ScienceQA"))
+
+
+class Compares(SeqLoRA):
+    """Says how alike tasks are."""
+
+    measures = True
+
+    def similarities(self) -> dict[str, float]:
+        return {"ScienceQA": 0.75, "GQA": 1.0}
+
+
+def test_by_similarity_the_less_alike_tasks_give_more(llava_folder: Path) -> None:
+    method, stages = small_method(llava_folder, Compares), data().stages(seed=0)
+    replay, trainer = Replay(sizes="similarity", amount=16), ContinualTrainer(accelerator="cpu")
+    for stage in stages[:2]:
+        replay.on_stage_end(trainer, method, stage)
+    assert {task: len(rows) for task, rows in replay.kept.items()} == {"ScienceQA": 16, "GQA": 16}
+    found = replay.replayed(method, stages[2])
+    assert [source.rows for source in found] == [tuple(kept_rows(NUM_TRAIN, 4, seed=0, task="ScienceQA")), ()]
+
+
+def test_a_reservoir_comes_back_whole(llava_folder: Path) -> None:
+    method, stages = small_method(llava_folder, SeqLoRA), data().stages(seed=0)
+    replay, trainer = Replay(keep="reservoir", amount=12), ContinualTrainer(accelerator="cpu")
+    for stage in stages[:2]:
+        replay.on_stage_end(trainer, method, stage)
+    expected = reservoir_rows({"ScienceQA": NUM_TRAIN, "GQA": NUM_TRAIN}, 12, seed=0)
+    found = replay.replayed(method, stages[2])
+    assert [source.rows for source in found] == [tuple(rows) for rows in expected.values()]
+    assert sum(map(len, found)) == 12
+
+
+def test_a_method_that_compares_no_tasks_cannot_size_by_similarity(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="Replay.sizes 'similarity' needs a method that compares tasks"):
+        fit(tmp_path, small_method(llava_folder, SeqLoRA), callbacks=[Replay(sizes="similarity")])
+    method = prog_lora(llava_folder, static_weights="ones", text_encoder=None)
+    with pytest.raises(ValueError, match="needs the similarity of tasks, which ProgLoRA as configured"):
+        fit(tmp_path, method, callbacks=[Replay(sizes="similarity")])
+
+
+# -- a loss term ---------------------------------------------------------------------------------------------
+
+
+class Expected(Callback):
+    """What the term of a step should be, by a plain computation on the parameters that the step finds."""
+
+    def __init__(self, replay: Replay, batch_size: int) -> None:
+        super().__init__()
+        self.replay, self.batch_size = replay, batch_size
+        self.values: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        stage = pl_module.stage
+        if stage.number == 1:
+            return
+        memory = []
+        for task in stage.seen[:-1]:
+            memory += [task.train.sample(row) for row in kept_rows(NUM_TRAIN, 6, seed=0, task=task.name)]
+        seed = mix("replay", 0, stage.number)
+        rows = cycled(len(memory), self.batch_size, step=batch_idx, seed=seed)
+        replayed = pl_module.backbone.encode([memory[row] for row in rows], with_answers=True)
+        with torch.no_grad(), routing(pl_module.context(replayed)):
+            loss = pl_module.backbone.loss(replayed)
+        self.values.append(3.0 * float(loss.loss_sum) / loss.num_tokens)
+
+
+@pytest.mark.parametrize(("family", "batch_size"), [(SeqLoRA, 4), (SeqLoRA, None), (ProgLoRA, 5)])
+def test_the_term_is_the_weighted_mean_token_loss_of_the_steps_rows(
+    llava_folder: Path, tmp_path: Path, family: Any, batch_size: int | None
+) -> None:
+    replay = Replay(form="term", amount=6, weight=3.0, batch_size=batch_size)
+    expected = Expected(replay, batch_size or 16)
+    trainer = fit(tmp_path, small_method(llava_folder, family), data(), callbacks=[replay, expected])
+    rows = log_rows(trainer.run)
+    assert [stage.num_steps for stage in trainer.stages] == [2, 2, 2]
+    assert ["loss/replay" in row for row in rows] == [False, False, True, True, True, True]
+    assert [row["loss/replay"] for row in rows[2:]] == pytest.approx(expected.values, rel=1e-5)
+
+
+def test_accumulation_changes_nothing_also_in_a_short_last_step(llava_folder: Path, tmp_path: Path) -> None:
+    """The last step has 4 rows: one micro-batch of two; and three replayed rows for two of them."""
+    logs = []
+    for name, changes in (("whole", {}), ("parts", {"batch_size": 8, "global_batch_size": 16})):
+        callbacks: list[Callback] = [Replay(form="term", amount=6, batch_size=3)]
+        method = small_method(llava_folder, SeqLoRA)
+        logs.append(log_rows(fit(tmp_path / name, method, data(**changes), callbacks=callbacks).run))
+    for name in ("loss/lm", "loss/replay"):
+        values = [[row[name] for row in rows if name in row] for rows in logs]
+        assert values[1] == pytest.approx(values[0], rel=2e-3), name
+
+
+class ReadsTask(SeqLoRA):
+    """Reads the task of replayed samples without declaring it."""
+
+    def sample_facts(self, batch: Any) -> dict[str, torch.Tensor]:
+        for sample, index in zip(batch.samples, batch.indices, strict=True):
+            if index == -1 or index >= NUM_TRAIN:
+                assert sample.task
+        return {}
+
+
+@pytest.mark.parametrize("form", ["rows", "term"])
+def test_replayed_rows_hide_what_the_method_does_not_declare(
+    llava_folder: Path, tmp_path: Path, form: Any
+) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"reads `sample.task`, which its property `knows` does not declare"
+    ):
+        fit(tmp_path, small_method(llava_folder, ReadsTask), data(), callbacks=[Replay(form=form)])
+
+
+# -- resume --------------------------------------------------------------------------------------------------
+
+RESUMED: dict[str, tuple[type[ContinualMethod], dict[str, Any], dict[str, Any]]] = {
+    "rows": (SeqLoRA, {}, {"amount": 6}),
+    "reservoir as term": (SeqLoRA, {}, {"form": "term", "keep": "reservoir", "amount": 8, "batch_size": 5}),
+    "prog_lora": (ProgLoRA, {}, {"form": "term", "sizes": "similarity"}),
+}
+
+
+@pytest.mark.parametrize("kind", list(RESUMED))
+def test_a_run_killed_inside_a_later_stage_ends_bit_identical(
+    llava_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    family, settings, replayed = RESUMED[kind]
+
+    def run(root: str, *more: Callback, ckpt_path: str | None = None) -> RunFolder:
+        method = small_method(llava_folder, family, dropout=0.1, **settings)
+        callbacks = [*more, Replay(**replayed), StageEvaluation(downstream=False)]
+        return fit(
+            tmp_path / root,
+            method,
+            data(),
+            callbacks=callbacks,
+            ckpt_path=ckpt_path,
+            checkpoint_every_n_steps=1,
+        ).run
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", KillAt(5))
+    again = run("killed", ckpt_path="last")
+    assert state_files(again) == state_files(whole)
+    assert log_rows(again) == log_rows(whole)
+
+
+def test_the_state_is_plain_and_comes_back() -> None:
+    replay, again = Replay(), Replay()
+    replay.kept = {"GQA": [3, 1], "VQAv2": []}
+    buffer = io.BytesIO()
+    torch.save(replay.state_dict(), buffer)
+    buffer.seek(0)
+    again.load_state_dict(torch.load(buffer, weights_only=True))
+    assert again.kept == replay.kept
+    assert again.kept["GQA"] is not replay.kept["GQA"]
+
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"form": "loss"}, "Replay.form must be one of rows, term; got 'loss'"),
+        ({"keep": "all"}, "Replay.keep must be one of per_task, reservoir; got 'all'"),
+        ({"sizes": "random"}, "Replay.sizes must be one of fixed, fraction, similarity; got 'random'"),
+        ({"amount": 0}, "Replay.amount must be a whole number of rows, at least 1, got 0"),
+        ({"amount": 2.5}, "Replay.amount must be a whole number of rows, at least 1, got 2.5"),
+        (
+            {"sizes": "fraction", "amount": 2},
+            r"Replay.amount must be in \(0, 1\] with sizes 'fraction', got 2",
+        ),
+        ({"keep": "reservoir", "sizes": "fraction", "amount": 0.5}, "needs sizes 'fixed', got 'fraction'"),
+        ({"batch_size": 0}, "Replay.batch_size must be at least 1, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Replay(**settings)
+
+
+def test_shipped_configurations_name_what_the_papers_say() -> None:
+    def built(name: str) -> Any:
+        return StreamCLI(["--config", "quickstart", "--config", f"methods/{name}"], run=False)
+
+    static, dynamic, baseline = (
+        built(n) for n in ("prog_lora_static", "prog_lora_dynamic", "seq_lora_replay")
+    )
+    replay = next(each for each in static.trainer.callbacks if isinstance(each, Replay))
+    assert (replay.form, replay.sizes, replay.amount, replay.weight) == ("term", "similarity", 200, 2.0)
+    assert (static.model.mode, static.model.requires_callbacks) == ("static", ("Replay",))
+    assert (dynamic.model.mode, dynamic.model.requires_callbacks) == ("dynamic", ("TaskRecall",))
+    assert {static.model.projector, dynamic.model.projector} == {"full"}
+    rows = next(each for each in baseline.trainer.callbacks if isinstance(each, Replay))
+    assert (type(baseline.model), rows.form, rows.sizes, rows.amount) == (SeqLoRA, "rows", "fixed", 100)

@@ -1,0 +1,393 @@
+"""ProgLoRA: fused blocks, gates by keys, what it knows and trains, and what becomes of old answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from prog_kit import MIXED, STREAM, HashedTexts, begun, hashed_texts, mixed_batch, prog_lora, samples  # noqa: F401
+from stream_kit import fit, small_data
+
+from callbacks import Replay, StageEvaluation
+from lit_cvit.adapters import routing
+from lit_cvit.data.tasks import Batch
+from lit_cvit.data.veil import veil_batch
+from lit_cvit.encoders import MINILM
+from lit_cvit.methods import ProgLoRA
+from lit_cvit.methods.task_embedding import TaskEmbedder, evenly_spaced
+
+LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj")
+OWN = {"ScienceQA": 0, "GQA": 1, "VQAv2": 2}
+
+
+# -- how alike tasks are -------------------------------------------------------------------------------------
+
+
+def test_a_task_is_embedded_by_the_means_of_its_images_instructions_and_first_answers(
+    llava_folder: Path,
+) -> None:
+    method = prog_lora(llava_folder)
+    method.prepare()
+    source = small_data().stream[0].train
+    assert source is not None
+    got = TaskEmbedder("tower", "hashed", 20).embed(method.backbone, source)
+    chosen = [source.sample(row) for row in evenly_spaced(32, 20)]
+    images = [each for each in chosen if each.image is not None]
+    assert 0 < len(images) < 20
+    features = [
+        method.backbone.image_features(method.backbone.encode([each], with_answers=False)) for each in images
+    ]
+    texts = HashedTexts()
+    expected = {
+        "image": torch.cat(features).double().mean(0),
+        "instruction": texts.encode([each.user_text for each in chosen]).double().mean(0),
+        "answer": texts.encode([each.answers[0] for each in chosen]).double().mean(0),
+    }
+    for modality, vector in expected.items():
+        torch.testing.assert_close(got[modality], vector, atol=1e-6, rtol=1e-5)
+
+
+def test_rows_are_spaced_evenly() -> None:
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(3, 1000) == [0, 1, 2]
+
+
+def test_weights_are_the_cosines_of_the_saved_embeddings_and_stand_in_the_plan(llava_folder: Path) -> None:
+    method = begun(llava_folder)
+    saved = method.tensors()
+
+    def weight(p: int, i: int) -> float:
+        pairs = [
+            (saved[f"task_embeddings.{p}.{m}"], saved[f"task_embeddings.{i}.{m}"])
+            for m in ("image", "instruction", "answer")
+        ]
+        return math.prod(float(a @ b / (a.norm() * b.norm())) for a, b in pairs)
+
+    expected = [[1.0], [weight(0, 1), 1.0], [weight(0, 2), weight(1, 2), 1.0]]
+    for got, row in zip(method.fusion, expected, strict=True):
+        assert got == pytest.approx(row, rel=1e-9)
+    assert 0 < weight(0, 1) < 1
+    assert method.similarities() == dict(zip(STREAM[:2], method.fusion[2], strict=False))
+
+
+def test_a_method_that_follows_the_plans_again_has_the_same_weights_and_tensors(llava_folder: Path) -> None:
+    for mode in ("static", "dynamic"):
+        first, again = prog_lora(llava_folder, mode=mode), prog_lora(llava_folder, mode=mode)
+        first.prepare()
+        again.prepare()
+        plans = [first.begin_stage(stage) for stage in small_data(tasks=STREAM).stages(seed=0)]
+        for plan in plans:
+            again.follow_plan(plan)
+        again.load_tensors(first.tensors())
+        assert again.fusion == first.fusion
+        assert again.similarities() == first.similarities()
+        facts = [each.eval().sample_facts(mixed_batch(each))["gate"] for each in (first, again)]
+        assert torch.equal(*facts)
+
+
+# -- static --------------------------------------------------------------------------------------------------
+
+
+def outputs(method: ProgLoRA, batch: Batch, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input and output of a layer in the model."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handle = method.banks[layer].register_forward_hook(
+        lambda module, inputs, out: seen.append((inputs[0], out))
+    )
+    with torch.no_grad(), routing(method.context(batch)):
+        method.backbone.forward_hidden(batch)
+    handle.remove()
+    return seen[0]
+
+
+def require_fusion(method: ProgLoRA, batch: Batch, layer: str, weights: list[list[float]]) -> None:
+    bank = method.banks[layer]
+    x, y = outputs(method, batch, layer)
+    for row, own in enumerate(weights):
+        added = torch.zeros_like(y[row])
+        for weight, block in zip(own, bank.lora_blocks(), strict=True):
+            added += weight * 2.0 * (x[row] @ block.A.T @ block.B.T)
+        torch.testing.assert_close(y[row], bank.base(x[row]) + added, atol=2e-5, rtol=1e-4)
+        assert float(added.detach().abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("static_weights", ["similarity", "ones"])
+def test_a_sample_gets_its_tasks_fused_block_and_no_later_one(
+    llava_folder: Path, layer: str, static_weights: Any
+) -> None:
+    """In a mixed batch; a task that was never learned gets the newest task's."""
+    method = begun(llava_folder, static_weights=static_weights).eval()
+    w = {(p, i): method.similarities()[STREAM[p]] for p, i in ((0, 2), (1, 2))} | {
+        (0, 1): method.fusion[1][0]
+    }
+    if static_weights == "ones":
+        w = dict.fromkeys(w, 1.0)
+    fused = [[1.0, 0.0, 0.0], [w[0, 1], 1.0, 0.0], [w[0, 2], w[1, 2], 1.0]]
+    require_fusion(method, mixed_batch(method), layer, [fused[OWN.get(name, 2)] for name, _ in MIXED])
+
+
+def test_training_rows_of_old_tasks_go_through_the_current_block_or_their_own(llava_folder: Path) -> None:
+    current, own = begun(llava_folder), begun(llava_folder, replay_block="own")
+    gates = [method.sample_facts(mixed_batch(method, with_answers=True))["gate"] for method in (current, own)]
+    assert gates[0].tolist() == [gates[0][1].tolist()] * 5
+    assert torch.equal(gates[1], own.eval().sample_facts(mixed_batch(own))["gate"])
+    assert torch.equal(gates[0][1], gates[1][1])
+
+
+def test_before_its_first_stage_it_is_the_backbone(llava_folder: Path) -> None:
+    method = prog_lora(llava_folder).eval()
+    method.prepare()
+    assert method.sample_facts(mixed_batch(method)) == {}
+    assert len(method.generate(mixed_batch(method), max_new_tokens=2)) == 5
+
+
+def test_without_similarity_there_is_no_encoder_and_no_embedding(llava_folder: Path) -> None:
+    method = begun(llava_folder, static_weights="ones", recall="none")
+    assert method.measures is False
+    assert [name for name in method.tensors() if "embedding" in name] == []
+    assert method.fusion == [[1.0], [1.0, 1.0], [1.0, 1.0, 1.0]]
+
+
+# -- dynamic -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["max", "mean"])
+def test_a_gate_is_the_softmax_over_keys_of_the_users_pooled_tokens(llava_folder: Path, pool: Any) -> None:
+    method = begun(llava_folder, mode="dynamic", temperature=0.7, key_std=0.3, pool=pool).eval()
+    table = method.backbone.model.get_input_embeddings().weight
+    state = {
+        name.removeprefix("key_gate."): value
+        for name, value in method.tensors().items()
+        if "key_gate" in name
+    }
+    gates = method.sample_facts(mixed_batch(method))["gate"]
+    for row, sample in enumerate(samples(*MIXED)):
+        tokens = table[method.backbone.tokenizer(sample.user_text, add_special_tokens=False)["input_ids"]]
+        x = tokens.amax(0) if pool == "max" else tokens.mean(0)
+        inner = torch.nn.functional.silu(state["down.weight"] @ x + state["down.bias"])
+        outer = state["up.weight"] @ inner + state["up.bias"]
+        h = torch.nn.functional.layer_norm(outer, outer.shape) * state["norm.weight"] + state["norm.bias"]
+        expected = torch.stack([h @ state[f"keys.{n}"] / 0.7 for n in range(3)]).softmax(0)
+        torch.testing.assert_close(gates[row], expected, atol=1e-5, rtol=1e-4)
+    assert float(gates.std(0).max()) > 0.01
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_all_layers_have_the_one_gate_of_a_sample(llava_folder: Path, layer: str) -> None:
+    method = begun(llava_folder, mode="dynamic", key_std=0.3).eval()
+    gate = method.sample_facts(mixed_batch(method))["gate"].tolist()
+    require_fusion(method, mixed_batch(method), layer, gate)
+
+
+def test_a_gate_sees_the_users_text_alone(llava_folder: Path) -> None:
+    """Neither image, task, answer, padding, other samples nor whether it is training."""
+    method = begun(llava_folder, mode="dynamic", key_std=0.3)
+    expected = method.sample_facts(mixed_batch(method, with_answers=True))["gate"]
+    method.eval()
+    changed = [
+        dataclasses.replace(each, image=None, task="x", id="x", answers=("other",))
+        for each in samples(*MIXED)
+    ]
+    alone = [method.backbone.encode([each], with_answers=False) for each in changed]
+    hidden = method.knows.hidden(test=True)
+    assert hidden == {"task", "id", "answers", "question", "instruction"}
+    got = torch.cat([method.sample_facts(veil_batch(each, hidden))["gate"] for each in alone])
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_an_image_token_in_a_text_and_a_text_without_tokens_are_no_problem(llava_folder: Path) -> None:
+    method = begun(llava_folder, mode="dynamic")
+    plain = samples(MIXED[0])[0]
+    token = method.backbone.chat_format.image_token
+    marked = dataclasses.replace(plain, text=f"{token}{plain.user_text}")
+    features = method.instruction_features([plain, marked, dataclasses.replace(plain, text=token)])
+    assert torch.equal(features[0], features[1])
+    assert not features[2].any()
+
+
+def test_the_first_stage_has_weight_one_and_trains_no_key(llava_folder: Path) -> None:
+    method = begun(llava_folder, 1, mode="dynamic")
+    assert method.sample_facts(mixed_batch(method))["gate"].tolist() == [[1.0]] * 5
+    assert [name for name, p in method.named_parameters() if p.requires_grad and "key_gate" in name] == []
+
+
+@pytest.mark.parametrize(("train_old_keys", "keys"), [(False, [2]), (True, [0, 1, 2])])
+def test_later_stages_train_block_key_and_projectors(
+    llava_folder: Path, train_old_keys: bool, keys: list[int]
+) -> None:
+    method = begun(llava_folder, mode="dynamic", train_old_keys=train_old_keys)
+    names = [name for name, p in method.named_parameters() if p.requires_grad]
+    assert [name for name in names if ".keys." in name] == [f"key_gate.keys.{n}" for n in keys]
+    assert sum("key_gate." in name and ".keys." not in name for name in names) == 6
+    assert {name.split(".blocks.")[1][0] for name in names if ".blocks." in name} == {"2"}
+    assert sum(".copies.0." in name for name in names) == 4
+
+
+def test_the_gate_has_the_parameters_of_table_13(llava_folder: Path) -> None:
+    """One projector and a key per block, of the decoder's width."""
+    width, hidden = 64, 24
+    method = begun(llava_folder, mode="dynamic", proj_dim=hidden)
+    sizes = [tensor.numel() for name, tensor in method.tensors().items() if "key_gate" in name]
+    assert sum(sizes) == (width * hidden + hidden) + (hidden * width + width) + 2 * width + 3 * width
+    assert 4096 * 256 + 256 + 256 * 4096 + 4096 + 2 * 4096 + 4096 == 2_113_792
+
+
+def test_both_projectors_and_the_new_key_get_gradients(llava_folder: Path) -> None:
+    method = begun(llava_folder, mode="dynamic")
+    batch = mixed_batch(method, with_answers=True)
+    with routing(method.context(batch)):
+        method.backbone.loss(batch).loss_sum.backward()
+    moved = {name: bool(p.grad.any()) for name, p in method.named_parameters() if p.grad is not None}
+    assert {name for name, moves in moved.items() if not moves} == set()
+    assert {"key_gate.keys.2", "key_gate.down.weight"} <= moved.keys()
+    assert "key_gate.keys.1" not in moved
+
+
+# -- what it is ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "needs"),
+    [
+        (
+            {"mode": "static"},
+            f"task id in training, task id at test (oracle), old data, encoder {MINILM}",
+            ("Replay",),
+        ),
+        (
+            {"mode": "static", "recall": "none", "static_weights": "ones"},
+            "task id in training, task id at test (oracle)",
+            (),
+        ),
+        ({"mode": "dynamic"}, f"old data, encoder {MINILM}", ("TaskRecall",)),
+        ({"mode": "dynamic", "text_encoder": None}, "old data", ("TaskRecall",)),
+        ({"mode": "dynamic", "recall": "none"}, "nothing beyond the prompt and image", ()),
+    ],
+)
+def test_it_declares_what_it_knows_and_needs(
+    llava_folder: Path, settings: dict[str, Any], words: str, needs: tuple[str, ...]
+) -> None:
+    method = prog_lora(llava_folder, **settings)
+    assert method.knows.words() == words
+    assert method.requires_callbacks == needs
+
+
+@pytest.mark.parametrize(("mode", "needed"), [("static", "Replay"), ("dynamic", "TaskRecall")])
+def test_it_does_not_start_without_its_callback(
+    llava_folder: Path, tmp_path: Path, mode: Any, needed: str
+) -> None:
+    with pytest.raises(ValueError, match=f"ProgLoRA as configured needs the callback {needed}"):
+        fit(tmp_path, prog_lora(llava_folder, mode=mode))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "both"}, "model.mode must be one of static, dynamic; got 'both'"),
+        ({"recall": "no"}, "model.recall must be one of callback, none; got 'no'"),
+        ({"static_weights": "two"}, "model.static_weights must be one of similarity, ones; got 'two'"),
+        ({"replay_block": "x"}, "model.replay_block must be one of current, own; got 'x'"),
+        ({"similarity_transform": "x"}, "model.similarity_transform must be one of none, tir; got 'x'"),
+        ({"pool": "x"}, "model.pool must be one of max, mean; got 'x'"),
+        ({"kl_direction": "x"}, "model.kl_direction must be one of forward, reverse; got 'x'"),
+        ({"proj_dim": 0}, "model.proj_dim must be at least 1, got 0"),
+        ({"similarity_samples": 0}, "model.similarity_samples must be at least 1, got 0"),
+        ({"temperature": 0.0}, "model.temperature must be more than 0, got 0.0"),
+        ({"key_std": -1.0}, "model.key_std must be more than 0, got -1.0"),
+        ({"text_encoder": None}, "model.static_weights 'similarity' needs a model.text_encoder, got null"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    llava_folder: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message.replace('.', chr(92) + '.')}$"):
+        prog_lora(llava_folder, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pool": "mean"}, "model.pool has no effect in mode static"),
+        ({"train_old_keys": True}, "model.train_old_keys has no effect in mode static"),
+        ({"mode": "dynamic", "static_weights": "ones"}, "model.static_weights has no effect in mode dynamic"),
+        (
+            {"static_weights": "ones", "recall": "none", "similarity_transform": "tir"},
+            "model.similarity_transform has no effect where no similarity is measured",
+        ),
+        (
+            {"alpha": 32},
+            "model.alpha has no effect beside model.scaling 2.0; set that to null to scale by alpha / rank",
+        ),
+        (
+            {"replay_block": "own", "projector": "lora"},
+            "model.replay_block has no effect on old rows that train nothing (projector: lora)",
+        ),
+        ({}, None),
+        ({"replay_block": "own"}, None),
+        ({"mode": "dynamic", "pool": "mean", "kl_direction": "reverse", "similarity_transform": "tir"}, None),
+        ({"alpha": 32, "scaling": None}, None),
+    ],
+)
+def test_a_setting_without_effect_is_named(
+    llava_folder: Path, settings: dict[str, Any], message: str | None
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prog_lora(llava_folder, **settings)
+    assert [str(each.message) for each in caught] == ([] if message is None else [message])
+
+
+def test_scaling_is_two_or_alpha_over_rank(llava_folder: Path) -> None:
+    factors = []
+    for settings in ({}, {"scaling": None, "alpha": 16}, {"scaling": 3.0, "alpha": 96}):
+        method = prog_lora(llava_folder, **settings)
+        method.prepare()
+        factors.append({bank.scaling for bank in method.banks.values()})
+    assert factors == [{2.0}, {0.5}, {3.0}]
+
+
+# -- in a stream ---------------------------------------------------------------------------------------------
+
+
+def test_old_static_answers_change_with_the_shared_projector_alone(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    """A projector of blocks freezes with each task, so what a task answers is settled when it ends."""
+    answers = {}
+    for projector in ("lora", "full"):
+        method = prog_lora(llava_folder, projector=projector)
+        data = small_data(tasks=STREAM[:2], settings={"num_train": 16})
+        run = fit(
+            tmp_path / projector, method, data, callbacks=[Replay(), StageEvaluation(downstream=False)]
+        ).run
+        first, last = (run.load_stage(number).tensors for number in (1, 2))
+        moved = [name for name in first if not torch.equal(first[name], last[name])]
+        answers[projector] = (moved, run.predictions_path(1, STREAM[0]).read_bytes())
+        if projector == "lora":
+            assert run.predictions_path(2, STREAM[0]).read_bytes() == answers[projector][1]
+    assert answers["lora"][0] == []
+    assert len(answers["full"][0]) == 4
+    assert all(name.startswith("projector.copies.0.") for name in answers["full"][0])
+
+
+def test_a_run_that_starts_from_another_weights_its_blocks_too(llava_folder: Path, tmp_path: Path) -> None:
+    def one(task: str, **more: Any) -> tuple[ProgLoRA, str]:
+        method = prog_lora(llava_folder)
+        data = small_data(tasks=[task], settings={"num_train": 16})
+        return method, str(fit(tmp_path, method, data, callbacks=[Replay()], **more).run.path)
+
+    _, path = one("GQA")
+    method, _ = one("VQAv2", start_from=path)
+    whole = prog_lora(llava_folder)
+    whole.prepare()
+    for stage in small_data(tasks=["GQA", "VQAv2"], settings={"num_train": 16}).stages(seed=0):
+        whole.begin_stage(stage)
+    assert method.learned == ["GQA", "VQAv2"]
+    assert method.fusion == whole.fusion
+    assert 0 < method.fusion[1][0] < 1

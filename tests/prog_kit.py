@@ -1,0 +1,87 @@
+"""What the tests of ProgLoRA and its callbacks share: a free text encoder, and untrained stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from stream_kit import Killed, small_data, small_method
+from torch import Tensor
+
+from lit_cvit.data.sampling import mix
+from lit_cvit.data.tasks import Batch, Sample
+from lit_cvit.methods import ProgLoRA, task_embedding
+
+STREAM = ["ScienceQA", "GQA", "VQAv2"]
+
+
+class HashedTexts:
+    """Embeds a text by its hash; embeddings have a common part, as those of real encoders do."""
+
+    dimension = 8
+
+    def __init__(self, name: str = "hashed") -> None:
+        self.name = name
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        seeds = [torch.Generator().manual_seed(mix("text", text)) for text in texts]
+        return torch.stack([torch.randn(self.dimension, generator=seed) + 0.5 for seed in seeds])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hashed_texts() -> Iterator[None]:
+    """Import it into a test module to have tasks compared without a language model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_embedding, "text_encoder", HashedTexts)
+        yield
+
+
+class KillAt(Callback):
+    """Ends the process before an optimizer step of the stream."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+def prog_lora(folder: Path, **settings: Any) -> ProgLoRA:
+    method = small_method(folder, ProgLoRA, **settings)
+    assert isinstance(method, ProgLoRA)
+    return method
+
+
+def begun(folder: Path, num_stages: int = 3, **settings: Any) -> ProgLoRA:
+    """The method in a stage of the stream, untrained but with blocks that are not zero."""
+    method = prog_lora(folder, **settings)
+    method.prepare()
+    for stage in small_data(tasks=STREAM).stages(seed=0)[:num_stages]:
+        method.begin_stage(stage)
+    generator = torch.Generator().manual_seed(3)
+    for name, tensor in method.tensors().items():
+        if name.endswith(".B"):
+            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
+        if name == "key_gate.down.weight":
+            # The random backbone's embeddings are tiny; without it all texts have about the same gate.
+            tensor.data.mul_(200)
+    return method
+
+
+def samples(*places: tuple[str, int]) -> list[Sample]:
+    tasks = {task.name: task.test for task in small_data().benchmark.stream}
+    return [tasks[name].sample(index) for name, index in places]
+
+
+# ScienceQA 4 is text alone; Flickr30k is never learned.
+MIXED = (("ScienceQA", 0), ("VQAv2", 1), ("ScienceQA", 4), ("GQA", 2), ("Flickr30k", 0))
+
+
+def mixed_batch(method: ProgLoRA, *, with_answers: bool = False) -> Batch:
+    return method.backbone.encode(samples(*MIXED), with_answers=with_answers)
