@@ -5,6 +5,11 @@ from lit_cvit.testing import method_tests
 TestMine = method_tests("my_package.MyMethod", penalty=0.1)
 """
 
-from lit_cvit.testing.kit import MethodTests, Row, method_tests
+import pytest
+
+# A failing promise then says what differs.
+pytest.register_assert_rewrite("lit_cvit.testing.kit")
+
+from lit_cvit.testing.kit import MethodTests, Row, method_tests  # noqa: E402
 
 __all__ = ["MethodTests", "Row", "method_tests"]

@@ -50,6 +50,7 @@ class Probe(Callback):
         self.reached: set[str] = set()
         self.used: dict[str, Tensor] = {}
         self.terms: dict[str, bool] = {}
+        self._watching = True
 
     def watch(self, method: ContinualMethod) -> None:
         """Have the blocks that training batches use written down."""
@@ -57,7 +58,7 @@ class Probe(Callback):
 
         def traced(batch: Batch) -> RoutingContext:
             context = real(batch)
-            if batch.answer_mask is not None:
+            if self._watching and batch.answer_mask is not None:
                 context.trace = Uses(self.used)
             return context
 
@@ -86,6 +87,8 @@ class Probe(Callback):
         if trainer.global_step < sum(stage.num_steps for stage in trainer.stages):
             return
         parameters = [p for p in pl_module.parameters() if p.requires_grad]
+        # After the last step: what this pass routes to, no step has trained.
+        self._watching = False
         with torch.enable_grad():
             terms = pl_module.terms(batch)
         for name, term in terms.items():

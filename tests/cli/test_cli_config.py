@@ -25,7 +25,8 @@ def build(*arguments: object) -> StreamCLI:
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_shipped_configuration_builds(name: str) -> None:
     cli = build("--config", "quickstart", "--config", name)
-    assert type(cli.model).__name__ in ("DirLoRA", "Multitask", "SMoLoRA", "SeqLoRA", "ZeroShot")
+    shipped = ("DirLoRA", "HiDe", "LCIA", "Multitask", "ProgLoRA", "SMoLoRA", "SeqLoRA", "ZeroShot")
+    assert type(cli.model).__name__ in shipped
 
 
 @pytest.mark.parametrize("spelling", ["quickstart", "quickstart.yaml", "configs/quickstart.yaml"])

@@ -17,7 +17,7 @@ from lit_cvit.methods import ZeroShot
 from lit_cvit.run import RunFolder
 
 QUICK = ("fit", "--config", "quickstart")
-METHODS = "DirLoRA, Multitask, SMoLoRA, SeqLoRA, ZeroShot"
+METHODS = "DirLoRA, HiDe, LCIA, Multitask, ProgLoRA, SMoLoRA, SeqLoRA, ZeroShot"
 OWN = "or the import path of your own (package.Class)"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_cvit.backbones import Backbone
 from lit_cvit.data.stream import Stage
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods import SeqLoRA
@@ -43,7 +44,7 @@ class IdleTerm(SeqLoRA):
 class Unreduced(SeqLoRA):
     """Keeps a statistic of this rank's batches alone."""
 
-    def __init__(self, backbone: Any, **kwargs: Any) -> None:
+    def __init__(self, backbone: Backbone, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.lengths = torch.zeros(1)
 
