@@ -39,7 +39,7 @@ from lit_cvit.backbones.seeing import (
 from lit_cvit.backbones.tiny_model import PATCH, build_model, build_processor, build_tokenizer
 from lit_cvit.data.scenes import SIZE
 
-# At transformers' initial scale a match would raise the attention by a third; so scaled it is tenfold.
+# At transformers' initial scale a perfect match raises the attention by a third; so scaled, sixfold.
 _SHARPNESS = 2.5
 
 
@@ -160,8 +160,8 @@ def search_alike(model: LlavaForConditionalGeneration) -> None:
     """Let every attention head of the decoder begin as a search for what is alike, by equal queries and keys.
 
     Image tokens begin as the sum of their words (step 2), so the word `star` then finds the star from the
-    first step on: without it the colour of a named shape was at chance after 1,800 steps, with it at 92 %
-    after 400.
+    first step on. With it, and answers that name the shape first (`corpus._describe`), the colour of a named
+    shape was right in 92 % after 400 steps; with either alone it was at chance (52 and 45 %, 60 questions).
     """
     for layer in model.model.language_model.layers:
         layer.self_attn.q_proj.weight.mul_(_SHARPNESS)
