@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cvit.analysis.ema import follow, l1, layers_of, official_share, paper_share, settle, summed_by
+from lit_cvit.analysis.layers import layer_of
 from lit_cvit.data.stream import Stage
 from lit_cvit.methods import ContinualMethod
 from lit_cvit.stages import StageCallback
@@ -217,7 +218,7 @@ class DynamicEMA(StageCallback):
     def _log(self, method: ContinualMethod, shares: Mapping[str, float], dynamic: list[bool]) -> None:
         groups: dict[str, list[float]] = {}
         for name, share in shares.items():
-            groups.setdefault(_layer_group(name), []).append(1 - share)
+            groups.setdefault(layer_of(name), []).append(1 - share)
         values = {f"ema/beta/{group}": math.fsum(betas) / len(betas) for group, betas in groups.items()}
         if self._constant is None:
             values["ema/dynamic"] = sum(dynamic) / len(dynamic)
@@ -255,10 +256,3 @@ def _copied(tensor: Tensor) -> Tensor:
 def _copy_into(method: ContinualMethod, values: Mapping[str, Tensor]) -> None:
     for name, parameter in trainable(method).items():
         parameter.copy_(values[name])
-
-
-def _layer_group(name: str) -> str:
-    """`decoder.3` of "decoder.3.mlp.up_proj.blocks.0.A", `projector` of "projector.linear_1.blocks.0.A"."""
-    first, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    return f"{first}.{number}" if number.isdigit() else first

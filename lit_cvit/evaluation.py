@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +97,19 @@ def evaluate_task(
     return TaskResult(score, rows)
 
 
+@contextlib.contextmanager
+def evaluating(method: ContinualMethod, device: torch.device) -> Iterator[None]:
+    """Have the method on `device` and in evaluation mode inside the block."""
+    # By module: the frozen backbone stays in evaluation mode while its adapters train.
+    modes = {module: module.training for module in method.modules()}
+    method.to(device).eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def _kept_rounds(
     data: ContinualDataModule, task: Task, journal: AnswerJournal | None
 ) -> list[dict[int, str]]:
@@ -123,16 +136,13 @@ def _answers(
     journal: AnswerJournal | None,
     progress: Progress | None,
 ) -> dict[int, str]:
-    # By module: the frozen backbone stays in evaluation mode while its adapters train.
-    modes = {module: module.training for module in method.modules()}
-    method.to(device).eval()
     texts = {index: text for answers in kept for index, text in answers.items()}
     if progress is not None and texts:
         progress(len(texts))
     sampler = data.eval_sampler(task, rank=rank(), world_size=num_ranks())
     num_rounds = max(gathered(len(sampler)))
     sampler.skip_batches = len(kept)
-    try:
+    with evaluating(method, device):
         batches = iter(data.eval_loader(task, sampler))
         for _ in range(len(kept), num_rounds):
             batch = next(batches, None)
@@ -146,9 +156,6 @@ def _answers(
                 journal.add(everyones)
             if progress is not None:
                 progress(len(everyones))
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return texts
 
 

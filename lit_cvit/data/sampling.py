@@ -44,6 +44,12 @@ def global_batches(
     return order.split(global_batch_size) if num_samples else ()
 
 
+def evenly_spaced(num_rows: int, amount: int) -> list[int]:
+    """At most `amount` of the positions 0 to num_rows - 1, evenly spaced from 0 on."""
+    amount = min(amount, num_rows)
+    return [number * num_rows // amount for number in range(amount)]
+
+
 @dataclass(frozen=True, slots=True)
 class Pick:
     """What a sampler asks of the data set.

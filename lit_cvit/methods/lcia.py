@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from lit_cvit.adapters import PRETRAINED, load_strict, reinitialise
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.data.sampling import mix
+from lit_cvit.data.sampling import evenly_spaced, mix
 from lit_cvit.data.stream import Stage
 from lit_cvit.data.tasks import Batch, Sample, Task
 from lit_cvit.methods.base import ContinualMethod, Plan
@@ -214,9 +214,7 @@ def task_texts(task: Task) -> list[str]:
         raise ValueError(
             f"task {task.name!r} has neither instructions nor a training split to read them from"
         )
-    total = len(task.train)
-    count = min(_MOST_TEXTS, total)
-    samples = [task.train.sample(number * total // count) for number in range(count)]
+    samples = [task.train.sample(row) for row in evenly_spaced(len(task.train), _MOST_TEXTS)]
     return list(dict.fromkeys(sample_text(sample) for sample in samples))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.encode import pad_to_square
+from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.encoders import ClipImageEncoder, SentenceEncoder, text_encoder
 from lit_cvit.ranks import gathered, num_ranks, rank
@@ -90,9 +91,3 @@ class TaskEmbedder:
         if backbone.image_aspect == "pad":
             images = [pad_to_square(image, self._images.image_mean) for image in images]
         return self._images.encode(images, backbone.model.device)
-
-
-def evenly_spaced(num_rows: int, amount: int) -> list[int]:
-    """At most `amount` of the positions 0 to num_rows - 1, evenly spaced from 0 on."""
-    amount = min(amount, num_rows)
-    return [number * num_rows // amount for number in range(amount)]

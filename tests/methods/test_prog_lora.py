@@ -15,11 +15,12 @@ from stream_kit import fit, small_data
 
 from callbacks import Replay, StageEvaluation
 from lit_cvit.adapters import routing
+from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Batch
 from lit_cvit.data.veil import veil_batch
 from lit_cvit.encoders import MINILM
 from lit_cvit.methods import ProgLoRA
-from lit_cvit.methods.task_embedding import TaskEmbedder, evenly_spaced
+from lit_cvit.methods.task_embedding import TaskEmbedder
 
 LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj")
 OWN = {"ScienceQA": 0, "GQA": 1, "VQAv2": 2}
