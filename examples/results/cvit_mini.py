@@ -31,7 +31,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 ABLATION: dict[str, tuple[str, ...]] = {
     "VU": ("--model", "SMoLoRA", "--model.use_if", "false"),
     "IF": ("--model", "SMoLoRA", "--model.use_vu", "false"),
-    "VU+IF-mean": ("--model", "SMoLoRA", "--model.fusion", "mean"),
+    "VU-IF-mean": ("--model", "SMoLoRA", "--model.fusion", "mean"),
 }
 COMMON = ("--config", "studies/cvit_mini")
 FEW_SHOT_EPOCHS = 20

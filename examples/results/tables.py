@@ -151,7 +151,7 @@ def write_tables(root: Path, out: TextIO) -> None:
                     f"(95 % interval {low:+.1f} to {high:+.1f}).\n"
                 )
         out.write(f"\n#### By task, {style}\n\n" + _task_table(found))
-    ablation = ("SeqLoRA", "VU", "IF", "VU+IF-mean", "SMoLoRA")
+    ablation = ("SeqLoRA", "VU", "IF", "VU-IF-mean", "SMoLoRA")
     out.write("\n### Ablation\n\n" + _main_table([find(root, f"{name}-single") for name in ablation]))
     out.write("\n### Downstream\n\n" + _downstream_table(root))
     out.write("\n### Cost\n\n" + _cost(root))

@@ -33,7 +33,7 @@ class Uses(dict[str, Tensor]):
         self.total = total
 
     def __setitem__(self, bank: str, gate: Tensor) -> None:
-        now = (gate != 0).flatten(0, -2).any(0)
+        now = (gate != 0).reshape(-1, gate.shape[-1]).any(0)
         before = self.total.get(bank, now)
         now[: len(before)] |= before
         self.total[bank] = now
@@ -126,13 +126,14 @@ def fit(job: Job) -> None:
     trainer.fit(method, datamodule=data, ckpt_path="last" if job.resume else None)
     method.eval()
     classes = {type(bank.base).__name__ for bank in method.banks.values() if bank.kind == "decoder"}
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
     resting = [
-        name
+        names[id(parameter)]
         for bank in method.banks.values()
         for index, block in enumerate(bank.lora_blocks())
         if bank.name in probe.used and not probe.used[bank.name][index]
-        for name, parameter in method.named_parameters()
-        if any(parameter is own for own in block.parameters())
+        for parameter in block.parameters()
+        if id(parameter) in names
     ]
     observed = {
         "path": str(trainer.run.path),

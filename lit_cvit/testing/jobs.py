@@ -19,8 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120
-_PRELOAD = ["lit_cvit.testing.child"]
+# A limit against processes that hang, not a budget: a busy machine may be many times slower than an idle one.
+SECONDS = 400
+# What a fit imports lazily. Without these every child would spend its first second on imports, and a child with a
+# quantised backbone two more.
+_PRELOAD = [
+    "lit_cvit.testing.child",
+    "matplotlib.backends.backend_agg",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.llava.modeling_llava",
+    "transformers.integrations.bitsandbytes",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Job:
         rank: Rank of the process.
         ranks: Number of ranks.
         port: Port that ranks meet at.
+        slurm: Whether SLURM's variables tell a rank where it is, not torchrun's.
     """
 
     name: str
@@ -50,6 +62,7 @@ class Job:
     rank: int = 0
     ranks: int = 1
     port: int = 0
+    slurm: bool = False
 
     @property
     def observed(self) -> Path:
@@ -119,15 +132,36 @@ def _enter(job: Job) -> None:
     multiprocessing.set_start_method("fork", force=True)
     try:
         if job.ranks > 1:
-            # As torchrun and SLURM tell it; Lightning then starts no processes of its own.
-            os.environ.update(
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(job.port),
-                LOCAL_RANK=str(job.rank),
-                NODE_RANK="0",
-                WORLD_SIZE=str(job.ranks),
-            )
+            # A launcher's variables; Lightning then starts no processes of its own.
+            os.environ.update(_slurm(job) if job.slurm else _torchrun(job))
         getattr(child, job.task)(job)
     except BaseException:
         job.failure.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(1)
+
+
+def _torchrun(job: Job) -> dict[str, str]:
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(job.port),
+        "LOCAL_RANK": str(job.rank),
+        "NODE_RANK": "0",
+        "WORLD_SIZE": str(job.ranks),
+    }
+
+
+def _slurm(job: Job) -> dict[str, str]:
+    """One task for every rank on one node, as `srun` sets it."""
+    return {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "cvit",
+        "SLURM_NTASKS": str(job.ranks),
+        "SLURM_NTASKS_PER_NODE": str(job.ranks),
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": str(job.rank),
+        "SLURM_LOCALID": str(job.rank),
+        # Without it Lightning makes a port of the job's number.
+        "MASTER_PORT": str(job.port),
+    }
