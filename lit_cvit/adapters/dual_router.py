@@ -123,6 +123,12 @@ class DualRouter(Router):
         """Blocks that the bank must have: VU first, then IF."""
         return self.num_vu + self.num_if
 
+    @property
+    def branches(self) -> tuple[int, int] | None:
+        """Blocks of the VU and of the IF branch where alpha and beta fuse them (Eq. 8-9), else None."""
+        fused = self.num_vu and self.num_if and self.fusion == "adaptive"
+        return (self.num_vu, self.num_if) if fused else None
+
     @torch.no_grad()
     def set_center(self, mean: Tensor) -> None:
         """Fix the reference mean (in,) that is subtracted from every instance mean; can be done once.

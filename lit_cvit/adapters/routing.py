@@ -178,6 +178,11 @@ class BankView:
 class Router(nn.Module):
     """Base of routers that live in a bank because they need the layer's input."""
 
+    @property
+    def branches(self) -> tuple[int, int] | None:
+        """Blocks of each of two branches that are fused with weights of their own, or None."""
+        return None
+
     def forward(self, x: Tensor, z: Tensor, bank: BankView, context: RoutingContext) -> Tensor:
         """Compute the bank's gate.
 

@@ -1,0 +1,169 @@
+"""The figures of a routing analysis: blocks by tasks for every layer, and alpha and beta over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lit_cvit.analysis.layers import by_layer
+from lit_cvit.analysis.routing import Fusion, RoutingReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+_INK, _FAINT, _EMPTY = "#222222", "#DDDDDD", "#F4F4F4"
+# Numbers in the cells of larger maps could not be read.
+_MOST_NUMBERS = 12
+_PALETTE = "Blues"
+
+Values = tuple[tuple[float, ...] | None, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A heat map: what it stands for, and for each task a value for every block, or None."""
+
+    name: str
+    values: Values
+
+
+def panels(report: RoutingReport, measure: Literal["gate", "used"]) -> list[list[Panel]]:
+    """The heat maps of a report, a row for each layer; what shows the same is merged.
+
+    Modules of a layer with equal values share a panel, and neighbouring layers with equal panels a row, so a
+    method with one gate for all layers has a single panel.
+    """
+    rows: list[tuple[list[str], list[Panel]]] = []
+    for layer, names in by_layer(report.banks).items():
+        merged: dict[Values, list[str]] = {}
+        for name in names:
+            banks = [task.banks.get(name) for task in report.tasks]
+            values = tuple(None if b is None else b.gate if measure == "gate" else b.used for b in banks)
+            merged.setdefault(values, []).append(name.removeprefix(f"{layer}.").rpartition(".")[2])
+        found = [
+            Panel("" if len(merged) == 1 else ", ".join(modules), values)
+            for values, modules in merged.items()
+        ]
+        if rows and rows[-1][1] == found:
+            rows[-1][0].append(layer)
+        else:
+            rows.append(([layer], found))
+    return [[Panel(_titled(layers, each.name), each.values) for each in row] for layers, row in rows]
+
+
+def _titled(layers: Sequence[str], modules: str) -> str:
+    where = layers[0] if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
+    return f"{where}: {modules}" if modules else where
+
+
+def blocks_figure(report: RoutingReport, measure: Literal["gate", "used"], *, title: str) -> Figure:
+    """Draw blocks by tasks: a row of heat maps for every layer, a map for each of its modules.
+
+    Args:
+        report: The report; at least one bank.
+        measure: `gate` for mean gates, `used` for the share of samples that use a block.
+        title: What the figure is of.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    rows = panels(report, measure)
+    if not rows:
+        raise ValueError("there is nothing to draw: no bank of the report has a gate")
+    columns, labels = max(map(len, rows)), [task.label for task in report.tasks]
+    flat = [panel.values for row in rows for panel in row]
+    blocks = max(len(each) for values in flat for each in values if each is not None)
+    top = max(1.0, *(value for values in flat for each in values if each is not None for value in each))
+    width, height = max(1.9, 0.3 * blocks), max(0.8, 0.26 * len(labels))
+    margin = 0.3 + 0.062 * max(map(len, labels))
+    size = (margin + columns * (width + 0.25) + 0.9, 0.9 + len(rows) * (height + 0.42) + 0.3)
+    figure = _figure(size, title)
+    # Laid out by hand: a solver takes minutes for the 98 banks of a 7B model.
+    grid = figure.add_gridspec(
+        len(rows),
+        columns,
+        left=margin / size[0],
+        right=1 - 0.9 / size[0],
+        top=1 - 0.85 / size[1],
+        bottom=0.4 / size[1],
+        wspace=0.25 / width,
+        hspace=0.42 / height,
+    )
+    for number, row in enumerate(rows):
+        for column, panel in enumerate(row):
+            axes = figure.add_subplot(grid[number, column])
+            _heat_map(axes, panel, top=top)
+            axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels), fontsize=7)
+    scale = figure.add_axes((1 - 0.65 / size[0], 0.4 / size[1], 0.12 / size[0], min(0.6, 2 / size[1])))
+    figure.colorbar(ScalarMappable(Normalize(0, top), _PALETTE), cax=scale).ax.tick_params(labelsize=7)
+    return figure
+
+
+def fusion_figure(fusion: Sequence[Fusion], *, title: str) -> Figure:
+    """Draw alpha and beta over the layers, a line for each task; lines of unseen tasks are dashed.
+
+    Args:
+        fusion: From `RoutingReport.fusion`; at least one task.
+        title: What the figure is of.
+    """
+    layers = max((list(each.layers) for each in fusion), key=len)
+    figure = _figure((max(7.6, 3.2 + 0.5 * len(layers)), 3.8), title, layout="constrained")
+    names = ("alpha (visual understanding)", "beta (instruction following)")
+    for number, (axes, name) in enumerate(zip(figure.subplots(1, 2), names, strict=True)):
+        for index, (task, values) in enumerate(fusion):
+            axes.plot(
+                [place for place, layer in enumerate(layers) if layer in values],
+                [values[layer][number] for layer in layers if layer in values],
+                color=_COLOURS[index % len(_COLOURS)],
+                ls="-" if task.seen else "--",
+                lw=1.6,
+                marker="o",
+                ms=3.5,
+                label=task.label if number == 0 else None,
+            )
+        axes.set_title(name, fontsize=9, loc="left")
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor")
+        axes.tick_params(labelsize=7.5)
+        axes.grid(axis="y", color=_FAINT, lw=0.7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    return figure
+
+
+def _figure(size: tuple[float, float], title: str, *, layout: Literal["constrained"] | None = None) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout=layout)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=9.5, color=_INK)
+    return figure
+
+
+def _heat_map(axes: Axes, panel: Panel, *, top: float) -> None:
+    blocks = max(len(each) for each in panel.values if each is not None)
+    cells = [list(each) if each is not None else [float("nan")] * blocks for each in panel.values]
+    axes.set_facecolor(_EMPTY)
+    axes.imshow(cells, cmap=_PALETTE, vmin=0, vmax=top, aspect="auto")
+    axes.set_title(panel.name, fontsize=7.5, loc="left", pad=3)
+    axes.set_xticks(range(blocks), [str(block) for block in range(blocks)], fontsize=6.5)
+    axes.tick_params(length=0, pad=1.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if blocks <= _MOST_NUMBERS:
+        for row, values in enumerate(cells):
+            for column, value in enumerate(values):
+                if value == value and value > 0:
+                    ink = "white" if value > 0.6 * top else _INK
+                    axes.text(column, row, _short(value), ha="center", va="center", fontsize=5.5, color=ink)
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.1f}".removesuffix(".0")
