@@ -1,7 +1,7 @@
-"""The tables of docs/results.md: every cell a run folder, resumable, any number of processes side by side.
+"""SMoLoRA and its baselines on `cvit-mini`: the first tables of docs/results.md.
 
-    python examples/results/cvit_mini.py run --shard 0/2 &
-    python examples/results/cvit_mini.py run --shard 1/2
+    python examples/results/cvit_mini.py run &      # as many processes as there are cores
+    python examples/results/cvit_mini.py run
     python examples/results/cvit_mini.py table
 
 A cell that is finished is skipped, a cell that was cut off continues with its next stage.
@@ -9,15 +9,11 @@ A cell that is finished is skipped, a cell that was cut off continues with its n
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-from lit_cvit.__main__ import main as lit_cvit
-from lit_cvit.run import RunFolder, Status
+from cells import Cell, command
+from tables import write_tables
 
 SEEDS = (0, 1, 2)
 STYLES = ("single", "multi")
@@ -35,15 +31,6 @@ ABLATION: dict[str, tuple[str, ...]] = {
 }
 COMMON = ("--config", "studies/cvit_mini")
 FEW_SHOT_EPOCHS = 20
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run: its name, which is its folder, and the arguments that make it."""
-
-    name: str
-    arguments: tuple[str, ...]
-    after: str = ""
 
 
 def cells() -> Iterator[Cell]:
@@ -82,44 +69,5 @@ def _few_shot(method: str, shots: int, seed: int) -> Cell:
     return Cell(f"{method}-{shots}shot-{seed}", arguments, after=f"{method}-single-{seed}")
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a cell's run has evaluated all its stages."""
-    if not (folder / "run.json").is_file():
-        return False
-    record = RunFolder.open(folder).record
-    stages = [stage.status for stage in record.stages]
-    return len(stages) == record.num_stages and set(stages) == {Status.EVALUATED}
-
-
-def run_cell(cell: Cell, root: Path) -> None:
-    """Run or continue a cell."""
-    start = ("--start_from", str(root / cell.after)) if cell.after else ()
-    resume = ("--ckpt_path", "last") if (root / cell.name).exists() else ()
-    status = lit_cvit(["fit", *cell.arguments, *start, *resume, "--run_root", str(root), "--name", cell.name])
-    if status:
-        sys.exit(f"cell {cell.name} failed with status {status}")
-
-
-def main() -> None:
-    """Run a shard of the cells, or print the tables of what is finished."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("run", "table", "list"))
-    parser.add_argument("--root", type=Path, default=Path("runs/results"))
-    parser.add_argument("--shard", default="0/1", help="number of this process / number of processes")
-    options = parser.parse_args()
-    number, count = map(int, options.shard.split("/"))
-    chosen = [cell for index, cell in enumerate(cells()) if index % count == number]
-    if options.what == "table":
-        from tables import write_tables
-
-        write_tables(options.root, sys.stdout)
-        return
-    for cell in chosen:
-        finished = is_finished(options.root / cell.name)
-        print(f"{cell.name}: {'finished' if finished else 'to do'}")
-        if options.what == "run" and not finished:
-            run_cell(cell, options.root)
-
-
 if __name__ == "__main__":
-    main()
+    command(cells(), write_tables, "runs/results", __doc__.splitlines()[0])

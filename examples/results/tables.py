@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
 from lit_cvit.report import run_summary
-from lit_cvit.run import RunFolder
+from lit_cvit.run import RunFolder, ScoreMatrix
 
 CONTENT = "exact_content"
 NUM_RESAMPLES = 2000
@@ -91,6 +91,16 @@ def held_out(task: str, *, mif: bool = False) -> Callable[[RunFolder], float | N
     return value
 
 
+def with_content(matrix: ScoreMatrix) -> ScoreMatrix:
+    """The matrix with captions scored by exact content, in percent like all other tasks."""
+    captions = [matrix.tasks.index(task) for task in matrix.captions]
+    rows = [list(row) for row in matrix.scores]
+    for row, content in zip(rows, matrix.also.get(CONTENT, []), strict=bool(captions)):
+        for column in captions:
+            row[column] = content[column]
+    return replace(matrix, captions=(), scores=rows)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
@@ -154,7 +164,7 @@ def write_tables(root: Path, out: TextIO) -> None:
     ablation = ("SeqLoRA", "VU", "IF", "VU-IF-mean", "SMoLoRA")
     out.write("\n### Ablation\n\n" + _main_table([find(root, f"{name}-single") for name in ablation]))
     out.write("\n### Downstream\n\n" + _downstream_table(root))
-    out.write("\n### Cost\n\n" + _cost(root))
+    out.write("\n### Cost\n\n" + cost(root))
 
 
 def _main_table(found: Sequence[Runs]) -> str:
@@ -204,7 +214,7 @@ def _downstream_table(root: Path) -> str:
     return table(["method", "task", "score", "MIF"], rows)
 
 
-def _cost(root: Path) -> str:
+def cost(root: Path) -> str:
     seconds = {"train": 0.0, "evaluate": 0.0}
     folders = [p.parent for p in sorted(root.glob("*/run.json"))]
     for folder in folders:

@@ -1,0 +1,82 @@
+"""HiDe's Table 3 and Fig. 2: the same trained blocks with other layers expanded and fused.
+
+    python examples/results/hide_layers.py runs/four_papers/ucit-HiDe-0 runs/four_papers/ucit-HiDe-1
+
+Where layers are expanded or fused matters at test alone, so a run is trained once and answered once for every
+row. Values are means over the runs, captions by exact content.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from tables import table, with_content
+
+from lit_cvit.cli import StreamCLI
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.evaluation import evaluate_task, evaluating
+from lit_cvit.methods import ContinualMethod
+from lit_cvit.report import run_summary
+from lit_cvit.resume import introduce, restored_stages
+from lit_cvit.run import RunFolder, ScoreMatrix, StageScores
+
+# Table 3: rows of merged and of expanded layers; Fig. 2: one expanded layer at a depth, the rest fused.
+ROWS: dict[str, tuple[str, str]] = {
+    "merge all": ("[]", "all"),
+    "merge all but the top": ("[]", "below_top"),
+    "expand all": ("all", "[]"),
+    "expand all but the top": ("below_top", "[]"),
+    "expand the top, merge the rest (HiDe)": ("top", "all"),
+    "expand layer 0, merge the rest": ("[0]", "all"),
+    "expand layer 1, merge the rest": ("[1]", "all"),
+    "expand layer 2, merge the rest": ("[2]", "all"),
+}
+COLUMNS = {"Avg": "HiDe Avg", "Last": "HiDe Last"}
+
+
+def placed(run: RunFolder, expand: str, fuse: str) -> ScoreMatrix:
+    """The score matrix that a run of HiDe has with other layers expanded and fused."""
+    arguments = ["--config", str(run.config_path), f"--model.expand={expand}", f"--model.fuse={fuse}"]
+    cli = StreamCLI(arguments, run=False)
+    method, data, device = cli.model, cli.datamodule, cli.trainer.strategy.root_device
+    assert isinstance(method, ContinualMethod)
+    assert isinstance(data, ContinualDataModule)
+    introduce(method, data)
+    method.prepare()
+    rows: list[tuple[str, StageScores | None]] = []
+    for state in restored_stages(method, run):
+        seen = data.stream[: state.stage]
+        with evaluating(method, device):
+            scores = {task.name: evaluate_task(method, data, task, device=device).score for task in seen}
+        rows.append((seen[-1].name, StageScores(state.stage, seen[-1].name, scores)))
+    return ScoreMatrix.build(rows, tasks=run.record.stream, captions=run.record.captions)
+
+
+def main() -> None:
+    """Answer every row for every run, keep the matrices beside the runs, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("runs", type=Path, nargs="+", help="finished runs of HiDe")
+    options = parser.parse_args()
+    lines = []
+    for name, (expand, fuse) in ROWS.items():
+        values = []
+        for folder in options.runs:
+            kept = folder.parent / f"{folder.name}-layers" / f"{name}.json"
+            if kept.is_file():
+                matrix = ScoreMatrix.from_json(json.loads(kept.read_text()), source=kept)
+            else:
+                matrix = placed(RunFolder.open(folder), expand, fuse)
+                kept.parent.mkdir(exist_ok=True)
+                kept.write_text(json.dumps(matrix.to_json()), encoding="utf-8")
+            summary = run_summary(with_content(matrix))
+            values.append([summary[metric] for metric in COLUMNS.values()])
+        lines.append([name, *(f"{mean:.1f}" for mean in np.mean(values, axis=0))])
+        print(lines[-1], flush=True)
+    print(table(["layers", *COLUMNS], lines))
+
+
+if __name__ == "__main__":
+    main()
