@@ -162,7 +162,7 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
     resumed = f" (stages 1 to {len(trainer.run.stages_done())} are done)" if trainer.run.stages_done() else ""
     lines = [
         f"method    {record.method}, seed {record.seed}",
-        f"may know  {method.knows.words()}",
+        f"may know  {trainer.knows(method).words()}",
         f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
         f"trains    {method.parameter_counts()['trainable']:,} parameters",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",

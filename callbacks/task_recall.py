@@ -84,6 +84,10 @@ class TaskRecall(StageCallback):
         self._data: ContinualDataModule | None = None
         self._batch_idx = 0
 
+    @property
+    def lets_know(self) -> tuple[str, ...]:
+        return ("old_data",)
+
     # -- stages ---------------------------------------------------------------------------------------------
 
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stream import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder, RunRecord, StageState, newest_run
+
+if TYPE_CHECKING:
+    from lit_cvit.methods.knows import Knows
 
 log = logging.getLogger("lit_cvit")
 
@@ -30,6 +33,7 @@ def describe(
     data: ContinualDataModule,
     stages: Sequence[Stage],
     *,
+    knows: Knows,
     seed: int,
     config_digest: str,
     world_size: int,
@@ -57,7 +61,7 @@ def describe(
         data=digests,
         world_size=world_size,
         start_from=None if start_from is None else _source_record(method, start_from),
-        facts={"knows": method.knows.words()},
+        facts={"knows": knows.words()},
     )
 
 
@@ -122,9 +126,8 @@ def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None
         known = ", ".join(map(str, done)) or "none"
         raise ValueError(f"stage {stage} of {run.path} is not trained; trained stages: {known}")
     last = stage if stage is not None else max(done, default=0)
+    _follow_source(method, run)
     source = run.record.start_from
-    for plan in source["plans"] if source else ():
-        method.follow_plan(plan)
     for number in range(1, last + 1):
         method.follow_plan(run.record.stage(number).plan)
     if last:
@@ -134,6 +137,39 @@ def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None
         state = origin.load_stage(origin.stages_done()[-1])
     else:
         return None
+    _take_back(method, state)
+    return state if last else None
+
+
+def restored_stages(method: ContinualMethod, run: RunFolder) -> Iterator[StageState]:
+    """Take a method through the trained stages of a run: after each step it is as it was after that stage.
+
+    The model grows from stage to stage as it did in training, so one backbone serves all stages.
+
+    Args:
+        method: The method as configured, prepared and without any stage.
+        run: The run, which may have started from another one.
+
+    Returns:
+        What each stage stored, from the first on.
+
+    Raises:
+        ValueError: a stored file changed, or its tensors do not fit the method.
+    """
+    _follow_source(method, run)
+    for number in run.stages_done():
+        method.follow_plan(run.record.stage(number).plan)
+        state = run.load_stage(number)
+        _take_back(method, state)
+        yield state
+
+
+def _follow_source(method: ContinualMethod, run: RunFolder) -> None:
+    source = run.record.start_from
+    for plan in source["plans"] if source else ():
+        method.follow_plan(plan)
+
+
+def _take_back(method: ContinualMethod, state: StageState) -> None:
     method.load_tensors(state.tensors)
     method.load_method_state(state.state)
-    return state if last else None

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 class StageCallback(Callback):
     """A Lightning callback with stage hooks; each runs once per stage of the stream, in this order."""
 
+    @property
+    def lets_know(self) -> tuple[str, ...]:
+        """What any method beside this callback learns from, as names of attributes of `methods.knows.Knows`.
+
+        It is printed and recorded with what the method says of itself. What is hidden of a sample follows
+        from the method alone.
+        """
+        return ()
+
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         """Before the first stage (on resume: before the next one); the run folder exists."""
 

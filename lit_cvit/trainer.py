@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -30,6 +31,9 @@ from lit_cvit.ranks import from_first, gathered
 from lit_cvit.resume import describe, introduce, open_run, restore_method
 from lit_cvit.run import RunFolder, RunRecord, Status, Writer, tensors_digest
 from lit_cvit.stages import StageCallback
+
+if TYPE_CHECKING:
+    from lit_cvit.methods.knows import Knows
 
 _PRECISIONS = (None, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
@@ -134,6 +138,11 @@ class ContinualTrainer(L.Trainer):
             raise RuntimeError("there is a data module once fit() has begun")
         return self._data
 
+    def knows(self, method: ContinualMethod) -> Knows:
+        """What a method may know in this run: what it declares, and what callbacks let it learn from."""
+        told = (each.lets_know for each in self.callbacks if isinstance(each, StageCallback))
+        return method.knows.also(*chain.from_iterable(told))
+
     def fit(  # type: ignore[override]
         self,
         model: ContinualMethod,
@@ -178,6 +187,7 @@ class ContinualTrainer(L.Trainer):
             method,
             datamodule,
             self.stages,
+            knows=self.knows(method),
             seed=self.seed,
             config_digest=self.config_digest,
             world_size=self.world_size,

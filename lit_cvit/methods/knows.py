@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,30 @@ class Knows:
     joint_data: bool = False
     encoders: tuple[str, ...] = ()
 
+    def also(self, *names: str) -> Knows:
+        """The same with further attributes true.
+
+        Raises:
+            ValueError: there is no such attribute that could be true; lists those there are.
+        """
+        known = [each.name for each in fields(self) if isinstance(each.default, bool)]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r} is nothing that a method may know; known: {', '.join(known)}")
+        added: dict[str, Any] = dict.fromkeys(names, True)
+        return replace(self, **added)
+
     def hidden(self, *, test: bool) -> frozenset[str]:
         """The fields of a sample that the data module hides from the method.
 
         An id may name the task, and a question apart from its instruction gives the instruction away.
         """
-        fields = {"answers"} if test else set()
+        hidden = {"answers"} if test else set()
         if not (self.task_id_at_test if test else self.task_id_in_training):
-            fields |= {"task", "id"}
+            hidden |= {"task", "id"}
         if not self.instruction:
-            fields |= {"question", "instruction"}
-        return frozenset(fields)
+            hidden |= {"question", "instruction"}
+        return frozenset(hidden)
 
     def words(self) -> str:
         """One line for people."""

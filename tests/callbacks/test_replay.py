@@ -13,6 +13,7 @@ from prog_kit import KillAt, hashed_texts, prog_lora  # noqa: F401
 from stream_kit import Killed, fit, log_rows, small_data, small_method, state_files
 
 from callbacks import Replay, StageEvaluation
+from callbacks.stream_progress import header
 from lit_cvit.adapters import routing
 from lit_cvit.cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
@@ -75,6 +76,13 @@ def test_rows_of_earlier_tasks_are_mixed_into_a_stages_data(mixed: Any) -> None:
     assert got == {number: sorted(rows) for number, rows in expected.items()}
     # Shuffled together, not one after the other.
     assert {task for task, _ in seen.rows[3][0]} == set(STREAM)
+
+
+def test_header_and_record_say_that_the_method_learns_from_old_data(mixed: Any) -> None:
+    trainer = mixed[0]
+    assert trainer.lightning_module.knows.words() == "nothing beyond the prompt and image"
+    assert trainer.run.record.facts["knows"] == "old data"
+    assert "may know  old data" in header(trainer, trainer.lightning_module)
 
 
 def test_steps_schedule_and_log_follow_a_stage_that_got_longer(llava_folder: Path, tmp_path: Path) -> None:

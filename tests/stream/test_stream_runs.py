@@ -101,6 +101,27 @@ def test_the_record_says_what_the_method_knows_and_how_long_it_trained(finished:
     assert (record["num_stages"], record["miniature"]) == (3, True)
 
 
+class LetsKnow(StageCallback):
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+
+    @property
+    def lets_know(self) -> tuple[str, ...]:
+        return self.names
+
+
+def test_what_callbacks_let_a_method_know_is_added_once(llava_folder: Path) -> None:
+    callbacks: list[Callback] = [LetsKnow("old_data"), LetsKnow("old_data", "instruction"), LetsKnow()]
+    trainer, method = ContinualTrainer(accelerator="cpu", callbacks=callbacks), small_method(llava_folder)
+    assert trainer.knows(method).words() == "instruction text, old data"
+    # What is hidden follows from the method's own declaration.
+    assert "instruction" in method.knows.hidden(test=True)
+    wrong = ContinualTrainer(accelerator="cpu", callbacks=[LetsKnow("encoders")])
+    with pytest.raises(ValueError, match="'encoders' is nothing that a method may know; known: task_id_in"):
+        wrong.knows(method)
+
+
 def test_all_tasks_fill_the_matrix(llava_folder: Path, tmp_path: Path) -> None:
     callbacks: list[Callback] = [StageEvaluation(tasks="all", downstream=False)]
     run = fit(tmp_path, small_method(llava_folder), callbacks=callbacks).run
