@@ -33,6 +33,11 @@ class Stage:
     num_steps: int
     seen: tuple[Task, ...]
 
+    def own_rows(self, indices: Sequence[int]) -> list[bool]:
+        """Which rows of the stage's training data are the task's own, by position; others come after them."""
+        assert self.task.train is not None
+        return [index < len(self.task.train) for index in indices]
+
     def mixed_seed(self, purpose: str) -> int:
         """A seed that depends on run, stage and purpose alone."""
         return mix(purpose, self.seed, self.number)

@@ -240,8 +240,10 @@ class HiDe(ContinualMethod):
         if self.trainer.current_epoch > 0:
             return
         assert batch.answer_mask is not None
-        # A filler has no answer tokens, and every other sample has some.
-        counted = batch.answer_mask.any(1)
+        assert self.stage is not None
+        # A filler has no answer tokens, and every other sample has some; replayed rows are other tasks'.
+        own = torch.tensor(self.stage.own_rows(batch.indices), device=batch.answer_mask.device)
+        counted = batch.answer_mask.any(1) & own
         for modality, features in self.features(batch).items():
             self._anchors(modality).add(features.values, counted & features.present)
 

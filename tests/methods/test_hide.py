@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from stream_kit import Killed, differing, fit, small_data, small_method
 from torch.nn.functional import cosine_similarity
 
+from callbacks import Replay
 from lit_cvit.adapters import routing
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.data.veil import veil_batch
@@ -271,6 +272,23 @@ def test_fillers_and_later_epochs_do_not_count(llava_folder: Path) -> None:
         method.on_train_batch_start(batch, 0)
     assert method.extra_tensors()["anchors.text.counts"].tolist() == [4]
     assert method.extra_tensors()["anchors.image.counts"].tolist() == [3]
+
+
+@pytest.mark.parametrize("form", ["rows", "term"])
+def test_replayed_rows_do_not_count_for_the_task_that_is_learned(
+    learned: Learned, llava_folder: Path, tmp_path: Path, form: Any
+) -> None:
+    """The anchors are those of a run without replay; only the order of the sums differs."""
+    method = small_method(llava_folder, HiDe)
+    replay = Replay(form=form, amount=20)
+    trainer = fit(tmp_path, method, small_data(tasks=STREAM), callbacks=[replay])
+    assert [stage.num_steps for stage in trainer.stages] == ([2, 4, 5] if form == "rows" else [2, 2, 2])
+    alone, beside = (run.load_stage(3).tensors for run in (learned.run, trainer.run))
+    names = [name for name in alone if name.startswith("anchors.")]
+    assert len(names) == 4
+    for name in names:
+        torch.testing.assert_close(beside[name], alone[name], rtol=1e-4, atol=1e-4)
+    assert beside["anchors.text.counts"].tolist() == [32, 32, 32]
 
 
 class Kill(Callback):

@@ -53,6 +53,17 @@ def test_a_task_is_embedded_by_the_means_of_its_images_instructions_and_first_an
         torch.testing.assert_close(got[modality], vector, atol=1e-6, rtol=1e-5)
 
 
+def test_replayed_rows_are_no_part_of_a_tasks_embedding(llava_folder: Path, tmp_path: Path) -> None:
+    found = {}
+    for recall, callbacks in (("none", []), ("callback", [Replay(form="rows", amount=12)])):
+        method = prog_lora(llava_folder, static_weights="similarity", recall=recall)
+        trainer = fit(tmp_path / recall, method, small_data(tasks=STREAM), callbacks=callbacks)
+        found[recall] = [stage.num_steps for stage in trainer.stages], method.embeddings
+    assert (found["none"][0], found["callback"][0]) == ([2, 2, 2], [2, 3, 4])
+    for one, other in zip(found["none"][1], found["callback"][1], strict=True):
+        assert {name: one[name].tolist() for name in one} == {name: other[name].tolist() for name in other}
+
+
 def test_rows_are_spaced_evenly() -> None:
     assert evenly_spaced(10, 4) == [0, 2, 5, 7]
     assert evenly_spaced(3, 1000) == [0, 1, 2]
