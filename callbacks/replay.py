@@ -140,10 +140,21 @@ class Replay(StageCallback):
             self.kept = reservoir_rows(seen, int(self.amount), seed=stage.seed)
         elif stage.task.name in seen:
             rows = seen[stage.task.name]
-            # By similarity no task ever needs more than the whole amount.
-            sizes = "fixed" if self.sizes == "similarity" else self.sizes
-            number = recall_size(rows, sizes=sizes, amount=self.amount)
+            number = self._number_kept(rows)
             self.kept[stage.task.name] = kept_rows(rows, number, seed=stage.seed, task=stage.task.name)
+
+    def _number_kept(self, rows: int) -> int:
+        # By similarity no task ever needs more than the whole amount.
+        sizes = "fixed" if self.sizes == "similarity" else self.sizes
+        return recall_size(rows, sizes=sizes, amount=self.amount)
+
+    def planned_rows(self, stage: Stage) -> int:
+        if self.form != "rows":
+            return 0
+        earlier = [len(t.train) for t in stage.seen if t.name != stage.task.name and t.train is not None]
+        if self.keep == "reservoir":
+            return min(int(self.amount), sum(earlier))
+        return sum(map(self._number_kept, earlier))
 
     # -- the loss term --------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class StreamProgress(StageCallback):
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
             self._progress = Progress(*columns, console=self.console)
             self._progress.start()
-            self._bar = self._progress.add_task("starting", total=total_steps(trainer))
+            self._bar = self._progress.add_task("starting", total=total_steps(trainer, method))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,10 +92,10 @@ class StreamProgress(StageCallback):
         assert stage is not None
         loss = trainer.callback_metrics.get("loss/lm")
         said = f"loss {float(loss):.3f}" if loss is not None else ""
-        self._say(trainer, f"{self._place(trainer, stage)}, step {trainer.global_step}, {said}")
+        self._say(trainer, pl_module, f"{self._place(trainer, stage)}, step {trainer.global_step}, {said}")
 
     def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
-        self._say(trainer, f"{self._place(trainer, stage)}, scoring", force=True)
+        self._say(trainer, method, f"{self._place(trainer, stage)}, scoring", force=True)
 
     def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._print_header(trainer, method)
@@ -137,22 +137,25 @@ class StreamProgress(StageCallback):
     def _place(self, trainer: ContinualTrainer, stage: Stage) -> str:
         return f"stage {stage.number}/{len(trainer.stages)} {stage.task.name}"
 
-    def _say(self, trainer: ContinualTrainer, text: str, *, force: bool = False) -> None:
-        left = self._time_left(trainer)
+    def _say(
+        self, trainer: ContinualTrainer, method: ContinualMethod, text: str, *, force: bool = False
+    ) -> None:
+        total = total_steps(trainer, method)
+        left = self._time_left(trainer, total)
         if self._progress is not None and self._bar is not None:
-            description = f"{text}, {left}"
-            self._progress.update(self._bar, completed=trainer.global_step, description=description)
+            done, description = trainer.global_step, f"{text}, {left}"
+            self._progress.update(self._bar, total=total, completed=done, description=description)
             return
         now = time.monotonic()
         if force or now - self._last_line >= self.every_seconds:
             self._last_line = now
             self.console.print(f"{text}, {left}")
 
-    def _time_left(self, trainer: ContinualTrainer) -> str:
+    def _time_left(self, trainer: ContinualTrainer, total: int) -> str:
         done = trainer.global_step - self._first_step
         if done < 1:
             return "time left unknown"
-        left = (time.monotonic() - self._start) / done * (total_steps(trainer) - trainer.global_step)
+        left = (time.monotonic() - self._start) / done * (total - trainer.global_step)
         return f"about {left / 60:.1f} min left"
 
 
@@ -166,7 +169,7 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
         f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
         f"trains    {method.parameter_counts()['trainable']:,} parameters",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
-        f"planned   {total_steps(trainer)} steps in {len(trainer.stages)} stage(s), "
+        f"planned   {total_steps(trainer, method)} steps in {len(trainer.stages)} stage(s), "
         f"{_passes(trainer)} passes over test splits",
         f"run       {trainer.run.path}",
     ]
@@ -175,9 +178,19 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
     return lines
 
 
-def total_steps(trainer: ContinualTrainer) -> int:
-    """Optimizer steps of the whole stream."""
-    return sum(stage.num_steps for stage in trainer.stages)
+def total_steps(trainer: ContinualTrainer, method: ContinualMethod) -> int:
+    """Optimizer steps of the whole stream; stages to come count the rows that callbacks will add, at most."""
+    return sum(_steps(trainer, method, stage) for stage in trainer.stages)
+
+
+def _steps(trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> int:
+    run, running = trainer.run, method.stage
+    if stage.number in run.stages_done():
+        return int(run.record.stage(stage.number).facts["steps"])
+    if running is not None and running.number == stage.number:
+        return running.num_steps
+    told = (each.planned_rows(stage) for each in trainer.callbacks if isinstance(each, StageCallback))
+    return trainer.data.planned_steps(stage, sum(told))
 
 
 def _passes(trainer: ContinualTrainer) -> int:

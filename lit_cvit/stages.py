@@ -24,6 +24,10 @@ class StageCallback(Callback):
         """
         return ()
 
+    def planned_rows(self, stage: Stage) -> int:
+        """How many rows the callback will add to a later stage's data, at most; for estimates alone."""
+        return 0
+
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         """Before the first stage (on resume: before the next one); the run folder exists."""
 

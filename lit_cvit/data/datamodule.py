@@ -276,6 +276,12 @@ class ContinualDataModule(L.LightningDataModule):
     def _steps_of(self, source: SampleSource) -> int:
         return self.epochs * -(-len(source) // self.step_size)
 
+    def planned_steps(self, stage: Stage, further_rows: int) -> int:
+        """Optimizer steps of a stage if so many rows were mixed into its training data."""
+        if stage.task.train is None:
+            return stage.num_steps
+        return self.epochs * -(-(len(stage.task.train) + further_rows) // self.step_size)
+
     @property
     def step_size(self) -> int:
         """Samples of an optimizer step, over micro-batches and ranks."""

@@ -141,6 +141,30 @@ def test_a_reservoir_comes_back_whole(llava_folder: Path) -> None:
     assert sum(map(len, found)) == 12
 
 
+@pytest.mark.parametrize(
+    ("settings", "numbers"),
+    [
+        ({"amount": 7}, [0, 7, 14]),
+        ({"sizes": "fraction", "amount": 0.25}, [0, 5, 10]),
+        ({"keep": "reservoir", "amount": 24}, [0, 20, 24]),
+        ({"form": "term", "amount": 7}, [0, 0, 0]),
+        # What similarity leaves of the amount is not known before.
+        ({"sizes": "similarity", "amount": 16}, [0, 16, 32]),
+    ],
+)
+def test_the_rows_of_later_stages_are_planned(
+    llava_folder: Path, settings: dict[str, Any], numbers: list[int]
+) -> None:
+    replay, trainer = Replay(**settings), ContinualTrainer(accelerator="cpu")
+    method, stages = small_method(llava_folder, Compares), data().stages(seed=0)
+    assert [replay.planned_rows(stage) for stage in stages] == numbers
+    added = []
+    for stage in stages:
+        added.append(sum(map(len, replay.replayed(method, stage))) * (replay.form == "rows"))
+        replay.on_stage_end(trainer, method, stage)
+    assert added == ([0, 4, 4] if replay.sizes == "similarity" else numbers)
+
+
 def test_a_method_that_compares_no_tasks_cannot_size_by_similarity(
     llava_folder: Path, tmp_path: Path
 ) -> None:

@@ -11,12 +11,13 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from stream_kit import Killed, fit, small_data, small_method
 
-from callbacks import StageEvaluation, StreamProgress
-from callbacks.stream_progress import TerminalTable
-from lit_cvit.methods import DirLoRA, SMoLoRA, ZeroShot
+from callbacks import Replay, StageEvaluation, StreamProgress
+from callbacks.stream_progress import TerminalTable, header
+from lit_cvit.methods import ContinualMethod, DirLoRA, SMoLoRA, ZeroShot
 from lit_cvit.report import matrix_table
 from lit_cvit.run import RunFolder, ScoreMatrix
 from lit_cvit.stages import StageCallback
+from lit_cvit.trainer import ContinualTrainer
 
 
 def callbacks(progress: StreamProgress, **evaluation: Any) -> list[Callback]:
@@ -120,6 +121,45 @@ def test_a_terminal_gets_one_bar_for_the_whole_stream(llava_folder: Path, tmp_pa
     bars = progress._progress.tasks
     assert [(bar.total, bar.completed) for bar in bars] == [(4, 4)]
     assert not progress._progress.live.is_started
+
+
+def planned(trainer: ContinualTrainer, method: ContinualMethod) -> str:
+    return next(line for line in header(trainer, method) if line.startswith("planned")).split(" in ")[0]
+
+
+class Planned(StageCallback):
+    """The planned steps as they are given at every step; the run may end before one."""
+
+    def __init__(self, kill_at: int = -1) -> None:
+        super().__init__()
+        self.kill_at, self.said = kill_at, list[str]()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.kill_at:
+            raise Killed
+        self.said.append(planned(trainer, pl_module))
+
+
+def test_replayed_rows_of_stages_to_come_are_planned(llava_folder: Path, tmp_path: Path) -> None:
+    """Three tasks of 20 rows in steps of 16; 20 and 40 rows come back: 2 + 3 + 4 steps, also on resume."""
+
+    def run(watch: Planned, ckpt_path: str | None = None) -> ContinualTrainer:
+        data = small_data(tasks=["ScienceQA", "GQA", "VQAv2"], settings={"num_train": 20, "num_test": 2})
+        progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+        each = [watch, Replay(), progress]
+        method = small_method(llava_folder)
+        return fit(tmp_path, method, data, callbacks=each, ckpt_path=ckpt_path, checkpoint_every_n_steps=1)
+
+    first, again, progress = Planned(kill_at=3), Planned(), StreamProgress()
+    with pytest.raises(Killed):
+        run(first)
+    progress = StreamProgress()
+    trainer = run(again, "last")
+    assert first.said == ["planned   9 steps"] * 3
+    assert again.said == ["planned   9 steps"] * 6
+    assert trainer.global_step == 9
+    assert progress._progress is not None
+    assert [(bar.total, bar.completed) for bar in progress._progress.tasks] == [(9, 9)]
 
 
 def test_an_error_in_training_gives_the_terminal_back(llava_folder: Path, tmp_path: Path) -> None:
