@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,7 @@ from lit_cvit.complaints import Vocabulary, plain
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.errors import CleanExit
 from lit_cvit.methods import ContinualMethod
-from lit_cvit.resume import introduce, restore_method
+from lit_cvit.resume import introduce, restore_method, restored_stages
 from lit_cvit.run import RunFolder, config_digest
 from lit_cvit.shipped import find_config, read_config
 from lit_cvit.trainer import ContinualTrainer
@@ -179,11 +179,38 @@ def load_run(path: Path | str, *, stage: int | None = None) -> LoadedRun:
         ValueError: the folder is no run, the run was started from Python, the stage is not trained, or a
             stored file changed.
     """
+    run, method, data, trainer = _rebuilt(path)
+    state = restore_method(method, run, stage=stage)
+    if state is None:
+        raise ValueError(f"{run.path} has no trained stage yet")
+    method.to(trainer.strategy.root_device).eval()
+    return LoadedRun(run, method, data, trainer, state.stage)
+
+
+def walk_run(path: Path | str) -> Iterator[LoadedRun]:
+    """Load a run's method as it was after each trained stage in turn, with one backbone for all of them.
+
+    It is one method that goes on from stage to stage, so finish with a stage before taking the next.
+
+    Args:
+        path: The run folder.
+
+    Raises:
+        ValueError: as for `load_run`.
+    """
+    run, method, data, trainer = _rebuilt(path)
+    for state in restored_stages(method, run):
+        method.to(trainer.strategy.root_device).eval()
+        yield LoadedRun(run, method, data, trainer, state.stage)
+
+
+def _rebuilt(path: Path | str) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
+    """A run's folder, and its objects as they are configured, without any stage."""
     run = RunFolder.open(path, verify=True)
     if yaml.safe_load(run.config_path.read_text(encoding="utf-8")) is None:
         raise ValueError(
             f"{run.path} was started from Python and has no configuration to build its method and data from, "
-            "so `test` and `predict` cannot reopen it. Build both again in Python and call "
+            "so the verbs cannot reopen it. Build both again in Python and call "
             "lit_cvit.resume.restore_method, or train with `python -m lit_cvit fit`"
         )
     cli = StreamCLI(["--config", str(run.config_path)], run=False)
@@ -193,11 +220,7 @@ def load_run(path: Path | str, *, stage: int | None = None) -> LoadedRun:
     assert isinstance(trainer, ContinualTrainer)
     introduce(method, data)
     method.prepare()
-    state = restore_method(method, run, stage=stage)
-    if state is None:
-        raise ValueError(f"{run.path} has no trained stage yet")
-    method.to(trainer.strategy.root_device).eval()
-    return LoadedRun(run, method, data, trainer, state.stage)
+    return run, method, data, trainer
 
 
 def _with_configs(args: Iterable[str]) -> list[str]:

@@ -91,8 +91,9 @@ class HiDe(ContinualMethod):
     """One block per task, mixed by similarity to anchors in some layers and fused in the others.
 
     Layers are given by numbers from 0, negative ones counting from the top, or as `top`, `below_top` (all but
-    the top), `all` or `auto`. `auto` divides the layers at the widest gap between their CKA similarities: the
-    less similar ones are expanded, the others fused (the reading of Fig. 1; the rule is ours).
+    the top), `all` or `auto`. `auto` expands the first task-specific layer of a CKA report and all above it,
+    and fuses those below: where the mean CKA of two tasks falls most from one layer to the next, by more than
+    a threshold (the reading of Fig. 1; the rule is ours, `lit_cvit.analysis.cka`).
 
     Args:
         backbone: The pre-trained model.
@@ -107,9 +108,10 @@ class HiDe(ContinualMethod):
         image_encoder: `tower`, the mean over the backbone's own vision features, or the name or folder of a
             CLIP model. The paper uses CLIP's: openai/clip-vit-large-patch14-336.
         text_encoder: Name or folder of a sentence encoder or of a CLIP model. The paper uses the same CLIP.
-        cka_report: For `auto`: a JSON file {"cka": [...]} that holds, for every decoder layer from input to
-            output, the (tasks, tasks) matrix of CKA similarities. Read before the first stage; what it
-            decides is kept in the run.
+        cka_report: For `auto`: the `cka.json` that the callback `CKAAnalysis` or `analyze cka` wrote, or a
+            JSON file {"cka": [...]} that holds, for every decoder layer from input to output, the (tasks,
+            tasks) matrix of CKA similarities. Read before the first stage; what it decides is kept in the
+            run.
         kwargs: Settings of every method; `rank` is that of one task's block (8 in the paper).
     """
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 import torch
 
+from lit_cvit.analysis.cka import THRESHOLD, first_task_specific_layer, largest_drop, task_curve
+
 Layers = list[int] | Literal["top", "below_top", "all", "auto"]
 Role = Literal["expand", "fuse", "bare"]
 
@@ -54,35 +56,38 @@ def _chosen(option: str, asked: Layers, count: int, auto: set[int]) -> set[int]:
 
 
 def layers_to_expand(report: Path, *, num_layers: int) -> list[int]:
-    """The layers on the less similar side of the widest gap between the layers' mean CKA of two tasks.
+    """The layers from the first task-specific one on, as `lit_cvit.analysis.cka` finds it, up to the top.
 
     Args:
-        report: JSON file {"cka": matrices}, a (tasks, tasks) matrix for every layer from input to output.
+        report: JSON file {"cka": matrices}, a (tasks, tasks) matrix for every layer from input to output, as
+            `CKAAnalysis` and `analyze cka` write it; its "threshold", if it has one, is the rule's.
         num_layers: Decoder layers of the backbone.
 
     Raises:
-        ValueError: the file is missing or not as it should be, or the layers are all alike.
+        ValueError: the file is missing or not as it should be, or no layer stands out.
     """
     where = f"model.cka_report {str(report)!r}"
     if not report.is_file():
         raise ValueError(f"{where} is not a file; write it first, or name the layers of expand and fuse")
     try:
-        matrices = torch.tensor(json.loads(report.read_text(encoding="utf-8"))["cka"], dtype=torch.float64)
-    except (ValueError, TypeError, KeyError) as error:
+        content = json.loads(report.read_text(encoding="utf-8"))
+        matrices = torch.tensor(content["cka"], dtype=torch.float64)
+        threshold = float(content.get("threshold", THRESHOLD))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f'{where} must hold {{"cka": a matrix for every decoder layer}}: {type(error).__name__} {error}'
         ) from error
-    if matrices.dim() != 3 or matrices.shape[1] != matrices.shape[2] or matrices.shape[1] < 2:
-        shape = tuple(matrices.shape)
-        raise ValueError(f"{where} must hold (layers, tasks, tasks) of two tasks or more, got {shape}")
+    try:
+        curve = task_curve(matrices)
+        layer, drop = largest_drop(curve)
+        first = first_task_specific_layer(curve, threshold)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from error
     if len(matrices) != num_layers:
         raise ValueError(f"{where} has {len(matrices)} layers, the decoder has {num_layers}")
-    if not matrices.isfinite().all():
-        raise ValueError(f"{where} holds a similarity that is not a number")
-    between = ~torch.eye(matrices.shape[1], dtype=torch.bool)
-    similar = matrices[:, between].mean(1)
-    ordered = similar.sort().values
-    gaps = ordered.diff()
-    if not gaps.numel() or gaps.max() <= 0:
-        raise ValueError(f"{where}: all layers are alike, so none stands out; name the layers to expand")
-    return [n for n, value in enumerate(similar) if value <= ordered[int(gaps.argmax())]]
+    if first is None:
+        raise ValueError(
+            f"{where} has no task-specific layer: the mean CKA of two tasks falls most at layer {layer}, by "
+            f"{drop:.3g}, and must fall by more than {threshold:g}; name the layers to expand"
+        )
+    return list(range(first, num_layers))

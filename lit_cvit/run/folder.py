@@ -136,6 +136,10 @@ class RunFolder:
         """Folder of tables and figures."""
         return self.path / "report"
 
+    def analysis_path(self, name: str) -> Path:
+        """Folder of what an analysis wrote, for example `analysis/cka`."""
+        return self.path / "analysis" / name
+
     def stage_folder(self, stage: int, task: str | None = None) -> Path:
         """Folder of a stage, for example `stages/01-ScienceQA`; the task of a known stage may be left out.
 

@@ -13,7 +13,7 @@ import pytest
 from lit_cvit import __version__
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("check", "fit", "predict", "pretrain", "test")
+VERBS = ("analyze", "check", "fit", "predict", "pretrain", "test")
 HEAVY = ("torch", "lightning", "transformers", "numpy", "jsonargparse")
 
 
@@ -23,7 +23,8 @@ import contextlib, io, json, sys, time
 from lit_cvit.__main__ import main
 import lit_cvit
 shown, status = [], []
-for arguments in (["--help"], ["test", "--help"], ["predict", "--help"], ["fti"]):
+asked = ["--help"], ["test", "--help"], ["predict", "--help"], ["fti"], ["analyze", "--help"]
+for arguments in (*asked, ["analyze", "cka", "--help"]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
         status.append(main(arguments))
     shown.append(out.getvalue())
@@ -37,12 +38,14 @@ print(json.dumps([status, shown, [n for n in {HEAVY!r} if n in sys.modules], tim
         check=True,
     )
     status, shown, heavy, seconds = json.loads(done.stdout)
-    assert status == [0, 0, 0, 2]
+    assert status == [0, 0, 0, 2, 0, 0]
     assert heavy == []
     assert seconds < 1
     assert all(f"\n  {verb} " in shown[0] for verb in VERBS)
     assert "--stage" in shown[1]
     assert "--jsonl" in shown[2]
+    assert "\n  cka " in shown[4]
+    assert "--kernel" in shown[5]
 
 
 def test_help_says_what_each_verb_does_and_how_to_start(say) -> None:
@@ -89,6 +92,6 @@ def test_version(say) -> None:
 
 
 def test_a_wrong_verb_is_refused_with_the_nearest(say) -> None:
-    known = "check, fit, predict, pretrain, test"
+    known = "analyze, check, fit, predict, pretrain, test"
     message = f"lit_cvit: unknown verb 'fti'. Did you mean 'fit'? Known: {known}\n"
     assert say("fti") == (2, "", message)

@@ -272,7 +272,7 @@ def test_a_run_that_was_started_from_python_says_that_it_cannot_be_reopened(
     asked = ("--question", "x") if verb == "predict" else ()
     message = (
         f"{run.path} was started from Python and has no configuration to build its method and data from, "
-        "so `test` and `predict` cannot reopen it. Build both again in Python and call "
+        "so the verbs cannot reopen it. Build both again in Python and call "
         "lit_cvit.resume.restore_method, or train with `python -m lit_cvit fit`"
     )
     assert only_message(say(verb, "--run", run.path, *asked), verb) == message

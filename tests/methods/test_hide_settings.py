@@ -40,12 +40,12 @@ def test_auto_keeps_in_the_run_what_the_report_decided(llava_folder: Path, tmp_p
     method = begun(llava_folder, **settings)
     report.unlink()
     plan = method.begin_stage(STAGES[1])
-    assert plan["expand"] == [1]
+    assert plan["expand"] == [1, 2]
     other = small_method(llava_folder, HiDe, **settings)
     assert isinstance(other, HiDe)
     other.prepare()
     other.follow_plan(plan)
-    assert list(method.roles.values()) == list(other.roles.values()) == ["fuse", "expand", "fuse"]
+    assert list(method.roles.values()) == list(other.roles.values()) == ["fuse", "expand", "expand"]
     with pytest.raises(ValueError, match="is not a file"):
         begun(llava_folder, **settings)
 

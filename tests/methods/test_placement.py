@@ -69,17 +69,34 @@ def written(folder: Path, between: list[float]) -> Path:
 
 @pytest.mark.parametrize(
     ("between", "expected"),
-    [([0.9, 0.88, 0.91, 0.5], [3]), ([0.4, 0.9, 0.45, 0.95], [0, 2]), ([0.1, 0.9], [0])],
+    [
+        ([0.9, 0.88, 0.91, 0.5], [3]),
+        ([0.4, 0.9, 0.45, 0.95], [2, 3]),
+        ([0.9, 0.1], [1]),
+        ([0.9, 0.8, 0.5], [2]),
+    ],
 )
-def test_the_widest_gap_divides_the_layers(tmp_path: Path, between: list[float], expected: list[int]) -> None:
+def test_the_largest_drop_is_where_layers_begin_to_expand(
+    tmp_path: Path, between: list[float], expected: list[int]
+) -> None:
     assert layers_to_expand(written(tmp_path, between), num_layers=len(between)) == expected
+
+
+def test_the_reports_own_threshold_holds(tmp_path: Path) -> None:
+    path = written(tmp_path, [0.9, 0.85, 0.6])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "threshold": 0.2}))
+    assert layers_to_expand(path, num_layers=3) == [2]
+    path.write_text(json.dumps({**content, "threshold": 0.3}))
+    with pytest.raises(ValueError, match="falls most at layer 2, by 0.25, and must fall by more than 0.3;"):
+        layers_to_expand(path, num_layers=3)
 
 
 def test_the_similarity_of_a_task_with_itself_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "cka.json"
-    layers = [[[9.0, 0.2], [0.4, 9.0]], [[0.0, 0.7], [0.9, 0.0]], [[1.0, 0.8], [0.9, 1.0]]]
+    layers = [[[0.0, 0.7], [0.9, 0.0]], [[9.0, 0.2], [0.4, 9.0]], [[1.0, 0.8], [0.9, 1.0]]]
     path.write_text(json.dumps({"cka": layers}))
-    assert layers_to_expand(path, num_layers=3) == [0]
+    assert layers_to_expand(path, num_layers=3) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -94,9 +111,18 @@ def test_the_similarity_of_a_task_with_itself_does_not_count(tmp_path: Path) -> 
             r"must hold \(layers, tasks, tasks\) of two tasks or more, got \(1, 1, 2\)",
         ),
         ('{"cka": [[[1]], [[1]]]}', r"of two tasks or more, got \(2, 1, 1\)"),
-        ('{"cka": [[[1, 0.5], [0.5, 1]]]}', "has 1 layers, the decoder has 2"),
-        ('{"cka": [[[1, 0.5], [0.5, 1]], [[1, 0.5], [0.5, 1]]]}', "all layers are alike"),
+        ("[1]", "must hold .* TypeError"),
+        ('{"cka": [[[1, 0.5], [0.5, 1]]]}', "must have two layers or more .*, got 1"),
+        (
+            '{"cka": [[[1, 0.5], [0.5, 1]], [[1, 0.1], [0.1, 1]], [[1, 0.1], [0.1, 1]]]}',
+            "has 3 layers, the decoder has 2",
+        ),
+        (
+            '{"cka": [[[1, 0.5], [0.5, 1]], [[1, 0.5], [0.5, 1]]]}',
+            "has no task-specific layer: .* name the layers to expand",
+        ),
         ('{"cka": [[[1, NaN], [0.5, 1]], [[1, 0.5], [0.5, 1]]]}', "a similarity that is not a number"),
+        ('{"cka": [[[1, 1], [1, 1]], [[1, 0], [0, 1]]], "threshold": "low"}', "must hold .* ValueError"),
     ],
 )
 def test_a_report_that_cannot_divide_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
