@@ -32,6 +32,7 @@ NOTE = (
     "different samples, so the values between tasks depend on that order, and are to be read against "
     "`chance`, their mean over all orders. Between stages the rows are the same samples."
 )
+_PLACES = {"layer": "decoder layers' outputs", "down_proj": "down_proj outputs"}
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,3 @@ def write_cka(writer: Writer, folder: Path, report: CKAReport, record: RunRecord
             writer.write_bytes(folder / name, png(draw()))
         names.append(folder / name)
     return names
-
-
-_PLACES = {"layer": "decoder layers' outputs", "down_proj": "down_proj outputs"}

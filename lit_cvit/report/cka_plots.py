@@ -19,6 +19,8 @@ _PALETTE = "Blues"
 _PER_ROW = 8
 # Numbers in the cells of larger matrices could not be read.
 _MOST_NUMBERS = 8
+# All panels of a row together, in inches.
+_WIDEST = 16.0
 
 
 def curve_figure(cka: Tensor, chance: Tensor, *, first: int | None, title: str) -> Figure:
@@ -64,7 +66,7 @@ def tasks_figure(cka: Tensor, tasks: Sequence[str], *, title: str) -> Figure:
     """
     columns = min(len(cka), _PER_ROW)
     rows = -(-len(cka) // columns)
-    side = max(1.7, 0.34 * len(tasks))
+    side = max(1.7, min(0.34 * len(tasks), _WIDEST / columns))
     figure = _figure(columns * side + 2.6, rows * (side + 0.35) + 2.0, title)
     panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     image = None
@@ -94,8 +96,9 @@ def stages_figure(between: Mapping[str, tuple[list[int], Tensor]], *, title: str
 
     most = max(len(stages) for stages, _ in between.values())
     num_layers = max(len(matrices) for _, matrices in between.values())
-    width, height = max(1.5, 0.42 * most), max(1.6, 0.26 * num_layers)
-    figure = _figure(len(between) * (width + 0.35) + 1.8, height + 1.8, title)
+    width = max(1.5, min(0.42 * most, _WIDEST / len(between)))
+    height = max(1.6, min(0.26 * num_layers, 6.0))
+    figure = _figure(len(between) * width + 2.4, height + 1.8, title)
     panels = figure.subplots(1, len(between), squeeze=False).flatten().tolist()
     image = None
     for number, (axes, (task, (stages, matrices))) in enumerate(zip(panels, between.items(), strict=True)):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from stream_kit import Killed, differing, fit, log_rows, small_data, small_method, snapshot
+from stream_kit import KillAt, Killed, differing, fit, log_rows, small_data, small_method, snapshot
 from torch import Tensor
 
 from callbacks import CKAAnalysis, DynamicEMA
@@ -100,18 +100,6 @@ def test_its_state_loads_without_pickled_code_and_is_saved_with_the_stage(analys
         assert report is not None
         assert report.to_json() == expected.to_json()
     assert CKAAnalysis().state_dict() == {}
-
-
-class KillAt(Callback):
-    """Ends the process, as it were, before an optimizer step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
 
 
 def test_a_resumed_run_ends_with_the_same_report(analysed: Run, llava_folder: Path, tmp_path: Path) -> None:
@@ -213,29 +201,35 @@ def test_what_a_method_keeps_apart_for_a_task_stays_the_same_and_the_current_ada
     assert [matrix[0][1] for matrix in report["cka"]] == pytest.approx(value, abs=1e-6)
 
 
-def test_without_the_comparison_of_stages_each_task_is_run_once(
-    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def averaged(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
+    """A run of two tasks whose stages keep averages, without comparing stages; and which tasks were run."""
     asked: list[str] = []
 
     def noted(method: ContinualMethod, stream: Any, task: Any, rows: Any, **more: Any) -> Tensor:
         asked.append(task.name)
         return pooled_outputs(method, stream, task, rows, **more)
 
-    monkeypatch.setattr("callbacks.cka_analysis.pooled_outputs", noted)
-    analysis = CKAAnalysis(between_stages=False)
-    trainer = fit(tmp_path, small_method(llava_folder), small_data(), callbacks=[analysis])
-    assert asked == ["ScienceQA", "GQA"]
+    method, analysis = small_method(llava_folder), CKAAnalysis(at="down_proj", between_stages=False)
+    callbacks: list[Callback] = [DynamicEMA(beta=0.5, ema_when="always"), analysis]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("callbacks.cka_analysis.pooled_outputs", noted)
+        root = tmp_path_factory.mktemp("averaged")
+        trainer = fit(root, method, data(STREAM[:2]), callbacks=callbacks)
+    return (method, trainer, analysis), asked
+
+
+def test_without_the_comparison_of_stages_each_task_is_run_once(averaged: tuple[Run, list[str]]) -> None:
+    (_, trainer, _), asked = averaged
+    assert asked == STREAM[:2]
     assert report_of(trainer)["between_stages"] == {}
     assert not (trainer.run.analysis_path("cka") / "stages.png").exists()
 
 
 def test_after_dynamic_ema_it_looks_at_the_average_that_is_kept(
-    analysed: Run, llava_folder: Path, tmp_path: Path
+    averaged: tuple[Run, list[str]], analysed: Run
 ) -> None:
-    method, analysis = small_method(llava_folder), CKAAnalysis(at="down_proj", between_stages=False)
-    average = DynamicEMA(beta=0.5, ema_when="always")
-    fit(tmp_path, method, data(STREAM[:2]), callbacks=[average, analysis])
+    (method, _, analysis), _ = averaged
     assert torch.equal(analysis.vectors["TextVQA"], now(method, "TextVQA", analysis))
     # The first stage trains as without the average, and keeps something else.
     assert not torch.equal(analysis.vectors["GQA"], analysed[2].vectors["GQA"])

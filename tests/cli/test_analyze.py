@@ -29,6 +29,9 @@ def analysed(tmp_path_factory: pytest.TempPathFactory, small: Path) -> RunFolder
     (folder / "example.yaml").write_text(EXAMPLE)
     arguments = ["fit", "--config", "quickstart", "--config", str(folder / "example.yaml")]
     arguments += ["--config", str(small), "--run_root", str(folder), "--name", "run"]
+    # Scores are not looked at here.
+    arguments += ["--trainer.callbacks+=StageEvaluation", "--trainer.callbacks.tasks", "last"]
+    arguments += ["--trainer.callbacks.downstream", "false"]
     assert main(arguments) == 0
     run = RunFolder.open(folder / "run")
     shutil.copytree(run.analysis_path("cka"), folder / "callback")
@@ -58,29 +61,44 @@ def test_a_finished_run_gives_the_report_of_the_callback(say, analysed: RunFolde
     assert (folders[0] / "cka.csv").read_bytes() == (folders[1] / "cka.csv").read_bytes()
 
 
-@pytest.mark.parametrize(("through", "stage"), [("last", 2), ("1", 1)])
-def test_all_tasks_may_go_through_one_adapter(
-    say, analysed: RunFolder, tmp_path: Path, through: str, stage: int
+def documented(language: str) -> str:
+    """The first block of a language in docs/analyses.md."""
+    page = (Path(__file__).parents[2] / "docs" / "analyses.md").read_text(encoding="utf-8")
+    return page.split(f"```{language}\n")[1].split("```")[0]
+
+
+def test_the_documented_commands_write_what_they_say(
+    say, analysed: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--through", through, "--kernel", "rbf", "--at", "down_proj", "--samples", "5", "--tasks_only")
-    status, _, err = say(
-        "analyze", "cka", "--run", analysed.path, *options, "--out", tmp_path / "new" / "out"
-    )
-    assert (status, err) == (0, "")
-    report = read_json(tmp_path / "new" / "out" / "cka.json")
-    facts = {"kernel": "rbf", "at": "down_proj", "samples": 5, "between_stages": {}}
-    facts |= {"stages": {"ScienceQA": stage, "GQA": stage}}
-    assert {name: report[name] for name in facts} == facts
-    assert report["through"] == (through if through == "last" else "stage 1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "x").symlink_to(analysed.path)
+    first, *others = documented("bash").splitlines()
+    assert first == "python -m lit_cvit analyze cka --run runs/x"
+    for command in others:
+        status, _, err = say(*command.removeprefix("python -m lit_cvit ").split())
+        assert (status, err) == (0, "")
+    published, last = (read_json(tmp_path / name / "cka.json") for name in ("cka-as-published", "cka-last"))
+    facts = {"kernel": "rbf", "at": "down_proj", "through": "own", "samples": 6}
+    assert {name: published[name] for name in facts} == facts
+    facts = {"kernel": "linear", "at": "layer", "through": "last", "between_stages": {}}
+    facts |= {"stages": {"ScienceQA": 2, "GQA": 2}}
+    assert {name: last[name] for name in facts} == facts
+    assert not (tmp_path / "cka-last" / "stages.png").exists()
 
 
-def test_python_gets_the_same_values_and_the_last_adapter_gives_others(analysed: RunFolder) -> None:
-    own = cka_of_run(analysed.path, between_stages=False)
+def test_python_gets_the_same_values_as_documented_and_may_name_a_stage(
+    analysed: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scope: dict[str, Any] = {}
+    exec(documented("python").replace("runs/x", str(analysed.path)), scope)
+    own = scope["report"]
     assert own.cka.tolist() == written(analysed)["cka"]
-    last = cka_of_run(analysed.path, through="last", between_stages=False)
-    assert torch.equal(last.distances["GQA"][2], own.distances["GQA"][2])
-    assert not torch.allclose(last.distances["ScienceQA"][2], own.distances["ScienceQA"][1], rtol=1e-3)
-    assert not torch.allclose(last.cka, own.cka, atol=1e-4)
+    assert "['ScienceQA', 'GQA']" in capsys.readouterr().out
+    first = cka_of_run(analysed.path, through=1, between_stages=False)
+    assert first.to_json()["through"] == "stage 1"
+    assert torch.equal(first.distances["ScienceQA"][1], own.distances["ScienceQA"][1])
+    assert not torch.allclose(first.distances["GQA"][1], own.distances["GQA"][2], rtol=1e-3)
     with pytest.raises(ValueError, match="kernel must be one of linear, rbf; got 'cosine'"):
         cka_of_run(analysed.path, kernel="cosine")  # type: ignore[arg-type]
 
