@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
+# Tests run side by side, one thread each; a worker holds about 1.5 GB.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: help quickstart test matrix check clean
 .DELETE_ON_ERROR:
@@ -28,10 +31,10 @@ quickstart: $(VENV)/offline.stamp
 	$(BIN)/python -m lit_cvit fit --config configs/quickstart.yaml
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 matrix: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m matrix
+	$(PYTEST) -m matrix
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .

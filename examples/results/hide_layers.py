@@ -18,32 +18,36 @@ from tables import table, with_content
 from lit_cvit.cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.evaluation import evaluate_task, evaluating
-from lit_cvit.methods import ContinualMethod
+from lit_cvit.methods import HiDe
+from lit_cvit.methods.placement import Layers
 from lit_cvit.report import run_summary
 from lit_cvit.resume import introduce, restored_stages
 from lit_cvit.run import RunFolder, ScoreMatrix, StageScores
 
 # Table 3: rows of merged and of expanded layers; Fig. 2: one expanded layer at a depth, the rest fused.
-ROWS: dict[str, tuple[str, str]] = {
-    "merge all": ("[]", "all"),
-    "merge all but the top": ("[]", "below_top"),
-    "expand all": ("all", "[]"),
-    "expand all but the top": ("below_top", "[]"),
+ROWS: dict[str, tuple[Layers, Layers]] = {
+    "merge all": ([], "all"),
+    "merge all but the top": ([], "below_top"),
+    "expand all": ("all", []),
+    "expand all but the top": ("below_top", []),
     "expand the top, merge the rest (HiDe)": ("top", "all"),
-    "expand layer 0, merge the rest": ("[0]", "all"),
-    "expand layer 1, merge the rest": ("[1]", "all"),
-    "expand layer 2, merge the rest": ("[2]", "all"),
+    "expand layer 0, merge the rest": ([0], "all"),
+    "expand layer 1, merge the rest": ([1], "all"),
+    "expand layer 2, merge the rest": ([2], "all"),
+    "expand the upper half, merge the rest": ([2, 3], "all"),
+    "expand all but layer 0, merge it": ([1, 2, 3], "all"),
 }
 COLUMNS = {"Avg": "HiDe Avg", "Last": "HiDe Last"}
 
 
-def placed(run: RunFolder, expand: str, fuse: str) -> ScoreMatrix:
+def placed(run: RunFolder, expand: Layers, fuse: Layers) -> ScoreMatrix:
     """The score matrix that a run of HiDe has with other layers expanded and fused."""
-    arguments = ["--config", str(run.config_path), f"--model.expand={expand}", f"--model.fuse={fuse}"]
-    cli = StreamCLI(arguments, run=False)
+    cli = StreamCLI(["--config", str(run.config_path)], run=False)
     method, data, device = cli.model, cli.datamodule, cli.trainer.strategy.root_device
-    assert isinstance(method, ContinualMethod)
+    assert isinstance(method, HiDe)
     assert isinstance(data, ContinualDataModule)
+    # After construction: a method without an expanded layer would not take the run's anchors.
+    method.expand, method.fuse = expand, fuse
     introduce(method, data)
     method.prepare()
     rows: list[tuple[str, StageScores | None]] = []

@@ -144,7 +144,13 @@ class MethodTests:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """A test for every row."""
         if "made" in metafunc.fixturenames:
-            metafunc.parametrize("made", list(self.rows), indirect=True)
+            # A row's tests share its processes, so they stay in one worker of pytest-xdist, where that is in use.
+            spread = metafunc.config.pluginmanager.hasplugin("xdist")
+            rows = [
+                pytest.param(name, marks=[pytest.mark.xdist_group(name)] if spread else [], id=name)
+                for name in self.rows
+            ]
+            metafunc.parametrize("made", rows, indirect=True)
 
     @pytest.fixture
     def made(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
@@ -303,7 +309,10 @@ def stored_files(run: RunFolder) -> dict[str, bytes]:
 
 
 def require_same_files(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> None:
-    """The same files with the same bytes; a failure names files (pytest would compare their bytes for minutes)."""
+    """The same files with the same bytes.
+
+    A failure names files; comparing their bytes for a message would take pytest minutes.
+    """
     changed = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     assert changed == [], f"these files are not byte for byte the same: {', '.join(changed)}"
 
