@@ -41,8 +41,8 @@ class Row:
         divisible: Whether a step on two ranks or with accumulation equals one in a single batch; not where a
             statistic is that of the first micro-batch, or where answers depend on the batch.
         fixed: Endings of names of trainable tensors that may stay without a gradient in so few steps.
-        quantised: Whether it is run on a 4-bit and an 8-bit backbone; a method that trains the backbone cannot
-            be.
+        quantised: Whether it is run on a 4-bit and an 8-bit backbone; a method that trains the backbone
+            cannot be.
     """
 
     method: str
@@ -144,7 +144,7 @@ class MethodTests:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """A test for every row."""
         if "made" in metafunc.fixturenames:
-            # A row's tests share its processes, so they stay in one worker of pytest-xdist, where that is in use.
+            # A row's tests share its processes, so they stay in one worker where pytest-xdist is in use.
             spread = metafunc.config.pluginmanager.hasplugin("xdist")
             rows = [
                 pytest.param(name, marks=[pytest.mark.xdist_group(name)] if spread else [], id=name)
