@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
-from stream_kit import Killed, small_data, small_method
+from stream_kit import STREAM, small_data, small_method
 from torch import Tensor
 
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.methods import ProgLoRA, task_embedding
-
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
 
 
 class HashedTexts:
@@ -38,18 +35,6 @@ def hashed_texts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task_embedding, "text_encoder", HashedTexts)
         yield
-
-
-class KillAt(Callback):
-    """Ends the process before an optimizer step of the stream."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
 
 
 def prog_lora(folder: Path, **settings: Any) -> ProgLoRA:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -12,23 +14,47 @@ from callbacks import StageEvaluation
 from lit_cvit.backbones import Llava
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stream import Stage
-from lit_cvit.methods import ContinualMethod, OptimizerSettings, SeqLoRA
+from lit_cvit.methods import ContinualMethod, OptimizerSettings, SeqLoRA, SMoLoRA
 from lit_cvit.run import RunFolder, read_jsonl
 from lit_cvit.stages import StageCallback
 from lit_cvit.trainer import ContinualTrainer
 
 TASKS = ("ScienceQA", "GQA")
+STREAM = [*TASKS, "VQAv2"]
 NUM_TRAIN, NUM_TEST, BATCH = 32, 5, 16
+NUM_SHORT = 20
 
 
 class Killed(BaseException):
     """Stands for the end of the process: nothing may handle it."""
 
 
+class KillAt(Callback):
+    """Ends the process before an optimizer step of the stream, or right after so many of them."""
+
+    def __init__(self, step: int, *, after: bool = False) -> None:
+        super().__init__()
+        self.step, self.after = step, after
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if not self.after and trainer.global_step == self.step:
+            raise Killed
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if self.after and trainer.global_step == self.step:
+            raise Killed
+
+
 def small_data(**changes: Any) -> ContinualDataModule:
     """Two tasks of two steps each; one test sample of ScienceQA in five is text alone."""
     settings = {"num_train": NUM_TRAIN, "num_test": NUM_TEST, **changes.pop("settings", {})}
     return ContinualDataModule(**{"tasks": list(TASKS), "settings": settings, "batch_size": BATCH, **changes})
+
+
+def short_data(**changes: Any) -> ContinualDataModule:
+    """Three tasks of two steps, of 16 and of 4 rows."""
+    settings = {"num_train": NUM_SHORT, "num_test": 2}
+    return small_data(**{"tasks": STREAM, "settings": settings, **changes})
 
 
 def small_method(
@@ -43,6 +69,15 @@ def small_method(
     return family(Llava(str(folder)), **{"rank": 32, "alpha": 64, "optimizer": settings, **more})
 
 
+def fragile_method(folder: Path, **more: Any) -> ContinualMethod:
+    """Dropout, so that the generator's state matters, and a centre that is set at the stream's first step."""
+    return small_method(folder, SMoLoRA, dropout=0.2, vu_center=True, **more)
+
+
+def scoring() -> StageEvaluation:
+    return StageEvaluation(downstream=False)
+
+
 def fit(
     root: Path,
     method: ContinualMethod,
@@ -54,7 +89,7 @@ def fit(
 ) -> ContinualTrainer:
     """Fit on the CPU and, unless callbacks are given, score the seen tasks after every stage."""
     if callbacks is None:
-        callbacks = [StageEvaluation(downstream=False)]
+        callbacks = [scoring()]
     trainer = ContinualTrainer(run_root=str(root), accelerator="cpu", callbacks=callbacks, **settings)
     trainer.fit(method, datamodule=data or small_data(), ckpt_path=ckpt_path)
     return trainer
@@ -79,6 +114,21 @@ def state_files(run: RunFolder) -> dict[str, bytes]:
 
 def log_rows(run: RunFolder) -> list[dict[str, Any]]:
     return list(read_jsonl(run.log_path))
+
+
+def require_equal_resume(run: Callable[..., RunFolder], *, kill_at: int) -> None:
+    """Check that a run killed before a step and gone on with leaves what an undisturbed one does.
+
+    Args:
+        run: Called with a name of the root, further callbacks and `ckpt_path`.
+        kill_at: The step.
+    """
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", KillAt(kill_at))
+    again = run("killed", ckpt_path="last")
+    assert state_files(again) == state_files(whole)
+    assert log_rows(again) == log_rows(whole)
 
 
 class Trail(StageCallback):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import BATCH, Killed, differing, fit, log_rows, small_data, small_method, snapshot
+from stream_kit import BATCH, KillAt, Killed, differing, fit, log_rows, small_data, small_method, snapshot
 from torch import Tensor, nn
 
 from callbacks import DynamicEMA
@@ -351,16 +351,6 @@ def test_the_log_has_betas_and_the_dynamic_share_of_averaged_stages_alone(
     assert json.loads(json.dumps(kept["dynamic_share"])) == kept["dynamic_share"]
 
 
-class Kill(Callback):
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.at = at
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.at:
-            raise Killed
-
-
 @pytest.mark.parametrize(
     "settings",
     [{}, {"beta": "paper", "theta0": "after_first_step", "beta_per": "layer"}, {"beta": 0.9}],
@@ -376,7 +366,7 @@ def test_a_run_killed_inside_an_averaged_stage_ends_bit_identical(
 
     whole = ended(tmp_path / "whole")
     with pytest.raises(Killed):
-        ended(tmp_path / "killed", Kill(at=STEPS - 1))
+        ended(tmp_path / "killed", KillAt(STEPS - 1))
     again = ended(tmp_path / "killed", ckpt_path="last")
     assert len(list((tmp_path / "killed").iterdir())) == 1
     assert differing(whole.run.load_stage(1).tensors, again.run.load_stage(1).tensors) == []

@@ -9,27 +9,27 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from prog_kit import KillAt, hashed_texts, prog_lora  # noqa: F401
-from stream_kit import Killed, fit, log_rows, small_data, small_method, state_files
+from prog_kit import hashed_texts, prog_lora  # noqa: F401
+from stream_kit import (
+    NUM_SHORT,
+    STREAM,
+    fit,
+    log_rows,
+    require_equal_resume,
+    scoring,
+    short_data,
+    small_method,
+)
 
-from callbacks import Replay, StageEvaluation
+from callbacks import Replay
 from callbacks.stream_progress import header
 from lit_cvit.adapters import routing
 from lit_cvit.cli import StreamCLI
-from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.memory import cycled, kept_rows, reservoir_rows
 from lit_cvit.data.sampling import mix
 from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
 from lit_cvit.run import RunFolder
 from lit_cvit.trainer import ContinualTrainer
-
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
-NUM_TRAIN = 20
-
-
-def data(**changes: Any) -> ContinualDataModule:
-    """Three tasks of two steps of 16 and 4 rows."""
-    return small_data(**{"tasks": STREAM, "settings": {"num_train": NUM_TRAIN, "num_test": 2}, **changes})
 
 
 class Seen(Callback):
@@ -49,7 +49,7 @@ def names(task: str, rows: list[int]) -> list[tuple[str, str]]:
 
 
 def all_of(task: str) -> list[tuple[str, str]]:
-    return names(task, list(range(NUM_TRAIN)))
+    return names(task, list(range(NUM_SHORT)))
 
 
 # -- rows ----------------------------------------------------------------------------------------------------
@@ -61,12 +61,12 @@ def mixed(
 ) -> tuple[ContinualTrainer, Seen, Replay]:
     seen, replay = Seen(), Replay(amount=6)
     method = small_method(llava_folder, SeqLoRA)
-    return fit(tmp_path_factory.mktemp("rows"), method, data(), callbacks=[replay, seen]), seen, replay
+    return fit(tmp_path_factory.mktemp("rows"), method, short_data(), callbacks=[replay, seen]), seen, replay
 
 
 def test_rows_of_earlier_tasks_are_mixed_into_a_stages_data(mixed: Any) -> None:
     _, seen, _ = mixed
-    old = {task: names(task, kept_rows(NUM_TRAIN, 6, seed=0, task=task)) for task in STREAM}
+    old = {task: names(task, kept_rows(NUM_SHORT, 6, seed=0, task=task)) for task in STREAM}
     expected = {
         1: all_of("ScienceQA"),
         2: all_of("GQA") + old["ScienceQA"],
@@ -87,7 +87,7 @@ def test_header_and_record_say_that_the_method_learns_from_old_data(mixed: Any) 
 
 def test_steps_schedule_and_log_follow_a_stage_that_got_longer(llava_folder: Path, tmp_path: Path) -> None:
     method = small_method(llava_folder, SeqLoRA)
-    trainer = fit(tmp_path, method, data(epochs=2), callbacks=[Replay()])
+    trainer = fit(tmp_path, method, short_data(epochs=2), callbacks=[Replay()])
     assert [stage.num_steps for stage in trainer.stages] == [4, 6, 8]
     assert [trainer.run.record.stage(number).facts["steps"] for number in (1, 2, 3)] == [4, 6, 8]
     rows = log_rows(trainer.run)
@@ -99,16 +99,16 @@ def test_steps_schedule_and_log_follow_a_stage_that_got_longer(llava_folder: Pat
 
 def test_replayed_rows_are_never_kept_as_new_ones(mixed: Any) -> None:
     replay = mixed[2]
-    assert replay.kept == {task: kept_rows(NUM_TRAIN, 6, seed=0, task=task) for task in STREAM}
+    assert replay.kept == {task: kept_rows(NUM_SHORT, 6, seed=0, task=task) for task in STREAM}
 
 
 def test_a_task_gives_no_more_rows_than_it_has_and_a_fraction_of_them(llava_folder: Path) -> None:
-    method, stages = small_method(llava_folder, SeqLoRA), data().stages(seed=0)
+    method, stages = small_method(llava_folder, SeqLoRA), short_data().stages(seed=0)
     for settings, number in (({"amount": 200}, 20), ({"sizes": "fraction", "amount": 0.25}, 5)):
         replay = Replay(**settings)
         replay.on_stage_end(ContinualTrainer(accelerator="cpu"), method, stages[0])
         (found,) = replay.replayed(method, stages[1])
-        assert found.rows == tuple(kept_rows(NUM_TRAIN, number, seed=0, task="ScienceQA"))
+        assert found.rows == tuple(kept_rows(NUM_SHORT, number, seed=0, task="ScienceQA"))
 
 
 class Compares(SeqLoRA):
@@ -121,21 +121,21 @@ class Compares(SeqLoRA):
 
 
 def test_by_similarity_the_less_alike_tasks_give_more(llava_folder: Path) -> None:
-    method, stages = small_method(llava_folder, Compares), data().stages(seed=0)
+    method, stages = small_method(llava_folder, Compares), short_data().stages(seed=0)
     replay, trainer = Replay(sizes="similarity", amount=16), ContinualTrainer(accelerator="cpu")
     for stage in stages[:2]:
         replay.on_stage_end(trainer, method, stage)
     assert {task: len(rows) for task, rows in replay.kept.items()} == {"ScienceQA": 16, "GQA": 16}
     found = replay.replayed(method, stages[2])
-    assert [source.rows for source in found] == [tuple(kept_rows(NUM_TRAIN, 4, seed=0, task="ScienceQA")), ()]
+    assert [source.rows for source in found] == [tuple(kept_rows(NUM_SHORT, 4, seed=0, task="ScienceQA")), ()]
 
 
 def test_a_reservoir_comes_back_whole(llava_folder: Path) -> None:
-    method, stages = small_method(llava_folder, SeqLoRA), data().stages(seed=0)
+    method, stages = small_method(llava_folder, SeqLoRA), short_data().stages(seed=0)
     replay, trainer = Replay(keep="reservoir", amount=12), ContinualTrainer(accelerator="cpu")
     for stage in stages[:2]:
         replay.on_stage_end(trainer, method, stage)
-    expected = reservoir_rows({"ScienceQA": NUM_TRAIN, "GQA": NUM_TRAIN}, 12, seed=0)
+    expected = reservoir_rows({"ScienceQA": NUM_SHORT, "GQA": NUM_SHORT}, 12, seed=0)
     found = replay.replayed(method, stages[2])
     assert [source.rows for source in found] == [tuple(rows) for rows in expected.values()]
     assert sum(map(len, found)) == 12
@@ -156,7 +156,7 @@ def test_the_rows_of_later_stages_are_planned(
     llava_folder: Path, settings: dict[str, Any], numbers: list[int]
 ) -> None:
     replay, trainer = Replay(**settings), ContinualTrainer(accelerator="cpu")
-    method, stages = small_method(llava_folder, Compares), data().stages(seed=0)
+    method, stages = small_method(llava_folder, Compares), short_data().stages(seed=0)
     assert [replay.planned_rows(stage) for stage in stages] == numbers
     added = []
     for stage in stages:
@@ -192,7 +192,7 @@ class Expected(Callback):
             return
         memory = []
         for task in stage.seen[:-1]:
-            memory += [task.train.sample(row) for row in kept_rows(NUM_TRAIN, 6, seed=0, task=task.name)]
+            memory += [task.train.sample(row) for row in kept_rows(NUM_SHORT, 6, seed=0, task=task.name)]
         seed = mix("replay", 0, stage.number)
         rows = cycled(len(memory), self.batch_size, step=batch_idx, seed=seed)
         replayed = pl_module.backbone.encode([memory[row] for row in rows], with_answers=True)
@@ -207,7 +207,7 @@ def test_the_term_is_the_weighted_mean_token_loss_of_the_steps_rows(
 ) -> None:
     replay = Replay(form="term", amount=6, weight=3.0, batch_size=batch_size)
     expected = Expected(replay, batch_size or 16)
-    trainer = fit(tmp_path, small_method(llava_folder, family), data(), callbacks=[replay, expected])
+    trainer = fit(tmp_path, small_method(llava_folder, family), short_data(), callbacks=[replay, expected])
     rows = log_rows(trainer.run)
     assert [stage.num_steps for stage in trainer.stages] == [2, 2, 2]
     assert ["loss/replay" in row for row in rows] == [False, False, True, True, True, True]
@@ -220,7 +220,7 @@ def test_accumulation_changes_nothing_also_in_a_short_last_step(llava_folder: Pa
     for name, changes in (("whole", {}), ("parts", {"batch_size": 8, "global_batch_size": 16})):
         callbacks: list[Callback] = [Replay(form="term", amount=6, batch_size=3)]
         method = small_method(llava_folder, SeqLoRA)
-        logs.append(log_rows(fit(tmp_path / name, method, data(**changes), callbacks=callbacks).run))
+        logs.append(log_rows(fit(tmp_path / name, method, short_data(**changes), callbacks=callbacks).run))
     for name in ("loss/lm", "loss/replay"):
         values = [[row[name] for row in rows if name in row] for rows in logs]
         assert values[1] == pytest.approx(values[0], rel=2e-3), name
@@ -231,7 +231,7 @@ class ReadsTask(SeqLoRA):
 
     def sample_facts(self, batch: Any) -> dict[str, torch.Tensor]:
         for sample, index in zip(batch.samples, batch.indices, strict=True):
-            if index == -1 or index >= NUM_TRAIN:
+            if index == -1 or index >= NUM_SHORT:
                 assert sample.task
         return {}
 
@@ -243,7 +243,7 @@ def test_replayed_rows_hide_what_the_method_does_not_declare(
     with pytest.raises(
         RuntimeError, match=r"reads `sample.task`, which its property `knows` does not declare"
     ):
-        fit(tmp_path, small_method(llava_folder, ReadsTask), data(), callbacks=[Replay(form=form)])
+        fit(tmp_path, small_method(llava_folder, ReadsTask), short_data(), callbacks=[Replay(form=form)])
 
 
 # -- resume --------------------------------------------------------------------------------------------------
@@ -263,22 +263,17 @@ def test_a_run_killed_inside_a_later_stage_ends_bit_identical(
 
     def run(root: str, *more: Callback, ckpt_path: str | None = None) -> RunFolder:
         method = small_method(llava_folder, family, dropout=0.1, **settings)
-        callbacks = [*more, Replay(**replayed), StageEvaluation(downstream=False)]
+        callbacks = [*more, Replay(**replayed), scoring()]
         return fit(
             tmp_path / root,
             method,
-            data(),
+            short_data(),
             callbacks=callbacks,
             ckpt_path=ckpt_path,
             checkpoint_every_n_steps=1,
         ).run
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(5))
-    again = run("killed", ckpt_path="last")
-    assert state_files(again) == state_files(whole)
-    assert log_rows(again) == log_rows(whole)
+    require_equal_resume(run, kill_at=5)
 
 
 def test_the_state_is_plain_and_comes_back() -> None:

@@ -9,9 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from stream_kit import Killed, fit, log_rows, small_data, small_method, state_files
+from stream_kit import (
+    STREAM,
+    Killed,
+    fit,
+    fragile_method,
+    log_rows,
+    scoring,
+    small_data,
+    small_method,
+    state_files,
+)
 
-from callbacks import RoutingTrace, StageEvaluation
+from callbacks import RoutingTrace
 from lit_cvit.__main__ import main
 from lit_cvit.adapters import DualRouter, routing
 from lit_cvit.methods import ContinualMethod, DirLoRA, HiDe, ProgLoRA, SeqLoRA, SMoLoRA
@@ -22,7 +32,6 @@ from lit_cvit.testing import Row
 from lit_cvit.testing.jobs import ranks_of
 from lit_cvit.testing.kit import Made, run_and_read
 
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
 DATA = small_data(tasks=STREAM)
 # All test samples; the last of ScienceQA's has no image.
 ROWS = 5
@@ -130,8 +139,8 @@ def test_instruction_blocks_follow_the_instruction_and_not_the_task(
 def test_training_goes_as_if_it_were_not_there(llava_folder: Path, tmp_path: Path) -> None:
     runs = []
     for name, more in (("without", []), ("with", [RoutingTrace(2, unseen=True)])):
-        method = small_method(llava_folder, SMoLoRA, dropout=0.2, vu_center=True)
-        runs.append(fit(tmp_path / name, method, callbacks=[*more, StageEvaluation(downstream=False)]).run)
+        method = fragile_method(llava_folder)
+        runs.append(fit(tmp_path / name, method, callbacks=[*more, scoring()]).run)
         # The frozen backbone is in evaluation mode, the adapters as training left them.
         assert {bank.training for bank in method.banks.values()} == {True}
         assert not method.backbone.vision_tower.training
@@ -217,7 +226,7 @@ def test_what_a_killed_run_did_not_write_is_written_when_it_goes_on(
     llava_folder: Path, tmp_path: Path
 ) -> None:
     def run(root: str, *more: StageCallback, ckpt_path: str | None = None) -> RunFolder:
-        callbacks = [StageEvaluation(downstream=False), *more, RoutingTrace(3)]
+        callbacks = [scoring(), *more, RoutingTrace(3)]
         method = small_method(llava_folder, DirLoRA)
         return fit(tmp_path / root, method, callbacks=callbacks, ckpt_path=ckpt_path).run
 

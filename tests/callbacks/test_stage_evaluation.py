@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stream_kit import fit, small_data, small_method
+from stream_kit import STREAM, fit, small_data, small_method
 
 from callbacks import StageEvaluation
 from lit_cvit.methods import Multitask, ZeroShot
 from lit_cvit.trainer import ContinualTrainer
 
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
 HELD_OUT = ["VizWiz", "TextCaps", "OCR-VQA"]
 
 

@@ -11,11 +11,20 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from prog_kit import STREAM, KillAt, begun, hashed_texts, prog_lora  # noqa: F401
-from stream_kit import Killed, fit, log_rows, small_data, small_method, state_files
+from prog_kit import begun, hashed_texts, prog_lora  # noqa: F401
+from stream_kit import (
+    NUM_SHORT,
+    STREAM,
+    fit,
+    log_rows,
+    require_equal_resume,
+    scoring,
+    short_data,
+    small_data,
+    small_method,
+)
 
-from callbacks import StageEvaluation, TaskRecall
-from lit_cvit.data.datamodule import ContinualDataModule
+from callbacks import TaskRecall
 from lit_cvit.data.memory import cycled, kept_rows
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stream import Stage
@@ -23,13 +32,6 @@ from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
 from lit_cvit.run import RunFolder
 from lit_cvit.stages import StageCallback
 from lit_cvit.trainer import ContinualTrainer
-
-NUM_TRAIN = 20
-
-
-def data(**changes: Any) -> ContinualDataModule:
-    """Three tasks of two steps, of 16 and of 4 rows."""
-    return small_data(**{"tasks": STREAM, "settings": {"num_train": NUM_TRAIN, "num_test": 2}, **changes})
 
 
 def texts_of(method: ProgLoRA, task: Any, rows: list[int]) -> torch.Tensor:
@@ -51,7 +53,7 @@ class Watch(StageCallback):
 
     def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
         assert isinstance(method, ProgLoRA)
-        rows = kept_rows(NUM_TRAIN, self.recall.amount, seed=0, task=stage.task.name)
+        rows = kept_rows(NUM_SHORT, self.recall.amount, seed=0, task=stage.task.name)
         with torch.no_grad():
             self.ends[stage.task.name] = method.gates(texts_of(method, stage.task, rows))
 
@@ -62,12 +64,12 @@ class Watch(StageCallback):
         now, before = [], []
         self.numbers[stage.number] = []
         for task in stage.seen[:-1]:
-            number = min(self.recall.amount, NUM_TRAIN)
+            number = min(self.recall.amount, NUM_SHORT)
             if self.recall.sizes == "similarity":
                 number = round((1 - pl_module.similarities()[task.name]) * self.recall.amount)
-            number = min(number, NUM_TRAIN)
+            number = min(number, NUM_SHORT)
             self.numbers[stage.number].append(number)
-            rows = kept_rows(NUM_TRAIN, self.recall.amount, seed=0, task=task.name)[:number]
+            rows = kept_rows(NUM_SHORT, self.recall.amount, seed=0, task=task.name)[:number]
             with torch.no_grad():
                 now.append(pl_module.gates(texts_of(pl_module, task, rows)))
             before += self.ends[task.name][:number].tolist()
@@ -99,7 +101,7 @@ def test_the_term_is_the_divergence_of_equation_8_from_the_gates_at_each_tasks_e
     recall = TaskRecall(**settings)
     watch = Watch(recall)
     method = prog_lora(llava_folder, mode="dynamic", key_std=0.3)
-    trainer = fit(tmp_path, method, data(), callbacks=[recall, watch])
+    trainer = fit(tmp_path, method, short_data(), callbacks=[recall, watch])
     rows = log_rows(trainer.run)
     assert ["loss/recall" in row for row in rows] == [False, False, True, True, True, True]
     assert [row["loss/recall"] for row in rows[2:]] == pytest.approx(watch.values, rel=1e-3, abs=1e-5)
@@ -193,7 +195,7 @@ def test_accumulation_changes_nothing_also_in_a_short_last_step(llava_folder: Pa
     for name, changes in (("whole", {}), ("parts", {"batch_size": 8, "global_batch_size": 16})):
         callbacks: list[Callback] = [TaskRecall(sizes="random", amount=6)]
         method = prog_lora(llava_folder, mode="dynamic")
-        logs.append(log_rows(fit(tmp_path / name, method, data(**changes), callbacks=callbacks).run))
+        logs.append(log_rows(fit(tmp_path / name, method, short_data(**changes), callbacks=callbacks).run))
     values = [[row["loss/recall"] for row in rows if "loss/recall" in row] for rows in logs]
     assert len(values[0]) == 4
     assert values[1] == pytest.approx(values[0], rel=5e-3)
@@ -204,7 +206,7 @@ def test_recall_keeps_old_gates_nearer_than_without_it(llava_folder: Path, tmp_p
     for weight in (20.0, 1e-6):
         method = prog_lora(llava_folder, mode="dynamic", rate=1e-3)
         recall = TaskRecall(sizes="random", amount=20, weight=weight)
-        rows = log_rows(fit(tmp_path / str(weight), method, data(epochs=3), callbacks=[recall]).run)
+        rows = log_rows(fit(tmp_path / str(weight), method, short_data(epochs=3), callbacks=[recall]).run)
         apart[weight] = [row["loss/recall"] / weight for row in rows if "loss/recall" in row]
     assert apart[20.0][0] == pytest.approx(apart[1e-6][0], rel=1e-4)
     assert apart[20.0][-1] < 0.75 * apart[1e-6][-1]
@@ -217,18 +219,13 @@ def test_a_run_killed_inside_a_later_stage_ends_bit_identical(llava_folder: Path
         return fit(
             tmp_path / root,
             method,
-            data(),
-            callbacks=[*more, recall, StageEvaluation(downstream=False)],
+            short_data(),
+            callbacks=[*more, recall, scoring()],
             ckpt_path=ckpt_path,
             checkpoint_every_n_steps=1,
         ).run
 
-    whole = run("whole")
-    with pytest.raises(Killed):
-        run("killed", KillAt(5))
-    again = run("killed", ckpt_path="last")
-    assert state_files(again) == state_files(whole)
-    assert log_rows(again) == log_rows(whole)
+    require_equal_resume(run, kill_at=5)
 
 
 def test_the_state_is_plain_and_comes_back() -> None:

@@ -7,14 +7,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from stream_kit import fit, small_data, small_method
+from stream_kit import STREAM, fit, small_data, small_method
 
 from lit_cvit.adapters import routing
 from lit_cvit.methods import ContinualMethod, DirLoRA, ZeroShot
 from lit_cvit.report import run_summary
 from lit_cvit.run import RunFolder
-
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
 
 
 class Learned(NamedTuple):

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
-from stream_kit import Killed, differing, fit, small_data, small_method
+from stream_kit import STREAM, KillAt, Killed, differing, fit, small_data, small_method
 from torch.nn.functional import cosine_similarity
 
 from callbacks import Replay
@@ -21,7 +20,6 @@ from lit_cvit.encoders import SentenceEncoder
 from lit_cvit.methods import HiDe
 from lit_cvit.run import RunFolder
 
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
 TOP, LOW, PROJECTOR = "decoder.2.mlp.down_proj", "decoder.0.mlp.gate_proj", "projector.linear_1"
 HIDDEN, SENTENCE = 64, 384
 DATA = small_data(tasks=STREAM)
@@ -291,17 +289,9 @@ def test_replayed_rows_do_not_count_for_the_task_that_is_learned(
     assert beside["anchors.text.counts"].tolist() == [32, 32, 32]
 
 
-class Kill(Callback):
-    """Ends the process before its second step."""
-
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == 1:
-            raise Killed
-
-
 def test_a_resume_inside_a_stage_counts_no_sample_twice(llava_folder: Path, tmp_path: Path) -> None:
     runs = []
-    for name, callbacks, ckpt in (("a", [], None), ("b", [Kill()], None), ("b", [], "last")):
+    for name, callbacks, ckpt in (("a", [], None), ("b", [KillAt(1)], None), ("b", [], "last")):
         method = small_method(llava_folder, HiDe)
         arguments: dict[str, Any] = {"checkpoint_every_n_steps": 1, "ckpt_path": ckpt, "callbacks": callbacks}
         data = small_data(tasks=["GQA"], epochs=2)

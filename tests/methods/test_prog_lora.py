@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from prog_kit import MIXED, STREAM, HashedTexts, begun, hashed_texts, mixed_batch, prog_lora, samples  # noqa: F401
-from stream_kit import fit, small_data
+from prog_kit import MIXED, HashedTexts, begun, hashed_texts, mixed_batch, prog_lora, samples  # noqa: F401
+from stream_kit import STREAM, fit, small_data
 
 from callbacks import Replay, StageEvaluation
 from lit_cvit.adapters import routing

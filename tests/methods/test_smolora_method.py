@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import fit, small_data, small_method, snapshot
+from stream_kit import STREAM, fit, small_data, small_method, snapshot
 
 from lit_cvit.adapters import DualRouter, routing
 from lit_cvit.data.stream import Stage
@@ -18,7 +18,6 @@ from lit_cvit.methods import ContinualMethod, SMoLoRA
 from lit_cvit.stages import StageCallback
 from lit_cvit.trainer import ContinualTrainer
 
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
 LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj", "decoder.0.mlp.gate_proj")
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import Killed, Trail, fit, log_rows, small_data, small_method, state_files
+from stream_kit import KillAt, Killed, Trail, fit, fragile_method, log_rows, scoring, small_data, state_files
 
 from callbacks import StageEvaluation
 from lit_cvit.checkpoints import Stopped, checkpoint_step
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.methods import ContinualMethod, SMoLoRA
+from lit_cvit.methods import ContinualMethod
 from lit_cvit.run import RunFolder, writer
 
 # Two stages of 3 epochs of 2 steps.
@@ -33,20 +33,7 @@ def data(kind: str) -> ContinualDataModule:
 
 
 def method(folder: Path) -> ContinualMethod:
-    """Dropout, and a centre that is set at the first step of the stream."""
-    return small_method(folder, SMoLoRA, dropout=0.2, vu_center=True, decay=0.1)
-
-
-class KillAfter(Callback):
-    """Ends the process after an optimizer step of the stream, before or after its checkpoint."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
+    return fragile_method(folder, decay=0.1)
 
 
 class Terminate(Callback):
@@ -90,10 +77,6 @@ def made(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(llava_folder, tmp_path_factory.mktemp("whole"))
 
 
-def scoring(batch: int = 5) -> StageEvaluation:
-    return StageEvaluation(downstream=False)
-
-
 def run_in(root: Path) -> RunFolder:
     return RunFolder.open(root / "smolora-cvit-mini")
 
@@ -109,7 +92,7 @@ def test_a_run_killed_inside_a_stage_ends_bit_identical(
             tmp_path,
             method(llava_folder),
             data(kind),
-            callbacks=[KillAfter(step), scoring()],
+            callbacks=[KillAt(step), scoring()],
             checkpoint_every_n_steps=1,
         )
     stage = step // STEPS + 1
@@ -138,7 +121,7 @@ def test_a_run_killed_twice_inside_a_stage_ends_bit_identical(
                 tmp_path,
                 method(llava_folder),
                 data("plain"),
-                callbacks=[KillAfter(step), scoring()],
+                callbacks=[KillAt(step), scoring()],
                 checkpoint_every_n_steps=1,
                 ckpt_path="last" if step > 3 else None,
             )
@@ -195,7 +178,7 @@ def test_a_damaged_checkpoint_costs_only_the_stage(
             tmp_path,
             method(llava_folder),
             data("plain"),
-            callbacks=[KillAfter(9), scoring()],
+            callbacks=[KillAt(9), scoring()],
             checkpoint_every_n_steps=1,
         )
     path = run_in(tmp_path).checkpoint_path
@@ -212,7 +195,7 @@ def test_a_checkpoint_holds_only_what_trains_and_plain_state(llava_folder: Path,
             tmp_path,
             learned,
             data("plain"),
-            callbacks=[KillAfter(3), scoring()],
+            callbacks=[KillAt(3), scoring()],
             checkpoint_every_n_steps=1,
         )
     checkpoint = torch.load(run_in(tmp_path).checkpoint_path, weights_only=True)
@@ -229,7 +212,7 @@ def test_without_an_interval_no_checkpoint_is_written(llava_folder: Path, tmp_pa
             tmp_path,
             method(llava_folder),
             data("plain"),
-            callbacks=[KillAfter(3)],
+            callbacks=[KillAt(3)],
             checkpoint_every_n_steps=0,
         )
     assert not run_in(tmp_path).checkpoint_path.exists()

@@ -11,27 +11,26 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import Callback
-from stream_kit import Killed, Trail, fit, log_rows, small_data, small_method, state_files
+from stream_kit import (
+    KillAt,
+    Killed,
+    Trail,
+    fit,
+    fragile_method,
+    log_rows,
+    scoring,
+    small_data,
+    small_method,
+    state_files,
+)
 
 from callbacks import StageEvaluation
 from lit_cvit.__main__ import main
-from lit_cvit.methods import ContinualMethod, SeqLoRA, SMoLoRA
+from lit_cvit.methods import SeqLoRA
 from lit_cvit.run import RunFolder, Status
 from lit_cvit.stages import StageCallback
 
 NAME = "smolora-cvit-mini"
-
-
-class KillInTraining(Callback):
-    """Ends the process after an optimizer step of the stream."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            raise Killed
 
 
 class KillBeforeEvaluation(StageCallback):
@@ -53,32 +52,23 @@ class KillInEvaluation(StageEvaluation):
             raise Killed
 
 
-def method(folder: Path) -> ContinualMethod:
-    """Dropout, so that the generator's state matters, and a centre that is set in the first stage."""
-    return small_method(folder, SMoLoRA, dropout=0.2, vu_center=True)
-
-
 @pytest.fixture(scope="module")
 def whole(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return fit(tmp_path_factory.mktemp("whole"), method(llava_folder)).run
+    return fit(tmp_path_factory.mktemp("whole"), fragile_method(llava_folder)).run
 
 
 def killed(folder: Path, root: Path, callbacks: list[Callback]) -> RunFolder:
     with pytest.raises(Killed):
-        fit(root, method(folder), callbacks=callbacks)
+        fit(root, fragile_method(folder), callbacks=callbacks)
     return RunFolder.open(root / NAME)
-
-
-def evaluation() -> StageEvaluation:
-    return StageEvaluation(downstream=False)
 
 
 @pytest.mark.parametrize(
     ("callbacks", "statuses"),
     [
-        (lambda: [KillInTraining(1), evaluation()], [Status.PLANNED]),
-        (lambda: [KillInTraining(3), evaluation()], [Status.EVALUATED, Status.PLANNED]),
-        (lambda: [KillBeforeEvaluation(2), evaluation()], [Status.EVALUATED, Status.TRAINED]),
+        (lambda: [KillAt(1, after=True), scoring()], [Status.PLANNED]),
+        (lambda: [KillAt(3, after=True), scoring()], [Status.EVALUATED, Status.PLANNED]),
+        (lambda: [KillBeforeEvaluation(2), scoring()], [Status.EVALUATED, Status.TRAINED]),
         (lambda: [KillInEvaluation(downstream=False)], [Status.EVALUATED, Status.TRAINED]),
     ],
     ids=["training_stage_1", "training_stage_2", "saved_not_evaluated", "in_evaluation"],
@@ -92,7 +82,7 @@ def test_a_killed_run_ends_where_the_whole_one_does(
 ) -> None:
     broken = killed(llava_folder, tmp_path, callbacks())
     assert [stage.status for stage in broken.record.stages] == statuses
-    resumed = fit(tmp_path, method(llava_folder), ckpt_path="last")
+    resumed = fit(tmp_path, fragile_method(llava_folder), ckpt_path="last")
     assert resumed.run.path == broken.path
     assert state_files(resumed.run) == state_files(whole)
     assert log_rows(resumed.run) == log_rows(whole)
@@ -102,17 +92,18 @@ def test_a_killed_run_ends_where_the_whole_one_does(
 def test_a_run_killed_twice_ends_where_the_whole_one_does(
     llava_folder: Path, tmp_path: Path, whole: RunFolder
 ) -> None:
-    killed(llava_folder, tmp_path, [KillInTraining(3), evaluation()])
+    killed(llava_folder, tmp_path, [KillAt(3, after=True), scoring()])
+    callbacks: list[Callback] = [KillAt(4, after=True), scoring()]
     with pytest.raises(Killed):
-        fit(tmp_path, method(llava_folder), callbacks=[KillInTraining(4), evaluation()], ckpt_path="last")
-    resumed = fit(tmp_path, method(llava_folder), ckpt_path="last")
+        fit(tmp_path, fragile_method(llava_folder), callbacks=callbacks, ckpt_path="last")
+    resumed = fit(tmp_path, fragile_method(llava_folder), ckpt_path="last")
     assert state_files(resumed.run) == state_files(whole)
 
 
 def test_a_resume_runs_only_what_is_left(llava_folder: Path, tmp_path: Path) -> None:
-    killed(llava_folder, tmp_path, [KillInTraining(3), evaluation()])
+    killed(llava_folder, tmp_path, [KillAt(3, after=True), scoring()])
     trail = Trail()
-    fit(tmp_path, method(llava_folder), callbacks=[trail, evaluation()], ckpt_path="last")
+    fit(tmp_path, fragile_method(llava_folder), callbacks=[trail, scoring()], ckpt_path="last")
     assert [(hook, number, step) for hook, number, _, step in trail.seen] == [
         ("stream_start", 0, 2),
         ("start", 2, 2),
@@ -127,7 +118,7 @@ def test_a_finished_run_is_not_touched_by_a_resume(
 ) -> None:
     copy = Path(shutil.copytree(whole.path, tmp_path / whole.path.name))
     trail = Trail()
-    resumed = fit(tmp_path, method(llava_folder), callbacks=[trail, evaluation()], ckpt_path="last")
+    resumed = fit(tmp_path, fragile_method(llava_folder), callbacks=[trail, scoring()], ckpt_path="last")
     assert [hook for hook, *_ in trail.seen] == ["stream_start", "stream_end"]
     assert resumed.run.path == copy
     assert state_files(resumed.run) == state_files(whole)
@@ -135,8 +126,8 @@ def test_a_finished_run_is_not_touched_by_a_resume(
 
 def test_only_the_newest_stage_is_scored_on_resume(llava_folder: Path, tmp_path: Path) -> None:
     """A run without evaluation, continued with it, must not score stage 1 with the weights of stage 2."""
-    fit(tmp_path, method(llava_folder), callbacks=[])
-    resumed = fit(tmp_path, method(llava_folder), ckpt_path="last")
+    fit(tmp_path, fragile_method(llava_folder), callbacks=[])
+    resumed = fit(tmp_path, fragile_method(llava_folder), ckpt_path="last")
     assert [[cell is not None for cell in row] for row in resumed.run.matrix().scores] == [
         [False, False],
         [True, True],
@@ -166,7 +157,7 @@ def test_a_resume_under_other_conditions_is_refused(
     copy = Path(shutil.copytree(whole.path, tmp_path / whole.path.name))
     before = state_files(RunFolder.open(copy))
     with pytest.raises(ValueError, match=message):
-        fit(tmp_path, method(llava_folder), small_data(**changes), ckpt_path="last", seed=seed)
+        fit(tmp_path, fragile_method(llava_folder), small_data(**changes), ckpt_path="last", seed=seed)
     assert state_files(RunFolder.open(copy)) == before
 
 

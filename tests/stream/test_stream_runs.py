@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import Trail, fit, log_rows, small_data, small_method, snapshot, state_files
+from stream_kit import STREAM, Trail, fit, log_rows, small_data, small_method, snapshot, state_files
 
 from callbacks import StageEvaluation
 from lit_cvit.data.stream import Stage
@@ -18,8 +18,6 @@ from lit_cvit.methods import ContinualMethod, DirLoRA, Multitask, SMoLoRA, ZeroS
 from lit_cvit.run import RunFolder, Status
 from lit_cvit.stages import StageCallback
 from lit_cvit.trainer import ContinualTrainer
-
-STREAM = ["ScienceQA", "GQA", "VQAv2"]
 
 
 class Finished(NamedTuple):
