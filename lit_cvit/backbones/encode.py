@@ -146,11 +146,7 @@ class SampleEncoder:
         return sample.answers[0]
 
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
-        images = [sample.image.open() for sample in samples if sample.image is not None]
-        if self.image_aspect == "pad":
-            images = [pad_to_square(image, self.image_processor.image_mean) for image in images]
-        elif self.image_aspect != "crop":
-            raise ValueError(f"image_aspect must be 'pad' or 'crop', got {self.image_aspect!r}")
+        images = open_images(samples, aspect=self.image_aspect, mean=self.image_processor.image_mean)
         return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
 
     def _token_id(self, token: str) -> int:
@@ -160,6 +156,25 @@ class SampleEncoder:
                 f"the tokenizer has no single token {token!r}, which this backbone's format needs"
             )
         return ids[0]
+
+
+def open_images(
+    samples: Sequence[Sample], *, aspect: Literal["pad", "crop"], mean: Sequence[float]
+) -> list[Image.Image]:
+    """The RGB images of the samples that have one, in order, as an image processor is to see them.
+
+    Args:
+        samples: The samples.
+        aspect: `pad` to a square, or `crop`, which the processor does.
+        mean: The processor's mean colour, which pads.
+
+    Raises:
+        ValueError: the aspect is unknown, or an image is missing or unreadable; names it.
+    """
+    if aspect not in ("pad", "crop"):
+        raise ValueError(f"image_aspect must be 'pad' or 'crop', got {aspect!r}")
+    images = [sample.image.open() for sample in samples if sample.image is not None]
+    return [pad_to_square(image, mean) for image in images] if aspect == "pad" else images
 
 
 def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:

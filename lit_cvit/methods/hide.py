@@ -52,7 +52,7 @@ from torch import Tensor, nn
 from lit_cvit.adapters import DECODER, LoRABank, RoutingContext, Target
 from lit_cvit.adapters.kernels import mix_sums, sample_means
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.backbones.encode import pad_to_square
+from lit_cvit.backbones.encode import open_images
 from lit_cvit.data.stream import Stage
 from lit_cvit.data.tasks import Batch
 from lit_cvit.encoders import MINILM, ClipImageEncoder, SentenceEncoder, text_encoder
@@ -267,10 +267,8 @@ class HiDe(ContinualMethod):
         if self._images is None:
             values = self.backbone.image_features(batch)
         else:
-            opened = [image.open() for n in rows.tolist() if (image := batch.samples[n].image) is not None]
-            if self.backbone.image_aspect == "pad":
-                opened = [pad_to_square(image, self._images.image_mean) for image in opened]
-            values = self._images.encode(opened, rows.device)
+            aspect, mean = self.backbone.image_aspect, self._images.image_mean
+            values = self._images.encode(open_images(batch.samples, aspect=aspect, mean=mean), rows.device)
         means = sample_means(values.float(), None, row_to_sample=rows, num_samples=len(batch))
         return Features(means, batch.prompt_mask.new_zeros(len(batch)).index_fill(0, rows, True))
 

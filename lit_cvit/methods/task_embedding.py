@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.backbones.encode import pad_to_square
+from lit_cvit.backbones.encode import open_images
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.encoders import ClipImageEncoder, SentenceEncoder, text_encoder
@@ -87,7 +87,5 @@ class TaskEmbedder:
         if self._images is None:
             batch = backbone.encode(samples, with_answers=False)
             return backbone.image_features(batch.to(backbone.model.device)).float()
-        images = [sample.image.open() for sample in samples if sample.image is not None]
-        if backbone.image_aspect == "pad":
-            images = [pad_to_square(image, self._images.image_mean) for image in images]
+        images = open_images(samples, aspect=backbone.image_aspect, mean=self._images.image_mean)
         return self._images.encode(images, backbone.model.device)

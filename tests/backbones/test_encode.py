@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_cvit.backbones.encode import open_images
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.backbones.tiny import Tiny
 from lit_cvit.data.tasks import Sample
@@ -153,3 +154,26 @@ def test_indices_must_match_the_samples(llava: Llava, samples: list[Sample]) -> 
         llava.encode(samples, with_answers=True, indices=[1, 2])
     with pytest.raises(ValueError, match="at least one sample"):
         llava.encode([], with_answers=True)
+
+
+BLUE = (0, 0, 255)
+
+
+class Wide:
+    """A blue picture of 4 x 2."""
+
+    def open(self) -> Image.Image:
+        return Image.new("RGB", (4, 2), BLUE)
+
+
+def test_images_are_opened_as_the_processor_is_to_see_them(samples: list[Sample]) -> None:
+    wide = replace(samples[0], image=Wide())
+    text = replace(samples[0], image=None)
+    padded = open_images([wide, text], aspect="pad", mean=(1.0, 0.0, 0.0))
+    assert [image.size for image in padded] == [(4, 4)]
+    assert [padded[0].getpixel((0, row)) for row in (0, 1, 2, 3)] == [(255, 0, 0), BLUE, BLUE, (255, 0, 0)]
+    assert [image.size for image in open_images([text, wide], aspect="crop", mean=(1.0, 0.0, 0.0))] == [
+        (4, 2)
+    ]
+    with pytest.raises(ValueError, match="image_aspect must be 'pad' or 'crop', got 'stretch'"):
+        open_images([wide], aspect="stretch", mean=(1.0, 0.0, 0.0))  # type: ignore[arg-type]
