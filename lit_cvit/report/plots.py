@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; black is kept for the mean.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
-_MARKERS = "osD^vPX<>*"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
+MARKERS = "osD^vPX<>*"
 _INK, _FAINT, _EMPTY = "#222222", "#DDDDDD", "#F4F4F4"
 
 
@@ -141,10 +141,10 @@ def _line(
     return axes.plot(
         stages,
         [float("nan") if value is None else value for value in values],
-        color=_COLOURS[index % len(_COLOURS)],
+        color=COLOURS[index % len(COLOURS)],
         ls="--" if caption else "-",
         lw=1.6,
-        marker=_MARKERS[index % len(_MARKERS)],
+        marker=MARKERS[index % len(MARKERS)],
         ms=5,
         label=name,
     )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from lit_cvit.analysis.layers import by_layer
 from lit_cvit.analysis.routing import Fusion, RoutingReport
+from lit_cvit.report.plots import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 _INK, _FAINT, _EMPTY = "#222222", "#DDDDDD", "#F4F4F4"
 # Numbers in the cells of larger maps could not be read.
 _MOST_NUMBERS = 12
@@ -120,11 +120,11 @@ def fusion_figure(fusion: Sequence[Fusion], *, title: str) -> Figure:
             axes.plot(
                 [place for place, layer in enumerate(layers) if layer in values],
                 [values[layer][number] for layer in layers if layer in values],
-                color=_COLOURS[index % len(_COLOURS)],
+                color=COLOURS[index % len(COLOURS)],
                 ls="-" if task.seen else "--",
                 lw=1.6,
-                marker="o",
-                ms=3.5,
+                marker=MARKERS[index % len(MARKERS)],
+                ms=4.5,
                 label=task.label if number == 0 else None,
             )
         axes.set_title(name, fontsize=9, loc="left")
@@ -143,7 +143,9 @@ def _figure(size: tuple[float, float], title: str, *, layout: Literal["constrain
 
     figure = Figure(figsize=size, layout=layout)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9.5, color=_INK)
+    # A share of the height would put the title of a tall figure among its panels.
+    place = {} if layout else {"y": 1 - 0.12 / size[1], "va": "top"}
+    figure.suptitle(title, fontsize=9.5, color=_INK, **place)
     return figure
 
 

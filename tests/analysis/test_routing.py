@@ -150,6 +150,16 @@ def test_heat_maps_hold_blocks_by_tasks_and_name_unseen_ones() -> None:
         blocks_figure(report({}), "gate", title="t")
 
 
+def test_the_title_of_a_tall_figure_stays_above_its_panels() -> None:
+    many = {f"decoder.{n}.mlp.up_proj": routed(n / 40, 1.0) for n in range(32)}
+    figure = blocks_figure(report(many), "gate", title="first\nsecond")
+    maps = [axes for axes in figure.axes if axes.images]
+    assert len(maps) == 32
+    title = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+    assert title.y0 > max(axes.get_window_extent().y1 for axes in maps)
+    assert title.y1 < figure.get_window_extent().y1
+
+
 def test_alpha_and_beta_are_means_over_a_layers_modules() -> None:
     values = ((0.25, 0.75), (0.75, 0.25), (0.125, 0.875))
     seen = {name: routed(*pair, fusion=pair) for name, pair in zip(MODULES, values, strict=False)}

@@ -241,7 +241,15 @@ def test_what_a_killed_run_did_not_write_is_written_when_it_goes_on(
             assert one == other, (number, name)
 
 
-def test_two_ranks_and_the_command_line_write_what_one_does(llava_folder: Path, tmp_path: Path) -> None:
+def documented(language: str) -> str:
+    """The block of a language in the section of docs/analyses.md on routing."""
+    page = (Path(__file__).parents[2] / "docs" / "analyses.md").read_text(encoding="utf-8")
+    return page.split("\n## Routing\n")[1].split(f"```{language}\n")[1].split("```")[0]
+
+
+def test_two_ranks_the_command_line_and_python_give_what_one_rank_writes(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of DirLoRA, whose gates are the same whatever the training; five samples in batches of three."""
     trace = {"class_path": "RoutingTrace", "init_args": {"num_samples": ROWS, "unseen": True}}
     made = Made(Row("DirLoRA", callbacks=[trace]), tmp_path, llava_folder)
@@ -251,12 +259,22 @@ def test_two_ranks_and_the_command_line_write_what_one_does(llava_folder: Path, 
     for number in (1, 2):
         assert read(one, number) == read(other, number)
     assert banks_of(read(other, 2), "GQA")["projector.linear_1"]["samples"] == ROWS
-    options = ["--samples", str(ROWS), "--unseen", "--out", str(tmp_path / "out")]
-    assert main(["analyze", "routing", "--run", str(one.path), *options]) == 0
-    for number in (1, 2):
-        kept = routing_folder(one, number)
-        for name in ("routing.json", "routing.csv"):
-            assert (tmp_path / "out" / kept.name / name).read_bytes() == (kept / name).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "x").symlink_to(one.path)
+    kept = {number: read(one, number) for number in (1, 2)}
+    for command in documented("bash").splitlines():
+        assert main(command.removeprefix("python -m lit_cvit ").split()) == 0
+    found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("routing-all/*/*.json")}
+    assert found == {"01-ScienceQA": kept[1], "02-GQA": kept[2]}
+    assert [path.name for path in (tmp_path / "routing-last").iterdir()] == ["02-GQA"]
+    # The first command has written over what the callback wrote, of seen tasks alone.
+    assert [task["task"] for task in read(one, 1)["tasks"]] == ["ScienceQA"]
+    capsys.readouterr()
+    exec(documented("python"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * len(kept[1]["tasks"])
+    assert lines[1].startswith("1 GQA (unseen) {'decoder.0.mlp.gate_proj': (0.0,), ")
 
 
 @pytest.mark.parametrize("samples", [0, -3])
