@@ -23,7 +23,9 @@ def test_the_header_names_the_paper_and_the_command(name: str) -> None:
     header = [line for line in lines[: lines.index("model:")] if line.startswith("# ")]
     assert len(header) == lines.index("model:") >= 2
     assert f"# python -m lit_cvit fit --config quickstart --config methods/{name}" in header
-    source = re.search(r"arXiv \d{4}\.\d{5}|ACL 2025, 143|published code|baseline of CoIN", header[0])
+    source = re.search(
+        r"arXiv \d{4}\.\d{5}|ACL 2025, 143|findings-acl|published code|baseline of CoIN", header[0]
+    )
     assert source or (name in BOUNDS and "bound" in header[0])
 
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, epoch_order, global_batches, mix
+from lit_cvit.data.sampling import (
+    EvalBatchSampler,
+    Pick,
+    TrainBatchSampler,
+    epoch_order,
+    evenly_spaced,
+    global_batches,
+    mix,
+)
 
 sizes = st.integers(1, 70)
 worlds = st.integers(1, 4)
@@ -214,3 +222,9 @@ def test_skipping_evaluation_batches_equals_dropping_them(
 def test_a_bad_evaluation_setting_is_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvalBatchSampler([1, 2, 3], **{"batch_size": 2} | change)
+
+
+def test_rows_are_spaced_evenly() -> None:
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(3, 1000) == [0, 1, 2]
+    assert evenly_spaced(0, 5) == []

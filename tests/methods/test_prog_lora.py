@@ -64,11 +64,6 @@ def test_replayed_rows_are_no_part_of_a_tasks_embedding(llava_folder: Path, tmp_
         assert {name: one[name].tolist() for name in one} == {name: other[name].tolist() for name in other}
 
 
-def test_rows_are_spaced_evenly() -> None:
-    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
-    assert evenly_spaced(3, 1000) == [0, 1, 2]
-
-
 def test_weights_are_the_cosines_of_the_saved_embeddings_and_stand_in_the_plan(llava_folder: Path) -> None:
     method = begun(llava_folder)
     saved = method.tensors()
