@@ -14,6 +14,7 @@ from lit_cvit.run import RunFolder, read_jsonl
 from lit_cvit.shipped import CONFIGS
 
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
+PAPER = r"arXiv \d{4}\.\d{5}|ACL 2025, 143|findings-acl|published code|baseline of CoIN"
 BOUNDS = ("multitask", "zero_shot")
 
 
