@@ -23,22 +23,25 @@ from lit_cvit.run import RunFolder
 
 # Seeds by stream: of adapters, order and batches; the drawn scenes are the same.
 SEEDS = {"cvit": (0, 1, 2), "ucit": (0, 1), "coin": (0, 1)}
+# A projector that trains as a whole, and for all tasks: at a tenth of the rate, as in the papers' scripts.
+PROJECTOR = ("--model.optimizer.projector_learning_rate", "5.0e-4")
 METHODS: dict[str, tuple[str, ...]] = {
     "SeqLoRA": ("--model", "SeqLoRA"),
     "SMoLoRA": ("--model", "SMoLoRA"),
-    "HiDe": ("--config", "methods/hide"),
-    "ProgLoRA-dynamic": ("--config", "methods/prog_lora_dynamic"),
+    # Where layers expand and merge matters at test alone; `hide_layers.py` answers for other places.
+    "HiDe-all": ("--config", "methods/hide", "--model.expand", "all"),
+    "ProgLoRA-dynamic": ("--config", "methods/prog_lora_dynamic", *PROJECTOR),
     "LCIA": ("--config", "methods/lcia"),
-    "ProgLoRA-static": ("--config", "methods/prog_lora_static"),
+    "ProgLoRA-static": ("--config", "methods/prog_lora_static", *PROJECTOR),
     "DirLoRA": ("--model", "DirLoRA"),
 }
 TOLD_THE_TASK = ("ProgLoRA-static", "DirLoRA")
 # ProgLoRA's Table 3.
 RECALL: dict[str, tuple[str, ...]] = {
     "ProgLoRA-static-w1": (*METHODS["ProgLoRA-static"], "--model.static_weights", "ones"),
-    "ProgLoRA-static-random": ("--config", "methods/prog_lora_static_random"),
-    "ProgLoRA-static-none": ("--model", "ProgLoRA", "--model.mode", "static", "--model.recall", "none"),
-    "ProgLoRA-dynamic-none": ("--config", "methods/prog_lora_no_recall"),
+    "ProgLoRA-static-random": ("--config", "methods/prog_lora_static_random", *PROJECTOR),
+    "ProgLoRA-static-none": ("--model", "ProgLoRA", "--model.recall", "none", *PROJECTOR),
+    "ProgLoRA-dynamic-none": ("--config", "methods/prog_lora_no_recall", *PROJECTOR),
 }
 COLUMNS = {
     "AP = Last": "AP",

@@ -21,7 +21,7 @@ from typing import Any
 
 # A limit against processes that hang, not a budget: a busy machine may be many times slower than an idle one.
 SECONDS = 400
-# What a fit imports lazily. Without these every child would spend its first second on imports, and a child with
+# What a fit imports lazily. Without these every child would spend its first second on imports, and one with
 # a quantised backbone two more.
 _PRELOAD = [
     "lit_cvit.testing.child",
