@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import lightning as L
 import torch
@@ -147,7 +148,10 @@ class ContinualDataModule(L.LightningDataModule):
         benchmark: Name of a shipped benchmark, or the path of a YAML file that lists your tasks.
         tasks: Names of the tasks to learn, in this order; by default the benchmark's stream. Few-shot tasks
             of the benchmark may be named too.
-        instructions: Instruction style, for benchmarks that have several (`single` or `multi`).
+        order: Order of the stream, for benchmarks that have several, such as `reverse` of `coin-mini`. With
+            `tasks`, which is an order itself, it has no effect.
+        instructions: Instruction style, for benchmarks that have several: `single` or `multi` of `cvit-mini`;
+            `Original`, `Diverse` or `10Type` of `coin-mini`.
         settings: Further settings of the benchmark, for example `num_train` or `shots` of `cvit-mini`.
         batch_size: Samples of a micro-batch on one rank.
         global_batch_size: Samples of an optimizer step over micro-batches and ranks; by default one
@@ -161,7 +165,8 @@ class ContinualDataModule(L.LightningDataModule):
         self,
         benchmark: str = "cvit-mini",
         tasks: list[str] | None = None,
-        instructions: Literal["single", "multi"] | None = None,
+        order: str | None = None,
+        instructions: str | None = None,
         settings: dict[str, Any] | None = None,
         batch_size: int = 32,
         global_batch_size: int | None = None,
@@ -179,8 +184,13 @@ class ContinualDataModule(L.LightningDataModule):
                 raise ValueError(f"data.{name} must be at least 1, got {value}")
         self.benchmark_name, self.task_names = benchmark, tasks
         self.benchmark_settings = dict(settings or {})
-        if instructions is not None:
-            self.benchmark_settings["instructions"] = instructions
+        for name, chosen in (("order", order), ("instructions", instructions)):
+            if chosen is not None:
+                self.benchmark_settings[name] = chosen
+        if tasks is not None and "order" in self.benchmark_settings:
+            warnings.warn(
+                "data.order has no effect beside data.tasks, which is an order itself", stacklevel=2
+            )
         self.batch_size, self.global_batch_size = batch_size, global_batch_size
         self.eval_batch_size, self.epochs, self.num_workers = eval_batch_size, epochs, num_workers
         self.joint = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,6 +156,24 @@ def _background(pattern: str, tint: str) -> NDArray[np.float32]:
     return image
 
 
+def _placed(thing: Thing) -> tuple[NDArray[np.float32], int, int]:
+    """Opacity of a thing, and the row and column of the image where it begins."""
+    row, column = divmod(thing.place, 3)
+    top, left = row * CELL + thing.shift[0], column * CELL + thing.shift[1]
+    if thing.is_glyph:
+        return glyph_mask(thing.name).astype(np.float32), top, left + 2
+    return _fill_strength(thing.name, thing.fill), top, left
+
+
+def thing_box(thing: Thing) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom edge of what is drawn of a thing, in parts of the image's side, 0 to 1."""
+    strength, top, left = _placed(thing)
+    rows, columns = (np.flatnonzero(strength.any(axis=axis)) for axis in (1, 0))
+    edges = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
+    x1, y1, x2, y2 = (int(edge) / SIZE for edge in edges)
+    return x1, y1, x2, y2
+
+
 def draw(scene: Scene) -> NDArray[np.uint8]:
     """Return the (48, 48, 3) pixels of a scene.
 
@@ -169,15 +188,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
             raise ValueError(f"no colour {thing.colour!r}; drawn: {', '.join(COLOURS)}")
         if not 0 <= thing.place < len(PLACES):
             raise ValueError(f"no place {thing.place}; places are 0..{len(PLACES) - 1}")
-        if thing.is_glyph:
-            strength = glyph_mask(thing.name).astype(np.float32)
-            top, left = 1, 3
-        else:
-            strength = _fill_strength(thing.name, thing.fill)
-            top, left = 1, 1
-        row, column = divmod(thing.place, 3)
-        top += row * CELL + thing.shift[0] - 1
-        left += column * CELL + thing.shift[1] - 1
+        strength, top, left = _placed(thing)
         height, width = strength.shape
         area = image[top : top + height, left : left + width]
         weight = (strength > 0).astype(np.float32)[..., None]
@@ -208,10 +219,12 @@ def random_shift(generator: np.random.Generator) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def random_look(generator: np.random.Generator) -> dict[str, object]:
+def random_look(
+    generator: np.random.Generator, patterns: Sequence[str] = PATTERNS, tints: Sequence[str] = tuple(TINTS)
+) -> dict[str, object]:
     """Background and noise of a scene, uniformly drawn."""
     return {
-        "pattern": str(generator.choice(PATTERNS)),
-        "tint": str(generator.choice(list(TINTS))),
+        "pattern": str(generator.choice(patterns)),
+        "tint": str(generator.choice(tints)),
         "noise": int(generator.integers(0, 2**31)),
     }

@@ -23,11 +23,18 @@ class AnswerFormat(enum.StrEnum):
     LETTER = "letter"
     SHORT = "short"
     CAPTION = "caption"
+    BOX = "box"
 
     @property
     def max_new_tokens(self) -> int:
         """Default decoding budget: short answers must not decode hundreds of tokens."""
-        return {AnswerFormat.LETTER: 8, AnswerFormat.SHORT: 24, AnswerFormat.CAPTION: 96}[self]
+        budgets = {
+            AnswerFormat.LETTER: 8,
+            AnswerFormat.SHORT: 24,
+            AnswerFormat.CAPTION: 96,
+            AnswerFormat.BOX: 48,
+        }
+        return budgets[self]
 
 
 class ImageSource(Protocol):

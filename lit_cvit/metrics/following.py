@@ -1,7 +1,8 @@
 """Whether an answer keeps to the format its instruction asks for; the mean over samples feeds MIF.
 
 MIF is the "multi-modal instruction following" metric of SMoLoRA (arXiv 2411.13949, Sec. 4). The paper does
-not give the rules; these are the decisions of the authors' evaluation scripts.
+not give the rules; these are the decisions of the authors' evaluation scripts. CVIT has no boxes: the rule
+for them is this library's.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from lit_cvit.metrics.boxes import NUMBER
 from lit_cvit.metrics.names import unknown_name
 
 _MAX_SHORT_WORDS = 2
 _MIN_CAPTION_WORDS = 5
+_BOX = re.compile(rf"\[\s*{NUMBER}(?:\s*,\s*{NUMBER}){{3}}\s*\]")
 
 
 def follows_letter(prediction: str, answers: Sequence[str] = ()) -> bool:
@@ -36,8 +39,13 @@ def follows_caption(prediction: str, answers: Sequence[str]) -> bool:
     return len(text.split()) >= _MIN_CAPTION_WORDS or any(part in answer.lower() for answer in answers)
 
 
+def follows_box(prediction: str, answers: Sequence[str] = ()) -> bool:
+    """Four numbers with commas between them in square brackets, and nothing else, whatever the box is."""
+    return _BOX.fullmatch(prediction.strip()) is not None
+
+
 FORMATS: Mapping[str, Callable[[str, Sequence[str]], bool]] = MappingProxyType(
-    {"letter": follows_letter, "short": follows_short, "caption": follows_caption}
+    {"letter": follows_letter, "short": follows_short, "caption": follows_caption, "box": follows_box}
 )
 """Answer format -> its rule."""
 
@@ -46,7 +54,7 @@ def follows(format_name: str, prediction: str, answers: Sequence[str]) -> bool:
     """Return whether a prediction keeps to a format.
 
     Args:
-        format_name: "letter", "short" or "caption".
+        format_name: "letter", "short", "caption" or "box".
         prediction: The raw text of the model.
         answers: The reference answers.
 

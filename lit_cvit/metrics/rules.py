@@ -6,8 +6,10 @@ The rules that begin with `official_` repeat evaluation scripts, defects include
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from lit_cvit.metrics.boxes import Box, iou, official_read_box, read_box
 from lit_cvit.metrics.letters import official_option_letter, option_letter
 from lit_cvit.metrics.text import evalai_normalize, normalize_words, strip_punctuation
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from lit_cvit.metrics.scoring import ScoredSample
 
 _NUM_HUMAN_ANSWERS = 10
+_ENOUGH_OVERLAP = Fraction(1, 2)
 
 
 def letter(prediction: str, sample: ScoredSample) -> float:
@@ -84,6 +87,31 @@ def official_substring(prediction: str, sample: ScoredSample) -> float:
     """
     said = prediction.lower()
     return float(any(said in answer.lower() or answer.lower() in said for answer in sample.answers))
+
+
+def grounding_iou(prediction: str, sample: ScoredSample) -> float:
+    """1 if the prediction is a box whose IoU with the first reference is above 0.5, else 0; see `read_box`.
+
+    Raises:
+        ValueError: the reference is no box.
+    """
+    return _overlaps(read_box(prediction), sample)
+
+
+def official_grounding(prediction: str, sample: ScoredSample) -> float:
+    """As `grounding_iou`, but the prediction is read as the published script does; see `official_read_box`.
+
+    Raises:
+        ValueError: the reference is no box.
+    """
+    return _overlaps(official_read_box(prediction), sample)
+
+
+def _overlaps(box: Box | None, sample: ScoredSample) -> float:
+    gold = read_box(sample.answers[0])
+    if gold is None:
+        raise ValueError(f"the reference answer {sample.answers[0]!r} is no box of four numbers")
+    return float(box is not None and iou(box, gold) > _ENOUGH_OVERLAP)
 
 
 def _gold_letter(sample: ScoredSample) -> str:

@@ -167,6 +167,8 @@ SCORERS: tuple[Scorer, ...] = (
     MatchScorer("class_name", text.class_name),
     # Agreement with 10 human answers after EvalAI normalisation (TextVQA, VizWiz).
     SampleScorer("vqa_soft", rules.vqa_soft),
+    # A box whose IoU with the reference is above 0.5 (Grounding: RefCOCO, RefCOCO+, RefCOCOg).
+    SampleScorer("grounding_iou", rules.grounding_iou),
     # CIDEr-D over PTB tokens, all references.
     CorpusScorer("cider", cider),
     # ScienceQA (SMoLoRA, CoIN, LCIA): the first character that stands alone.
@@ -181,6 +183,8 @@ SCORERS: tuple[Scorer, ...] = (
     SampleScorer("official_ocrvqa", rules.official_ocrvqa),
     # ImageNet, Places365 (SMoLoRA): substring in either direction, but for case.
     SampleScorer("official_substring", rules.official_substring),
+    # Grounding (CoIN, LCIA, HiDe): the box loses its first and its last character; see `official_read_box`.
+    SampleScorer("official_grounding", rules.official_grounding),
     # Flickr30k (SMoLoRA): CIDEr with the best single reference; see `best_reference_cider`.
     CorpusScorer("official_flickr30k", best_reference_cider),
     # TextCaps (SMoLoRA): CIDEr over what white space separates, all references.

@@ -14,7 +14,8 @@ from safetensors import safe_open
 
 from lit_cvit.backbones import Tiny, corpus
 from lit_cvit.backbones.tiny import WEIGHTS
-from lit_cvit.data.benchmarks.cvit_mini import OBJECT_CLASSES, PLACE_CLASSES, cvit_mini
+from lit_cvit.data.benchmarks.cvit_mini import PLACE_CLASSES, cvit_mini
+from lit_cvit.data.benchmarks.mini_drawing import OBJECT_CLASSES
 from lit_cvit.data.instructions import cvit_instructions
 from lit_cvit.data.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene, Thing
 from lit_cvit.data.tasks import Sample

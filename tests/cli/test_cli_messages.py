@@ -75,7 +75,7 @@ def only_message(result: tuple[int, str, str], verb: str) -> str:
         ),
         (
             ("--data.instructions", "multiple"),
-            "data.instructions: got 'multiple'; it must be one of single, multi. Did you mean 'multi'?",
+            "unknown instruction style 'multiple'. Did you mean 'multi'? Known: single, multi",
         ),
         (("--data.batch_size", "many"), "data.batch_size: got 'many'; it must be a whole number"),
         (("--data.batch_size", "0"), "data.batch_size must be at least 1, got 0"),
@@ -99,8 +99,8 @@ def only_message(result: tuple[int, str, str], verb: str) -> str:
         ),
         (
             ("--data.benchmark", "cvit-mni"),
-            "data.benchmark: unknown benchmark 'cvit-mni'. Did you mean 'cvit-mini'? Known: cvit-mini; "
-            "for your own data give the path of a .yaml file",
+            "data.benchmark: unknown benchmark 'cvit-mni'. Did you mean 'cvit-mini'? "
+            "Known: coin-mini, cvit-mini, ucit-mini; for your own data give the path of a .yaml file",
         ),
         (("--data.benchmark", "mine.yaml"), "data.benchmark: no file mine.yaml"),
         (

@@ -259,9 +259,9 @@ KEYS = "name, test, answer_format, scorer, instruction, train, image_root, max_n
         ({"scorer": 3}, "'scorer': got 3; it must be a string that is not blank; put it in quotes"),
         (
             {"answer_format": "Short"},
-            "unknown answer_format 'Short'. Did you mean 'short'? Known: letter, short, caption",
+            "unknown answer_format 'Short'. Did you mean 'short'? Known: letter, short, caption, box",
         ),
-        ({"answer_format": 3}, "unknown answer_format 3. Known: letter, short, caption"),
+        ({"answer_format": 3}, "unknown answer_format 3. Known: letter, short, caption, box"),
         ({"downstream": True}, "unknown downstream True. Known: zero_shot, few_shot"),
         ({"limit": 0}, "'limit': got 0; it must be a whole number of at least 1"),
         ({"limit": True}, "'limit': got True; it must be a whole number of at least 1"),

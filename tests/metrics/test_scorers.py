@@ -189,7 +189,7 @@ def test_custom_match_scorer_takes_a_normal_form() -> None:
 def test_unknown_answer_format_names_the_nearest_one() -> None:
     with pytest.raises(
         ValueError,
-        match="unknown answer format 'captions'. Did you mean 'caption'. Known: letter, short, caption",
+        match="unknown answer format 'captions'. Did you mean 'caption'. Known: letter, short, caption, box",
     ):
         follows("captions", "a dog.", ())
 
@@ -206,6 +206,11 @@ def test_unknown_answer_format_names_the_nearest_one() -> None:
         ("caption", "Five words are needed here", ("Five words are needed here",), False),
         ("caption", "four words are few.", ("Four words are few. So few.",), True),
         ("caption", "four words are few.", ("Four words are few",), False),
+        ("box", " [0.41, 0.45,.63, 1]\n", ("[0.0, 0.0, 1.0, 1.0]",), True),
+        ("box", "[0.41, 0.45, 0.63, 0.62].", ("[0.41, 0.45, 0.63, 0.62]",), False),
+        ("box", "0.41, 0.45, 0.63, 0.62", ("[0.41, 0.45, 0.63, 0.62]",), False),
+        ("box", "[0.41, 0.45, 0.63]", ("[0.41, 0.45, 0.63, 0.62]",), False),
+        ("box", "[0.1, 0.2, 0.3, 0.4, 0.5]", ("[0.41, 0.45, 0.63, 0.62]",), False),
     ],
 )
 def test_format_rules(format_name: str, prediction: str, answers: tuple[str, ...], expected: bool) -> None:

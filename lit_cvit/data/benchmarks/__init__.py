@@ -13,6 +13,7 @@ from lit_cvit.data.hints import unknown
 from lit_cvit.data.tasks import Benchmark
 
 _SUFFIXES = (".yaml", ".yml")
+_SHARED = ("mini", "mini_drawing")
 
 
 def benchmark_names() -> tuple[str, ...]:
@@ -44,7 +45,7 @@ def load_benchmark(name: str, settings: Mapping[str, Any]) -> Benchmark:
 
 def _builders() -> dict[str, str]:
     modules = [module.name for module in pkgutil.iter_modules(__path__)]
-    return {name: f"{__name__}.{name}" for name in modules if name != "mini"}
+    return {name: f"{__name__}.{name}" for name in modules if name not in _SHARED}
 
 
 def _call(module: str, name: str, settings: dict[str, Any]) -> Benchmark:

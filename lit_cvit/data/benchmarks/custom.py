@@ -6,7 +6,7 @@
         train: signs/train.json     # paths are relative to this file
         test: signs/test.jsonl
         image_root: images          # leave out for a text-only task
-        answer_format: short        # letter | short | caption
+        answer_format: short        # letter | short | caption | box
         scorer: exact
         instruction:                # a string, a list of strings, or `none`
           - Answer the question using a single word or phrase.

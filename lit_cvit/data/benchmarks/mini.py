@@ -1,4 +1,4 @@
-"""Samples drawn from (seed, split, index): the source behind every miniature task.
+"""What all miniature benchmarks share: samples drawn from (seed, split, index), and tasks made of them.
 
 Nothing is stored. A test scene is one whose content digest is 0 modulo five and a training scene is any
 other, so the two splits can never show the same scene, whatever their sizes and seeds.
@@ -7,15 +7,17 @@ other, so the two splits can never show the same scene, whatever their sizes and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from lit_cvit.data.hints import unknown
 from lit_cvit.data.sampling import mix
-from lit_cvit.data.scenes import DrawnImage, Scene
-from lit_cvit.data.tasks import Sample
+from lit_cvit.data.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene
+from lit_cvit.data.tasks import AnswerFormat, Sample, Task
+from lit_cvit.metrics.scoring import ExactContent, scorer
 
 Split = Literal["train", "test"]
 _TEST_SHARE = 5
@@ -59,6 +61,7 @@ class MiniSource:
         seed: Seed of the benchmark.
         instructions: Strings to draw from; more than one is the multi-type setting.
         draw: A module-level function from generator and index to content, so that it pickles.
+        layout: The user's turn with {question} and {instruction}; empty means one below the other.
     """
 
     task: str
@@ -67,6 +70,7 @@ class MiniSource:
     seed: int
     instructions: tuple[str, ...]
     draw: DrawSample
+    layout: str = ""
 
     def __len__(self) -> int:
         return self.size
@@ -84,17 +88,88 @@ class MiniSource:
         while drawn.is_test() != (self.split == "test"):
             drawn = self.draw(generator, index)
         chosen = mix("instruction", self.seed, self.task, self.split, epoch, index) % len(self.instructions)
+        instruction = self.instructions[chosen]
         return Sample(
             id=f"{self.split}-{index}",
             task=self.task,
             question=drawn.question,
-            instruction=self.instructions[chosen],
+            instruction=instruction,
             answers=drawn.answers,
             image=None if drawn.scene is None else DrawnImage(drawn.scene),
             choices=drawn.choices,
+            text=self.layout.format(question=drawn.question, instruction=instruction),
         )
 
     def digest(self) -> str:
         """A digest of everything that decides the samples, drawing code excepted."""
         key = (self.task, self.split, self.size, self.seed, self.instructions, self.draw.__qualname__)
-        return hashlib.sha256(repr(key).encode()).hexdigest()
+        parts = (*key, self.layout) if self.layout else key
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class MiniTask:
+    """What makes a task of a miniature, its instructions and sizes aside.
+
+    Attributes:
+        draw: A module-level function from generator and index to content.
+        answer_format: Form of the answers.
+        scorer: Name of the scorer of the main score.
+        layout: The user's turn where it is not the question above the instruction; see `MiniSource`.
+    """
+
+    draw: DrawSample
+    answer_format: AnswerFormat
+    scorer: str
+    layout: str = ""
+
+    def build(
+        self,
+        name: str,
+        instructions: tuple[str, ...],
+        *,
+        num_train: int | None,
+        num_test: int,
+        seed: int,
+        few_shot: bool = False,
+    ) -> Task:
+        """Make the task; without `num_train` it is only tested. Captions are also scored by exact content."""
+
+        def source(split: Split, size: int) -> MiniSource:
+            return MiniSource(name, split, size, seed, instructions, self.draw, self.layout)
+
+        caption = self.answer_format is AnswerFormat.CAPTION
+        return Task(
+            name=name,
+            answer_format=self.answer_format,
+            scorer=scorer(self.scorer),
+            also=(ExactContent(tuple(COLOURS), SHAPES, PLACES),) if caption else (),
+            train=None if num_train is None else source("train", num_train),
+            test=source("test", num_test),
+            instructions=instructions,
+            few_shot=few_shot,
+        )
+
+
+def check_settings(benchmark: str, *, seed: int, **sizes: int) -> None:
+    """Refuse sizes and a seed that are none.
+
+    Raises:
+        ValueError: a size or the seed is no whole number, or a size is below 1.
+    """
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{benchmark}: {name} must be a whole number of at least 1, got {value!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"{benchmark}: seed must be a whole number, got {seed!r}")
+
+
+def order_of(benchmark: str, order: str, orders: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The names of a benchmark's tasks in one of its orders.
+
+    Raises:
+        ValueError: there is no such order.
+    """
+    if order not in orders:
+        raise ValueError(f"{benchmark}: {unknown('order', order, orders)}")
+    return orders[order]
