@@ -13,11 +13,12 @@ from lit_cvit import __version__, commands
 from lit_cvit.data.hints import unknown
 from lit_cvit.errors import CleanExit
 
+_TERMINATED = 143  # `lit_cvit.checkpoints.STOPPED`, whose module imports torch
 _TRACEBACK = "--traceback"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 SIGTERM.
 
     A user's error is one message without a stack trace, unless `--traceback` asks for it.
     """
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Inside a stage, Lightning turns an interrupt into an exit with status 1 and says nothing.
         if isinstance(stop.__context__, KeyboardInterrupt):
             return _interrupted(verb)
+        if stop.code == _TERMINATED:
+            print(f"lit_cvit {verb}: stopped by SIGTERM{_advice(verb)}", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except (ValueError, OSError) as error:
         if wants_traceback:
@@ -52,9 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(verb: str) -> int:
-    advice = "; continue with the same command and --ckpt_path last" if verb == "fit" else ""
-    print(f"lit_cvit {verb}: interrupted{advice}", file=sys.stderr)
+    print(f"lit_cvit {verb}: interrupted{_advice(verb)}", file=sys.stderr)
     return 130
+
+
+def _advice(verb: str) -> str:
+    return "; continue with the same command and --ckpt_path last" if verb == "fit" else ""
 
 
 def _verbs() -> list[str]:

@@ -86,13 +86,13 @@ def _source_record(method: ContinualMethod, start_from: str) -> dict[str, Any]:
 
 
 def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool) -> RunFolder:
-    """The newest run of this configuration to go on with, or a new folder.
+    """The newest run of this configuration (and name, if there is one) to go on with, or a new folder.
 
     Raises:
         ValueError: the run that would be resumed was made under other conditions.
     """
     if resume:
-        found = newest_run(root, record.config_digest, verify=True)
+        found = newest_run(root, record.config_digest, name=name, verify=True)
         if found is not None:
             found.record.refuse_changes(record)
             if found.record.method != record.method:
@@ -101,7 +101,8 @@ def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str
             found.writer.clear_leftovers(found.path)
             log.info("resuming %s after stage %d", found.path, max(found.stages_done(), default=0))
             return found
-        log.warning("--ckpt_path last: no run of this configuration in %s; starting fresh", root)
+        which = f"no run of this configuration called {name}" if name else "no run of this configuration"
+        log.warning("--ckpt_path last: %s in %s; starting fresh", which, root)
     name = name or f"{record.method}-{record.benchmark}".lower()
     return RunFolder.create(root, name, config_text, record=record)
 

@@ -82,7 +82,7 @@ def _summary_page(run: RunFolder, summary: Mapping[str, float]) -> str:
     record = run.record
     facts: dict[str, str | int | float] = {
         "stages": f"{len(run.stages_done())} of {record.num_stages or len(record.stages)}",
-        "backbone": str(record.backbone.get("name", "not recorded")),
+        "backbone": _backbone(record),
         "machine": f"{record.machine.get('num_cpus', '?')} CPUs, {_accelerators(record)}",
         "seconds of training": _seconds(record, "train"),
         "seconds of evaluation": _seconds(record, "evaluate"),
@@ -102,3 +102,10 @@ def _accelerators(record: RunRecord) -> str:
 
 def _seconds(record: RunRecord, activity: str) -> float:
     return sum((stage.seconds.get(activity, 0.0) for stage in record.stages), 0.0)
+
+
+def _backbone(record: RunRecord) -> str:
+    """Class, name or path, and quantisation of the backbone, as far as the record has them."""
+    parts = [str(record.backbone[key]) for key in ("class", "name_or_path") if key in record.backbone]
+    form = record.backbone.get("quantization", "none")
+    return " ".join([*parts, *([] if form == "none" else [str(form)])]) or "not recorded"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -330,13 +331,20 @@ class RunFolder:
 
 
 def newest_run(
-    root: Path | str, config_digest: str, *, writer: Writer | None = None, verify: bool = False
+    root: Path | str,
+    config_digest: str,
+    *,
+    name: str | None = None,
+    writer: Writer | None = None,
+    verify: bool = False,
 ) -> RunFolder | None:
     """The newest run of a configuration under `root`, or None.
 
-    Other folders are passed over, and with a warning runs that cannot be read. `writer` and `verify` are
-    those of `RunFolder.open`.
+    With `name`, only runs that were started under it count: the folder of that name, and those with a number
+    behind it. Other folders are passed over, and with a warning runs that cannot be read. `writer` and
+    `verify` are those of `RunFolder.open`.
     """
+    called = re.compile(rf"{re.escape(name)}(-\d+)?" if name else ".*")
     found: list[tuple[str, Path]] = []
     for path in sorted(Path(root).glob(f"*/{_RECORD}")):
         try:
@@ -344,6 +352,6 @@ def newest_run(
         except ValueError as error:
             warnings.warn(f"passed over: {error}", stacklevel=2)
             continue
-        if record.config_digest == config_digest:
+        if record.config_digest == config_digest and called.fullmatch(path.parent.name):
             found.append((record.created, path.parent))
     return RunFolder.open(max(found)[1], writer=writer, verify=verify) if found else None

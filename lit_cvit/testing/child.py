@@ -113,7 +113,8 @@ def build(job: Job) -> tuple[ContinualMethod, ContinualDataModule, ContinualTrai
     assert isinstance(method, ContinualMethod)
     assert isinstance(data, ContinualDataModule)
     assert isinstance(trainer, ContinualTrainer)
-    trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ != "StreamProgress"]
+    unwanted = {"StreamProgress"} if job.scored else {"StreamProgress", "StageEvaluation"}
+    trainer.callbacks = [c for c in trainer.callbacks if type(c).__name__ not in unwanted]
     return method, data, trainer
 
 
@@ -151,6 +152,13 @@ def fit(job: Job) -> None:
     if job.config["model"]["init_args"]["backbone"]["init_args"].get("quantization") == "nf4":
         observed["dequantised"] = _dequantised_logits(method, mixed_samples(data))
     torch.save(observed, job.observed)
+
+
+def reload(job: Job) -> None:
+    """Load a finished run and write down its logits."""
+    warnings.simplefilter("ignore")
+    loaded = load_run(job.root / job.run)
+    torch.save({"logits": logits(loaded.method, mixed_samples(loaded.data))}, job.observed)
 
 
 def load(job: Job) -> None:

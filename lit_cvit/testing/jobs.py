@@ -49,6 +49,7 @@ class Job:
         rank: Rank of the process.
         ranks: Number of ranks.
         port: Port that ranks meet at.
+        scored: Whether stages are evaluated.
         slurm: Whether SLURM's variables tell a rank where it is, not torchrun's.
     """
 
@@ -62,6 +63,7 @@ class Job:
     rank: int = 0
     ranks: int = 1
     port: int = 0
+    scored: bool = True
     slurm: bool = False
 
     @property

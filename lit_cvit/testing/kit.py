@@ -111,13 +111,13 @@ class Made:
     def accumulated(self) -> dict[str, Any]:
         """The fit with accumulation and activation checkpointing."""
         halves = {"batch_size": BATCH // 2, "global_batch_size": BATCH}
-        job = self.job("accumulated", data=halves, backbone={"activation_checkpointing": True})
+        job = self.job("accumulated", data=halves, backbone={"activation_checkpointing": True}, scored=False)
         return run_and_read(job)[0]
 
     @functools.cached_property
     def quantised(self) -> dict[str, dict[str, Any]]:
         """The fits on a 4-bit and an 8-bit backbone, side by side."""
-        jobs = {form: self.job(form, backbone={"quantization": form}) for form in QUANTISED}
+        jobs = {form: self.job(form, backbone={"quantization": form}, scored=False) for form in QUANTISED}
         return dict(zip(jobs, run_and_read(*jobs.values()), strict=True))
 
     @functools.cached_property
@@ -125,7 +125,7 @@ class Made:
         """These runs, loaded."""
         assert self.quantised
         jobs = {
-            form: replace(self.job(form), name=f"{form}-loaded", task="load", root=self.root / form)
+            form: replace(self.job(form), name=f"{form}-loaded", task="reload", root=self.root / form)
             for form in QUANTISED
         }
         return dict(zip(jobs, run_and_read(*jobs.values()), strict=True))

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from lit_cvit import __version__
+from lit_cvit.__main__ import main
+from lit_cvit.checkpoints import STOPPED
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("analyze", "check", "fit", "predict", "pretrain", "test")
@@ -95,3 +97,15 @@ def test_a_wrong_verb_is_refused_with_the_nearest(say) -> None:
     known = "analyze, check, fit, predict, pretrain, test"
     message = f"lit_cvit: unknown verb 'fti'. Did you mean 'fit'? Known: {known}\n"
     assert say("fti") == (2, "", message)
+
+
+def test_a_run_that_sigterm_stopped_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(arguments: object) -> int:
+        raise SystemExit(STOPPED)
+
+    monkeypatch.setattr("lit_cvit.commands.fit.run", stopped)
+    assert main(["fit"]) == STOPPED == 143
+    said = "lit_cvit fit: stopped by SIGTERM; continue with the same command and --ckpt_path last\n"
+    assert capsys.readouterr().err == said

@@ -190,3 +190,11 @@ def test_an_empty_matrix_cannot_be_drawn() -> None:
 def test_equal_matrices_give_equal_pictures() -> None:
     first, second = (png(matrix_figure(one_stage(), title="run")) for _ in range(2))
     assert first == second
+
+
+def test_the_summary_names_the_backbone(tmp_path: Path) -> None:
+    known = {"class": "Llava", "name_or_path": "llava-hf/llava-1.5-7b-hf", "quantization": "nf4"}
+    run = make_run(tmp_path, backbone=known)
+    write_report(run)
+    page = (run.path / "report" / "summary.md").read_text()
+    assert "| backbone | Llava llava-hf/llava-1.5-7b-hf nf4 |" in page

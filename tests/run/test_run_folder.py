@@ -259,6 +259,16 @@ def test_the_newest_run_is_the_last_made_of_the_same_configuration(tmp_path: Pat
     assert newest.path.name == "quick-2"
 
 
+def test_with_a_name_only_runs_started_under_it_count(tmp_path: Path) -> None:
+    """A finished twin of the configuration must not stand in for the run that was asked for."""
+    for created, name in (("2030-01-01", "mine"), ("2030-01-02", "mine"), ("2030-01-03", "mine-too")):
+        RunFolder.create(tmp_path, name, "", record=new_record(config_digest="a", created=created))
+    newest = newest_run(tmp_path, "a", name="mine")
+    assert newest is not None
+    assert newest.path.name == "mine-2"
+    assert newest_run(tmp_path, "a", name="min") is None
+
+
 def test_without_a_run_of_the_configuration_there_is_no_newest(tmp_path: Path) -> None:
     make_run(tmp_path, num_stages=0)
     assert newest_run(tmp_path, "other") is None
