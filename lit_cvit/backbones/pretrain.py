@@ -10,7 +10,8 @@
 4. The same with more choosing and filling, and with the patch labels of step 1 once more, now read off the
    projector's output: step 3 had let the projector forget how things are filled.
 
-Steps 2 to 4 start from weights rounded to the half precision that is shipped.
+Steps 2 to 4 start from weights rounded to the half precision that is shipped. In the end the output rows of
+tokens that no answer ever had are drawn apart (`space_unwritten`).
 """
 
 from __future__ import annotations
@@ -174,8 +175,13 @@ def train_language(
     recipe: Recipe,
     phase: LanguagePhase,
     log: Log,
-) -> None:
-    """Steps 3 and 4: projector and decoder, tower frozen."""
+) -> Tensor:
+    """Steps 3 and 4: projector and decoder, tower frozen.
+
+    Returns:
+        (vocabulary,) Whether an answer had the token.
+    """
+    written = torch.zeros(len(tokenizer), dtype=torch.bool)
     heads = PatchHeads(model.lm_head.in_features)
     model.model.vision_tower.requires_grad_(False)
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -195,10 +201,31 @@ def train_language(
         if phase.sight_weight:
             sight, right = heads(projected, batch.patches)
         update(loss + phase.sight_weight * sight)
+        written[batch.labels[batch.labels >= 0]] = True
         running, since = running + loss.item(), since + 1
         if step % recipe.log_every == 0 or step == phase.steps:
             log({"phase": phase.name, "step": step, "loss": round(running / since, 4), **right})
             running, since = 0.0, 0
+    return written
+
+
+@torch.no_grad()
+def space_unwritten(head: Tensor, written: Tensor, recipe: Recipe) -> None:
+    """Draw the output rows of tokens that were never written apart, about the direction that they share.
+
+    Every answer pushed all of them one way, and an adaptive optimizer however weak the push: they end parallel
+    (cosine 1.00). What adapts the model later, without training its head, could then not say `[` without
+    saying hundreds of others, which costs the logarithm of their number in every such token. Their mean stays,
+    so they are as unlikely as before; about it each gets a direction of its own, as long as written rows have.
+
+    Args:
+        head: (vocabulary, width) Output rows, changed in place.
+        written: (vocabulary,) Whether an answer had the token.
+        recipe: For the seed.
+    """
+    own = (head[written] - head[written].mean(0)).norm(dim=1).mean()
+    noise = torch.from_numpy(draws(recipe, 5).standard_normal((int((~written).sum()), head.shape[1])))
+    head[~written] = head[~written].mean(0) + own * nn.functional.normalize(noise.float(), dim=1)
 
 
 def pretrain(recipe: Recipe, out: Path, *, echo: Callable[[str], None] = print) -> Path:
@@ -235,11 +262,13 @@ def pretrain(recipe: Recipe, out: Path, *, echo: Callable[[str], None] = print) 
         search_alike(model)
         rates = (recipe.language_rate, recipe.matrix_rate)
         language = LanguagePhase("language", recipe.language_steps, *rates, draw=3)
-        train_language(model, tokenizer, recipe, language, log)
+        written = train_language(model, tokenizer, recipe, language, log)
         round_to_half(model)
         rates = (recipe.sight_rate, recipe.matrix_rate * recipe.sight_rate / recipe.language_rate)
         sight = LanguagePhase("sight", recipe.sight_steps, *rates, draw=4, sight_weight=recipe.sight_weight)
-        train_language(model, tokenizer, recipe, sight, log)
+        written |= train_language(model, tokenizer, recipe, sight, log)
+        space_unwritten(model.lm_head.weight, written, recipe)
+        log({"phase": "spacing", "rows": int((~written).sum())})
     build_processor(tokenizer).save_pretrained(out)
     model.half().save_pretrained(out)
     return out

@@ -7,11 +7,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
+from torch import nn
 
 from lit_cvit.__main__ import main
 from lit_cvit.backbones import Tiny
+from lit_cvit.backbones.pretrain import space_unwritten
 from lit_cvit.backbones.recipe import Recipe
 from lit_cvit.data.scenes import DrawnImage, Scene, Thing
 from lit_cvit.data.tasks import Sample
@@ -54,12 +57,28 @@ def test_the_folder_has_the_files_of_the_shipped_one(made: Path) -> None:
 
 
 def test_the_log_keeps_the_recipe_and_every_kind_of_step(made: Path) -> None:
-    first, *rows = [json.loads(line) for line in (made / "log.jsonl").read_text().splitlines()]
+    first, *rows, spacing = [json.loads(line) for line in (made / "log.jsonl").read_text().splitlines()]
     recipe = Recipe(**SHORT)
     assert {key: first[key] for key in asdict(recipe)} == asdict(recipe)
     assert len({row["phase"] for row in rows}) == len(STEPS)
     assert [row["step"] for row in rows] == [1, 2] * len(STEPS)
     assert all(row["loss"] > 0 for row in rows)
+    assert (spacing["phase"], spacing["rows"] > 1000) == ("spacing", True)
+
+
+def test_rows_of_unwritten_tokens_are_spaced_about_their_mean_as_widely_as_written_ones_about_theirs() -> (
+    None
+):
+    head = torch.ones(8, 16) + 0.5 * torch.eye(8, 16)
+    head[3:] = torch.linspace(-1, 2, 16)
+    written = torch.arange(8) < 3
+    before = head.clone()
+    space_unwritten(head, written, Recipe())
+    assert head[:3].equal(before[:3])
+    own = (before[:3] - before[:3].mean(0)).norm(dim=1).mean()
+    torch.testing.assert_close((head[3:] - before[3]).norm(dim=1), own.expand(5))
+    between = nn.functional.cosine_similarity(head[3:, None] - before[3], head[None, 3:] - before[3], dim=-1)
+    assert between[~torch.eye(5, dtype=torch.bool)].abs().max() < 0.8
 
 
 def test_the_same_recipe_makes_the_same_weights(config: Path, made: Path, tmp_path: Path) -> None:

@@ -62,9 +62,16 @@ def test_it_is_a_llava_of_transformers_own_classes(tiny: Tiny) -> None:
 
 
 def test_recipe_and_log_of_the_weights_are_kept() -> None:
-    first, *_, last = (WEIGHTS / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    first, *_, trained, spaced = (WEIGHTS / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert '"phase": "recipe"' in first
-    assert '"loss"' in last
+    assert '"loss"' in trained
+    assert '"spacing"' in spaced
+
+
+def test_no_two_output_rows_are_alike(tiny: Tiny) -> None:
+    """A method could otherwise not teach one token without all that share its row."""
+    rows = torch.nn.functional.normalize(tiny.model.lm_head.weight, dim=1)
+    assert (rows @ rows.T).fill_diagonal_(0).max() < 0.99
 
 
 def test_prompt_has_roles_as_words_and_the_image_first(tiny: Tiny) -> None:
