@@ -22,6 +22,9 @@ Readings and deviations:
   the 42 M parameters of Table 13 are a block of rank 16 and one projector with `proj_dim` 256.
 * The text pooled is question and instruction: no image, system line, answer or padding, so the gate of a
   sample is the same in training and at test.
+* `pool_norm: layer` (ours) brings a pooled text to mean 0 and variance 1. Maxima over tokens share an offset,
+  so texts of all tasks are nearly parallel (on `tiny`: cosine 0.96 on average, 0.54 with it), and on a small
+  model they are shorter than the projector's biases; every query is then alike, and so is every gate.
 * Eq. 8 is written KL(now || stored), which is infinite with stored gates padded by zeros. The default
   `forward` is KL(stored || now); `reverse` is as written, with 1e-8 added to what is stored.
 * With one key the softmax is constant, so in the first stage neither projector nor key train.
@@ -43,6 +46,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lit_cvit.adapters import LoRABank, Target
 from lit_cvit.adapters.key_gate import KeyGate, pool_tokens, recall_divergence
@@ -63,11 +67,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "similarity_transform": ("none", "tir"),
     "replay_block": ("current", "own"),
     "pool": ("max", "mean"),
+    "pool_norm": ("none", "layer"),
     "kl_direction": ("forward", "reverse"),
 }
 _STATIC = {"static_weights": "similarity", "replay_block": "current"}
 _DYNAMIC = {
     "pool": "max",
+    "pool_norm": "none",
     "proj_dim": 256,
     "temperature": 1.0,
     "key_std": 0.02,
@@ -88,6 +94,7 @@ class ProgLoRA(ContinualMethod):
         similarity_transform: `none`, or the z-scores and sigmoids of `tir`.
         replay_block: Training rows of old tasks go through the `current` task's fused block, or their `own`.
         pool: How the user's tokens become one vector: `max` or `mean`.
+        pool_norm: That vector as it is (`none`), or with mean 0 and variance 1 over its entries (`layer`).
         proj_dim: Inner width of the query projector.
         temperature: What products of query and key are divided by.
         key_std: Standard deviation of a fresh key.
@@ -113,6 +120,7 @@ class ProgLoRA(ContinualMethod):
         similarity_transform: Literal["none", "tir"] = "none",
         replay_block: Literal["current", "own"] = "current",
         pool: Literal["max", "mean"] = "max",
+        pool_norm: Literal["none", "layer"] = "none",
         proj_dim: int = 256,
         temperature: float = 1.0,
         key_std: float = 0.02,
@@ -128,7 +136,8 @@ class ProgLoRA(ContinualMethod):
         super().__init__(backbone, projector=projector, **kwargs)
         self.mode, self.recall = mode, recall
         self.static_weights, self.similarity_transform = static_weights, similarity_transform
-        self.replay_block, self.pool, self.proj_dim = replay_block, pool, proj_dim
+        self.replay_block, self.pool, self.pool_norm = replay_block, pool, pool_norm
+        self.proj_dim = proj_dim
         self.temperature, self.key_std, self.train_old_keys = temperature, key_std, train_old_keys
         self.kl_direction = kl_direction
         self.scaling = self.alpha / self.rank if scaling is None else scaling
@@ -299,7 +308,8 @@ class ProgLoRA(ContinualMethod):
             ids[number, : len(row)] = torch.tensor(row, dtype=ids.dtype)
             mask[number, : len(row)] = True
         device = table.weight.device
-        return pool_tokens(table(ids.to(device)), mask.to(device), self.pool)
+        pooled = pool_tokens(table(ids.to(device)), mask.to(device), self.pool)
+        return functional.layer_norm(pooled, pooled.shape[1:]) if self.pool_norm == "layer" else pooled
 
     def gates(self, features: Tensor) -> Tensor:
         """The dynamic gates of pooled texts (S, d): (S, blocks)."""
