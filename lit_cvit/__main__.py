@@ -13,7 +13,7 @@ from lit_cvit import __version__, commands
 from lit_cvit.data.hints import unknown
 from lit_cvit.errors import CleanExit
 
-_TERMINATED = 143  # `lit_cvit.checkpoints.STOPPED`, whose module imports torch
+_TERMINATED, _INTERRUPTED = 143, 130
 _TRACEBACK = "--traceback"
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = importlib.import_module(f"{commands.__name__}.{verb}").run(rest)
     except SystemExit as stop:
         # Inside a stage, Lightning turns an interrupt into an exit with status 1 and says nothing.
-        if isinstance(stop.__context__, KeyboardInterrupt):
+        if isinstance(stop.__context__, KeyboardInterrupt) or stop.code == _INTERRUPTED:
             return _interrupted(verb)
         if stop.code == _TERMINATED:
             print(f"lit_cvit {verb}: stopped by SIGTERM{_advice(verb)}", file=sys.stderr)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _interrupted(verb: str) -> int:
     print(f"lit_cvit {verb}: interrupted{_advice(verb)}", file=sys.stderr)
-    return 130
+    return _INTERRUPTED
 
 
 def _advice(verb: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,37 +27,43 @@ from lit_cvit.run import RunFolder
 
 log = logging.getLogger("lit_cvit")
 
-STOPPED = 143  # what a shell reports of a process that SIGTERM ended
-
-
 class Stopped(SystemExit):
-    """Raised at the next safe point after SIGTERM; ends the process with status 143."""
+    """Raised at the next safe point after a signal; ends the process with 128 + its number, as shells say it.
 
-    def __init__(self) -> None:
-        super().__init__(STOPPED)
+    Args:
+        number: The signal; SIGTERM ends with status 143, Ctrl-C with 130.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(128 + number)
 
 
 class StopSignal:
-    """Notices SIGTERM, and lets all ranks stop at the same point.
+    """Notices SIGTERM and Ctrl-C, and lets all ranks stop at the same point.
 
     Lightning's own handler runs a collective inside the signal handler, where it can meet another rank's
-    gradient reduction; here the handler sets a flag and the ranks agree between two steps.
+    gradient reduction; here the handler sets a flag and the ranks agree between two steps. A second Ctrl-C
+    does not wait for that.
+
+    Attributes:
+        received: The signal that this rank got, or 0.
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received = 0
 
     @contextlib.contextmanager
     def noticed(self) -> Iterator[None]:
-        """Notice the signal inside the block; outside of the main thread nothing can be."""
+        """Notice the signals inside the block; outside of the main thread nothing can be."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._notice)
+        before = {number: signal.signal(number, self._notice) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def heed(self, device: torch.device) -> None:
         """Stop if any rank got the signal; all ranks must call it at the same point.
@@ -64,11 +71,23 @@ class StopSignal:
         Raises:
             Stopped: it did.
         """
-        if any_rank(self.received, device):
-            raise Stopped
+        if self.is_up(device):
+            raise self.stopped()
+
+    def is_up(self, device: torch.device) -> bool:
+        """Whether any rank got a signal; all ranks must ask at the same point."""
+        return any_rank(bool(self.received), device)
+
+    def stopped(self) -> Stopped:
+        """What is raised at a safe point; a rank without a signal of its own stops as by SIGTERM."""
+        return Stopped(self.received or signal.SIGTERM)
 
     def _notice(self, number: int, frame: object) -> None:
-        self.received = True
+        if number == signal.SIGINT:
+            if self.received == signal.SIGINT:
+                raise KeyboardInterrupt
+            print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
+        self.received = number
 
 
 class NoSignals(_SignalConnector):
@@ -105,14 +124,14 @@ class RunCheckpointIO(CheckpointIO):
 
 
 class StageCheckpoints(Checkpoint):
-    """Writes the checkpoint of the running stage, and stops there after SIGTERM.
+    """Writes the checkpoint of the running stage, and stops there after a signal.
 
     Only between two optimizer steps: inside one, gradients of earlier micro-batches would be lost. Not after
     an epoch's last step either, where hooks of the epoch's end are still to run; the next step is as good.
 
     Args:
-        every_n_steps: Optimizer steps between checkpoints; 0 writes one only after SIGTERM.
-        stop: The signal.
+        every_n_steps: Optimizer steps between checkpoints; 0 writes one only after SIGTERM or Ctrl-C.
+        stop: Notices the signals.
     """
 
     def __init__(self, every_n_steps: int, stop: StopSignal) -> None:
@@ -131,7 +150,7 @@ class StageCheckpoints(Checkpoint):
         if step == self._seen:
             return
         self._seen = step
-        stopping = any_rank(self.stop.received, trainer.strategy.root_device)
+        stopping = self.stop.is_up(trainer.strategy.root_device)
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         due = self.every_n_steps > 0 and step - self._saved >= self.every_n_steps
@@ -141,7 +160,7 @@ class StageCheckpoints(Checkpoint):
             trainer.save_checkpoint(io.run.checkpoint_path)
             self._saved = step
         if stopping:
-            raise Stopped
+            raise self.stop.stopped()
 
 
 def checkpoint_step(run: RunFolder, stage: int) -> int | None:

@@ -51,7 +51,7 @@ class ContinualTrainer(L.Trainer):
             overwritten: a second run gets the suffix -2.
         start_from: Folder of a finished run; its method continues with this run's stages.
         checkpoint_every_n_steps: Optimizer steps between two checkpoints inside a stage; 0 writes one only
-            after SIGTERM. A killed run loses at most so many steps, and a checkpoint costs what the
+            after SIGTERM or Ctrl-C. A killed run loses at most so many steps, and a checkpoint costs what the
             adapters and their optimizer state take on the disk.
         gradient_clip_val: Largest norm of the gradients of an optimizer step; 1, as in the training of LLaVA
             and of the papers (transformers' default). Without it, a later stage's training may diverge.
@@ -224,10 +224,10 @@ class ContinualTrainer(L.Trainer):
         self._folder.writer.sync()
 
     def heed_stop(self) -> None:
-        """Stop here if SIGTERM was received, on any rank; all ranks must call it at the same point.
+        """Stop here if SIGTERM or Ctrl-C was received, on any rank; all ranks must call it at the same point.
 
         Raises:
-            Stopped: it was; the process ends with status 143.
+            Stopped: it was; the process ends with status 143 or 130.
         """
         self.stop.heed(self.strategy.root_device)
 

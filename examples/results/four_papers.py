@@ -25,12 +25,14 @@ from lit_cvit.run import RunFolder
 SEEDS = {"cvit": (0, 1, 2), "ucit": (0, 1), "coin": (0, 1)}
 # A projector that trains as a whole, and for all tasks: at a tenth of the rate, as in the papers' scripts.
 PROJECTOR = ("--model.optimizer.projector_learning_rate", "5.0e-4")
+# On so small a model, pooled texts of different tasks are nearly parallel as they are.
+POOLED = ("--model.pool_norm", "layer", *PROJECTOR)
 METHODS: dict[str, tuple[str, ...]] = {
     "SeqLoRA": ("--model", "SeqLoRA"),
     "SMoLoRA": ("--model", "SMoLoRA"),
     # Where layers expand and merge matters at test alone; `hide_layers.py` answers for other places.
     "HiDe-all": ("--config", "methods/hide", "--model.expand", "all"),
-    "ProgLoRA-dynamic": ("--config", "methods/prog_lora_dynamic", *PROJECTOR),
+    "ProgLoRA-dynamic": ("--config", "methods/prog_lora_dynamic", *POOLED),
     "LCIA": ("--config", "methods/lcia"),
     "ProgLoRA-static": ("--config", "methods/prog_lora_static", *PROJECTOR),
     "DirLoRA": ("--model", "DirLoRA"),
@@ -41,7 +43,15 @@ RECALL: dict[str, tuple[str, ...]] = {
     "ProgLoRA-static-w1": (*METHODS["ProgLoRA-static"], "--model.static_weights", "ones"),
     "ProgLoRA-static-random": ("--config", "methods/prog_lora_static_random", *PROJECTOR),
     "ProgLoRA-static-none": ("--model", "ProgLoRA", "--model.recall", "none", *PROJECTOR),
-    "ProgLoRA-dynamic-none": ("--config", "methods/prog_lora_no_recall", *PROJECTOR),
+    "ProgLoRA-dynamic-none": ("--config", "methods/prog_lora_no_recall", *POOLED),
+}
+# LCIA's ablation, with small batches: 2,400 samples make 300 steps a stage.
+EMA_STUDY = ("--config", "studies/coin_mini", "--data.batch_size", "8", "--data.settings.num_train", "2400")
+EMA: dict[str, tuple[str, ...]] = {
+    "LoRA": METHODS["SeqLoRA"],
+    "stable": (*METHODS["SeqLoRA"], "--trainer.callbacks+", "DynamicEMA", "--trainer.callbacks.beta", "0.99"),
+    "dynamic": (*METHODS["SeqLoRA"], "--trainer.callbacks+", "DynamicEMA"),
+    "LCIA": METHODS["LCIA"],
 }
 COLUMNS = {
     "AP = Last": "AP",
@@ -64,6 +74,9 @@ def cells() -> Iterator[Cell]:
     for seed in SEEDS["ucit"]:
         for name, arguments in RECALL.items():
             yield _cell("ucit", name, arguments, seed)
+    for seed in SEEDS["coin"]:
+        for name, arguments in EMA.items():
+            yield Cell(f"ema-{name}-{seed}", (*EMA_STUDY, *arguments, "--seed_everything", str(seed)))
 
 
 def _cell(stream: str, name: str, arguments: tuple[str, ...], seed: int) -> Cell:

@@ -37,15 +37,16 @@ def method(folder: Path) -> ContinualMethod:
 
 
 class Terminate(Callback):
-    """Sends SIGTERM to this process in the middle of a step."""
+    """Sends a signal to this process in the middle of a step."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, *signums: int) -> None:
         super().__init__()
-        self.step = step
+        self.step, self.signums = step, signums
 
     def on_before_zero_grad(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for signum in self.signums:
+                os.kill(os.getpid(), signum)
 
 
 class Interrupted(StageEvaluation):
@@ -129,17 +130,26 @@ def test_a_run_killed_twice_inside_a_stage_ends_bit_identical(
     assert state_files(again.run) == state_files(made.whole("plain"))
 
 
-def test_sigterm_writes_a_checkpoint_and_ends_with_143(
-    llava_folder: Path, tmp_path: Path, made: Made
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_sigterm_or_an_interrupt_writes_a_checkpoint_and_ends_with_its_status(
+    llava_folder: Path, tmp_path: Path, made: Made, signum: int, status: int
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signum)
     with pytest.raises(Stopped) as stopped:
-        fit(tmp_path, method(llava_folder), data("accumulation"), callbacks=[Terminate(2), scoring()])
-    assert stopped.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
+        fit(tmp_path, method(llava_folder), data("accumulation"), callbacks=[Terminate(2, signum), scoring()])
+    assert stopped.value.code == status
+    assert signal.getsignal(signum) is before
     assert checkpoint_step(run_in(tmp_path), 1) == 3
     again = fit(tmp_path, method(llava_folder), data("accumulation"), ckpt_path="last")
     assert state_files(again.run) == state_files(made.whole("accumulation"))
+
+
+def test_a_second_interrupt_stops_at_once(llava_folder: Path, tmp_path: Path) -> None:
+    twice = Terminate(2, signal.SIGINT, signal.SIGINT)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+        fit(tmp_path, method(llava_folder), data("plain"), callbacks=[twice, scoring()])
+    assert not isinstance(stopped.value, Stopped)
+    assert not run_in(tmp_path).checkpoint_path.exists()
 
 
 @pytest.mark.parametrize("signum", [0, signal.SIGTERM])
