@@ -25,7 +25,7 @@ _HEADLINE = ("AP", "MAP", "BWT", "MIF")
 
 
 class StreamProgress(StageCallback):
-    """A header, a progress bar for the whole stream, the matrix after every stage, the summary at the end.
+    """The memory plan, a header, a progress bar, the matrix after every stage, and the summary at the end.
 
     The command line adds it by itself; `--quiet` leaves it out. Its rate of updates is limited by time, so it
     costs nothing that could be measured.
@@ -49,15 +49,20 @@ class StreamProgress(StageCallback):
         self._bar: TaskID | None = None
         self._last_line = 0.0
         self._start = 0.0
-        self._first_step = 0
-        self._has_header = False
+        self._measured_from: tuple[float, int] | None = None
+        self._has_header = self._resumed = False
 
     # -- stream ---------------------------------------------------------------------------------------------
 
-    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def before_loading(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         self.console.quiet = not trainer.is_global_zero
-        self._start, self._first_step = time.monotonic(), trainer.global_step
+        if trainer.memory_plan:
+            self.console.print("\n".join(trainer.memory_plan))
+
+    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        self._start, self._measured_from = time.monotonic(), None
         self._has_header = False
+        self._resumed = bool(trainer.run.stages_done()) or trainer.run.checkpoint_path.is_file()
 
     def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._print_header(trainer, method)
@@ -82,6 +87,11 @@ class StreamProgress(StageCallback):
             self._progress = Progress(*columns, console=self.console)
             self._progress.start()
             self._bar = self._progress.add_task("starting", total=total_steps(trainer, method))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not at the stream's start: the step of a checkpoint is known once the fit goes on from it.
+        if self._measured_from is None:
+            self._measured_from = (time.monotonic(), trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -115,7 +125,8 @@ class StreamProgress(StageCallback):
             self.console.print(TerminalTable(summary_table(shown), "summary"))
         self._print_downstream(trainer)
         minutes = (time.monotonic() - self._start) / 60
-        self.console.print(f"{run_title(trainer.run.record)}: {minutes:.1f} minutes")
+        since = " since it was resumed" if self._resumed else ""
+        self.console.print(f"{run_title(trainer.run.record)}: {minutes:.1f} minutes{since}")
         self.console.print(f"run folder: {trainer.run.path}")
 
     def on_exception(
@@ -152,10 +163,11 @@ class StreamProgress(StageCallback):
             self.console.print(f"{text}, {left}")
 
     def _time_left(self, trainer: ContinualTrainer, total: int) -> str:
-        done = trainer.global_step - self._first_step
+        since, first = self._measured_from or (time.monotonic(), trainer.global_step)
+        done = trainer.global_step - first
         if done < 1:
             return "time left unknown"
-        left = (time.monotonic() - self._start) / done * (total - trainer.global_step)
+        left = (time.monotonic() - since) / done * (total - trainer.global_step)
         return f"about {left / 60:.1f} min left"
 
 
@@ -169,13 +181,17 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
         f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
         f"trains    {method.parameter_counts()['trainable']:,} parameters",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
-        f"planned   {total_steps(trainer, method)} steps in {len(trainer.stages)} stage(s), "
-        f"{_passes(trainer)} passes over test splits",
+        f"planned   {total_steps(trainer, method)} steps of {trainer.data.step_size} samples in "
+        f"{len(trainer.stages)} stage(s), {_passes(trainer)} passes over test splits{_processes(trainer)}",
         f"run       {trainer.run.path}",
     ]
     if record.miniature:
         lines.append("miniature: these numbers cannot be compared with published ones")
     return lines
+
+
+def _processes(trainer: ContinualTrainer) -> str:
+    return f", on {trainer.world_size} processes" if trainer.world_size > 1 else ""
 
 
 def total_steps(trainer: ContinualTrainer, method: ContinualMethod) -> int:

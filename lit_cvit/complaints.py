@@ -202,13 +202,16 @@ def _settings(owner: str) -> list[str]:
 
 
 def _classes(base: type | None) -> list[str]:
-    """Names of the concrete classes below a base, as a configuration may write them."""
+    """Names of the concrete classes below a base, as a configuration may write them; ours before others'."""
     if base is None:
         return []
     # Short names are those of what ships; a user's own class is named by its import path.
     shipped = [each for each in _subclasses(base) if each.__module__.partition(".")[0] in _SHIPPED]
-    concrete = [each.__name__ for each in shipped if not inspect.isabstract(each)]
-    return sorted({name for name in concrete if not name.startswith("_")})
+    concrete = [
+        each for each in shipped if not inspect.isabstract(each) and not each.__name__.startswith("_")
+    ]
+    ordered = sorted(concrete, key=lambda each: (each.__module__.startswith("lightning"), each.__name__))
+    return list(dict.fromkeys(each.__name__ for each in ordered))
 
 
 def _subclasses(base: type) -> list[type]:

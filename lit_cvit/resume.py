@@ -7,15 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stream import Stage
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import RunFolder, RunRecord, StageState, newest_run
+from lit_cvit.run import RunFolder, RunRecord, StageState, config_changes, newest_run
 
 if TYPE_CHECKING:
     from lit_cvit.methods.knows import Knows
 
 log = logging.getLogger("lit_cvit")
+
+_SHOWN = 4
 
 
 def introduce(method: ContinualMethod, data: ContinualDataModule) -> None:
@@ -91,6 +95,7 @@ def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str
     Raises:
         ValueError: the run that would be resumed was made under other conditions.
     """
+    usual = f"{record.method}-{record.benchmark}".lower()
     if resume:
         found = newest_run(root, record.config_digest, name=name, verify=True)
         if found is not None:
@@ -102,9 +107,20 @@ def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str
             log.info("resuming %s after stage %d", found.path, max(found.stages_done(), default=0))
             return found
         which = f"no run of this configuration called {name}" if name else "no run of this configuration"
-        log.warning("--ckpt_path last: %s in %s; starting fresh", which, root)
-    name = name or f"{record.method}-{record.benchmark}".lower()
-    return RunFolder.create(root, name, config_text, record=record)
+        other = _other_configuration(root, name or usual, config_text)
+        log.warning("--ckpt_path last: %s in %s; starting fresh%s", which, root, other)
+    return RunFolder.create(root, name or usual, config_text, record=record)
+
+
+def _other_configuration(root: str, name: str, config_text: str) -> str:
+    """The end of a warning: how the newest run of that name differs (it may be meant), or nothing."""
+    found = newest_run(root, None, name=name)
+    if found is None:
+        return ""
+    before = yaml.safe_load(found.config_path.read_text(encoding="utf-8")) or {}
+    changes = config_changes(before, yaml.safe_load(config_text) or {})
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return f". {found.path} differs in {', '.join(changes[:_SHOWN])}{more}" if changes else ""
 
 
 def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:
@@ -122,11 +138,9 @@ def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None
     Raises:
         ValueError: the stage is not trained, a stored file changed, or its tensors do not fit the method.
     """
-    done = run.stages_done()
-    if stage is not None and stage not in done:
-        known = ", ".join(map(str, done)) or "none"
-        raise ValueError(f"stage {stage} of {run.path} is not trained; trained stages: {known}")
-    last = stage if stage is not None else max(done, default=0)
+    if stage is not None:
+        require_stage(run, stage)
+    last = stage if stage is not None else max(run.stages_done(), default=0)
     _follow_source(method, run)
     source = run.record.start_from
     for number in range(1, last + 1):
@@ -140,6 +154,18 @@ def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None
         return None
     _take_back(method, state)
     return state if last else None
+
+
+def require_stage(run: RunFolder, stage: int) -> None:
+    """Refuse a stage that is not trained.
+
+    Raises:
+        ValueError: it is not; lists those that are.
+    """
+    done = run.stages_done()
+    if stage not in done:
+        known = ", ".join(map(str, done)) or "none"
+        raise ValueError(f"stage {stage} of {run.path} is not trained; trained stages: {known}")
 
 
 def restored_stages(method: ContinualMethod, run: RunFolder) -> Iterator[StageState]:

@@ -70,7 +70,12 @@ def _parser() -> VerbParser:
     )
     parser.add_argument("--instruction", default="", help="instruction that is added to every question")
     parser.add_argument("--task", default="", help="task the question belongs to, for methods that must know")
-    parser.add_argument("--jsonl", type=Path, default=None, help="questions, one JSON object a line")
+    parser.add_argument(
+        "--jsonl",
+        type=Path,
+        default=None,
+        help="questions, one JSON object a line: `question`, and if need be `id`, `image`, `instruction`, `task`",
+    )
     parser.add_argument("--out", type=Path, default=None, help="answers to --jsonl; default: the terminal")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer, in tokens")
     parser.add_argument("--batch_size", type=int, default=32, help="questions of --jsonl answered at once")

@@ -6,7 +6,7 @@ Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers s
 from __future__ import annotations
 
 from lit_cvit.run.answers import AnswerJournal
-from lit_cvit.run.digest import config_digest, file_digest, tensors_digest
+from lit_cvit.run.digest import config_changes, config_digest, file_digest, tensors_digest
 from lit_cvit.run.environment import describe_machine, package_versions
 from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.folder import RunFolder, newest_run
@@ -32,6 +32,7 @@ __all__ = [
     "TaskScore",
     "Writer",
     "check_plain",
+    "config_changes",
     "config_digest",
     "describe_machine",
     "file_digest",

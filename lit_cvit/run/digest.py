@@ -31,6 +31,23 @@ def config_digest(config: Mapping[str, Any], *, ignore: Collection[str]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def config_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations: `key (value before, value now)`, sorted by dotted key."""
+    old, new = _flat(before), _flat(now)
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return [f"{key} (was {old.get(key)!r}, is {new.get(key)!r})" for key in keys]
+
+
+def _flat(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{where}{key}.")
+        else:
+            found[f"{where}{key}"] = value
+    return found
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -332,13 +332,13 @@ class RunFolder:
 
 def newest_run(
     root: Path | str,
-    config_digest: str,
+    config_digest: str | None,
     *,
     name: str | None = None,
     writer: Writer | None = None,
     verify: bool = False,
 ) -> RunFolder | None:
-    """The newest run of a configuration under `root`, or None.
+    """The newest run of a configuration (None: of any) under `root`, or None.
 
     With `name`, only runs that were started under it count: the folder of that name, and those with a number
     behind it. Other folders are passed over, and with a warning runs that cannot be read. `writer` and
@@ -352,6 +352,6 @@ def newest_run(
         except ValueError as error:
             warnings.warn(f"passed over: {error}", stacklevel=2)
             continue
-        if record.config_digest == config_digest and called.fullmatch(path.parent.name):
+        if config_digest in (None, record.config_digest) and called.fullmatch(path.parent.name):
             found.append((record.created, path.parent))
     return RunFolder.open(max(found)[1], writer=writer, verify=verify) if found else None

@@ -49,7 +49,7 @@ def test_the_header_says_what_is_about_to_happen(printed: tuple[str, RunFolder])
     assert lines[3:8] == [
         f"trains    {run.record.stage(1).facts['parameters']['trainable']:,} parameters",
         "stream    cvit-mini: ScienceQA > GQA",
-        "planned   4 steps in 2 stage(s), 3 passes over test splits",
+        "planned   4 steps of 16 samples in 2 stage(s), 3 passes over test splits",
         f"run       {run.path}",
         "miniature: these numbers cannot be compared with published ones",
     ]
@@ -155,8 +155,8 @@ def test_replayed_rows_of_stages_to_come_are_planned(llava_folder: Path, tmp_pat
         run(first)
     progress = StreamProgress()
     trainer = run(again, "last")
-    assert first.said == ["planned   9 steps"] * 3
-    assert again.said == ["planned   9 steps"] * 6
+    assert first.said == ["planned   9 steps of 16 samples"] * 3
+    assert again.said == ["planned   9 steps of 16 samples"] * 6
     assert trainer.global_step == 9
     assert progress._progress is not None
     assert [(bar.total, bar.completed) for bar in progress._progress.tasks] == [(9, 9)]
@@ -194,6 +194,7 @@ def test_resuming_a_finished_run_still_shows_its_header_once(llava_folder: Path,
         texts.append(progress.console.file.getvalue())  # type: ignore[attr-defined]
     assert [text.count("may know") for text in texts] == [1, 1]
     assert "stream    cvit-mini: GQA (stages 1 to 1 are done)" in texts[1]
+    assert ["since it was resumed" in text for text in texts] == [False, True]
 
 
 # -- the matrix on a terminal -------------------------------------------------------------------------------

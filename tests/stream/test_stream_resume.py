@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stream_kit import (
 from callbacks import StageEvaluation
 from lit_cvit.__main__ import main
 from lit_cvit.methods import SeqLoRA
+from lit_cvit.resume import open_run
 from lit_cvit.run import RunFolder, Status
 from lit_cvit.stages import StageCallback
 
@@ -141,6 +143,21 @@ def test_last_without_any_run_starts_fresh_and_says_so(
         trainer = fit(tmp_path, small_method(llava_folder), callbacks=[], ckpt_path="last")
     assert f"no run of this configuration in {tmp_path}; starting fresh" in caplog.text
     assert trainer.run.stages_done() == [1, 2]
+
+
+def test_last_with_a_changed_option_starts_fresh_and_names_the_option(
+    llava_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = str(tmp_path)
+    record = fit(tmp_path / "one", small_method(llava_folder), callbacks=[]).run.record
+    old, new = "model: {rank: 4, alpha: 8}\nseed: 0\n", "model: {rank: 8, alpha: 8}\nseed: 0\n"
+    first = open_run(replace(record, config_digest="a"), root=root, name=None, config_text=old, resume=False)
+    with caplog.at_level(logging.WARNING, "lit_cvit"):
+        second = open_run(
+            replace(record, config_digest="b"), root=root, name=None, config_text=new, resume=True
+        )
+    assert second.path != first.path
+    assert f"starting fresh. {first.path} differs in model.rank (was 4, is 8)" in caplog.text
 
 
 @pytest.mark.parametrize(
