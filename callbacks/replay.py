@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_cvit.adapters import routing
 from lit_cvit.analysis.similarity import MeasuresSimilarity, require_similarities
-from lit_cvit.backbones.base import LossOutput
+from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.memory import SubsetSource, cycled, kept_rows, recall_size, reservoir_rows, share
 from lit_cvit.data.sampling import mix

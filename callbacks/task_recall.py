@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lit_cvit.analysis.similarity import require_similarities
-from lit_cvit.backbones.base import LossOutput
+from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.memory import cycled, kept_rows, recall_size
 from lit_cvit.data.sampling import mix

@@ -60,7 +60,11 @@ def _interrupted(verb: str) -> int:
 
 
 def _advice(verb: str) -> str:
-    return "; continue with the same command and --ckpt_path last" if verb == "fit" else ""
+    advice = {
+        "fit": "; continue with the same command and --ckpt_path last",
+        "prepare": "; the same command goes on with the tasks that are not done",
+    }
+    return advice.get(verb, "")
 
 
 def _verbs() -> list[str]:

@@ -24,7 +24,7 @@ from lit_cvit.backbones import Backbone
 from lit_cvit.complaints import Vocabulary, plain
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.errors import CleanExit
-from lit_cvit.methods import ContinualMethod
+from lit_cvit.methods import ContinualMethod, ZeroShot
 from lit_cvit.resume import introduce, restore_method, restored_stages
 from lit_cvit.run import RunFolder, config_digest
 from lit_cvit.shipped import find_config, read_config
@@ -158,7 +158,7 @@ class LoadedRun:
         method: The method as it was after `stage`, in evaluation mode.
         data: Its data module.
         trainer: A trainer configured as the run's was.
-        stage: Stage number, from 1.
+        stage: Stage number, from 1; 0 is the backbone before any tuning.
     """
 
     run: RunFolder
@@ -173,13 +173,17 @@ def load_run(path: Path | str, *, stage: int | None = None) -> LoadedRun:
 
     Args:
         path: The run folder.
-        stage: Stage number; by default the last trained one.
+        stage: Stage number; by default the last trained one. 0 is the backbone as it was before any tuning,
+            also where the run started from another one.
 
     Raises:
         ValueError: the folder is no run, the run was started from Python, the stage is not trained, or a
             stored file changed.
     """
-    run, method, data, trainer = _rebuilt(path)
+    run, method, data, trainer = _rebuilt(path, untuned=stage == 0)
+    if stage == 0:
+        method.to(trainer.strategy.root_device).eval()
+        return LoadedRun(run, method, data, trainer, 0)
     state = restore_method(method, run, stage=stage)
     if state is None:
         raise ValueError(f"{run.path} has no trained stage yet")
@@ -204,8 +208,10 @@ def walk_run(path: Path | str) -> Iterator[LoadedRun]:
         yield LoadedRun(run, method, data, trainer, state.stage)
 
 
-def _rebuilt(path: Path | str) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
-    """A run's folder, and its objects as they are configured, without any stage."""
+def _rebuilt(
+    path: Path | str, *, untuned: bool = False
+) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
+    """A run's folder, and its objects as they are configured, without any stage; `untuned` without method."""
     run = RunFolder.open(path, verify=True)
     if yaml.safe_load(run.config_path.read_text(encoding="utf-8")) is None:
         raise ValueError(
@@ -218,6 +224,8 @@ def _rebuilt(path: Path | str) -> tuple[RunFolder, ContinualMethod, ContinualDat
     assert isinstance(method, ContinualMethod)
     assert isinstance(data, ContinualDataModule)
     assert isinstance(trainer, ContinualTrainer)
+    if untuned:
+        method = ZeroShot(method.backbone)
     introduce(method, data)
     method.prepare()
     return run, method, data, trainer

@@ -32,7 +32,7 @@ class TaskResult:
     """Scores of a task and the rows behind them.
 
     Attributes:
-        score: Means over the split.
+        score: Scores of the split.
         rows: One plain dict per sample, in the order of the split: id, prompt, raw text, normalised text,
             references, score, further scores, format_ok.
     """
@@ -68,8 +68,8 @@ def evaluate_task(
         texts = _answers(method, data, task, kept, device=device, journal=journal, progress=progress)
     samples = [task.test.sample(index) for index in range(len(task.test))]
     predictions = [texts[index] for index in range(len(samples))]
-    scores = task.scorer(predictions, samples)
-    also = {scorer.name: scorer(predictions, samples) for scorer in task.also}
+    scored = task.scorer.score(predictions, samples)
+    also = {scorer.name: scorer.score(predictions, samples) for scorer in task.also}
     in_form = [
         follows(task.answer_format.value, text, sample.answers)
         for text, sample in zip(predictions, samples, strict=True)
@@ -81,17 +81,18 @@ def evaluate_task(
             "text": text,
             "normalised": evalai_normalize(text),
             "references": list(sample.answers),
-            "score": scores[index],
-            "also": {name: values[index] for name, values in also.items()},
+            "score": scored.samples[index],
+            "also": {name: further.samples[index] for name, further in also.items()},
             "format_ok": in_form[index],
         }
         for index, (sample, text) in enumerate(zip(samples, predictions, strict=True))
     ]
     score = TaskScore(
-        score=_percent(scores),
+        score=scored.percent,
         count=len(samples),
         mif=_percent([float(ok) for ok in in_form]),
-        also={name: _percent(values) for name, values in also.items()},
+        also={name: further.percent for name, further in also.items()}
+        | (task.summary(rows) if task.summary else {}),
         seconds=round(time.perf_counter() - start, 3),
     )
     return TaskResult(score, rows)

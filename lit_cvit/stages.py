@@ -28,6 +28,9 @@ class StageCallback(Callback):
         """How many rows the callback will add to a later stage's data, at most; for estimates alone."""
         return 0
 
+    def before_loading(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+        """Before the model's weights are read; the run folder exists."""
+
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         """Before the first stage (on resume: before the next one); the run folder exists."""
 

@@ -26,6 +26,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.stream import Stage
 from lit_cvit.logger import StepLog
+from lit_cvit.memory_plan import checked_plan
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.ranks import from_first, gathered
 from lit_cvit.resume import describe, introduce, open_run, restore_method
@@ -119,6 +120,7 @@ class ContinualTrainer(L.Trainer):
         self.config_text = "# This run was started from Python; there is no resolved configuration.\n"
         self.config_digest = ""
         self.stages: tuple[Stage, ...] = ()
+        self.memory_plan: list[str] = []
         self.callbacks: list[Callback]
         self._data: ContinualDataModule | None = None
         self._folder: RunFolder | None = None
@@ -193,6 +195,8 @@ class ContinualTrainer(L.Trainer):
             world_size=self.world_size,
             start_from=self.start_from,
         )
+        place, precision = self.strategy.root_device, str(self.precision)
+        self.memory_plan = checked_plan(method, datamodule, self.stages, record, place, precision)
         # What can be refused is refused by now, before there are other processes.
         launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
         with self.stop.noticed():
@@ -212,6 +216,7 @@ class ContinualTrainer(L.Trainer):
             StepLog(self._folder, self._log_every),
             StageCheckpoints(self.checkpoint_every_n_steps, self.stop),
         ]
+        self._notify("before_loading", method)
         method.prepare()
         self._restore(method)
         restored = max(self._folder.stages_done(), default=0)

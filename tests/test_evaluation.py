@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_a_caption_task_has_the_score_of_the_whole_split(llava_folder: Path) -> 
     by_hand = scorer("cider")(texts, samples)
     assert [row["score"] for row in result.rows] == by_hand
     assert result.score.score == pytest.approx(100 * sum(by_hand) / 5, abs=1e-12)
+
+
+def test_a_score_that_pools_counts_is_no_mean_of_the_rows(llava_folder: Path) -> None:
+    method, data = scripted(llava_folder), small_data()
+    data.attach(method.backbone.encoder)
+    task = replace(
+        data.benchmark.task("Flickr30k"), scorer=scorer("bleu_4"), also=(scorer("bleu_1"), scorer("rouge_l"))
+    )
+    result = evaluate_task(method, data, task, device=CPU)
+    samples = [task.test.sample(index) for index in range(5)]
+    for name, reported in {"bleu_4": result.score.score, **result.score.also}.items():
+        scored = scorer(name).score([row["text"] for row in result.rows], samples)
+        assert reported == scored.percent
+    assert [row["score"] for row in result.rows] == pytest.approx([1, 0, 1, 0, 1], abs=1e-6)
+    assert result.score.score == pytest.approx(51.629, abs=1e-3)
+    assert result.score.also["rouge_l"] == pytest.approx(60.0)
 
 
 def test_rows_are_in_the_order_of_the_split_with_the_documented_keys(llava_folder: Path) -> None:

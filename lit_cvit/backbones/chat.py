@@ -12,7 +12,7 @@ class ChatFormat:
 
     One turn reads `{user}{image}{text}{assistant}{lead}{answer}{end}`; the image stands in the first turn.
     Lead, answer and end are what the loss counts. `assistant` ends where generation starts, so it must not
-    end in white space: a space before the answer belongs to the answer's first token.
+    end in a space: a space before the answer belongs to the answer's first token.
 
     Attributes:
         system: Text before the first turn, with the space that follows it.
@@ -20,6 +20,7 @@ class ChatFormat:
         assistant: Start of the model's turn; the generation prompt ends here.
         lead: What separates that start from the answer.
         end: The token that ends an answer.
+        between: What separates a turn's end from the next turn; part of neither answer.
         image: What shows the model that there is an image, with the line break that follows it.
         image_token: The token in `image` that is replaced by the image's features.
     """
@@ -31,6 +32,7 @@ class ChatFormat:
     end: str = "</s>"
     image: str = "<image>\n"
     image_token: str = "<image>"
+    between: str = ""
 
     def render(
         self, turns: Sequence[tuple[str, str | None]], *, has_image: bool
@@ -48,6 +50,7 @@ class ChatFormat:
         spans = []
         for number, (user_text, answer) in enumerate(turns):
             image = self.image if has_image and number == 0 else ""
+            text += self.between if number else ""
             text += self.user + image + self._without_image_token(user_text) + self.assistant
             if answer is not None:
                 start = len(text)

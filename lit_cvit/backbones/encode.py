@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+ImageTokens = Callable[[int, int], int]
+"""Decoder positions of an image of a width and height in pixels; picklable, for loader workers."""
+
+
 class _Row(NamedTuple):
     ids: list[int]
     in_answer: list[bool]
@@ -26,11 +30,12 @@ class SampleEncoder:
 
     Args:
         tokenizer: A fast tokenizer; its beginning-of-sequence token is added where it has one.
-        image_processor: Turns a list of RGB images into `pixel_values`.
+        image_processor: Turns a list of RGB images into tensors.
         chat: The conversation format.
-        num_image_tokens: Positions that one image takes in the decoder.
+        num_image_tokens: Positions that one image takes in the decoder: a number, or a function of its size.
         image_aspect: `pad` to a square with the processor's mean colour, or `crop` as the processor does.
         max_length: Longest sequence, in tokens with the image's.
+        image_inputs: Which of the image processor's tensors the model takes.
     """
 
     def __init__(
@@ -39,9 +44,10 @@ class SampleEncoder:
         tokenizer: PreTrainedTokenizerBase,
         image_processor: Any,
         chat: ChatFormat,
-        num_image_tokens: int,
+        num_image_tokens: int | ImageTokens,
         image_aspect: Literal["pad", "crop"],
         max_length: int,
+        image_inputs: Sequence[str] = ("pixel_values",),
     ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -49,6 +55,7 @@ class SampleEncoder:
         self.num_image_tokens = num_image_tokens
         self.image_aspect = image_aspect
         self.max_length = max_length
+        self.image_inputs = tuple(image_inputs)
         self.end_id = self._token_id(chat.end)
         self.image_id = self._token_id(chat.image_token)
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -58,12 +65,19 @@ class SampleEncoder:
         return self.chat.render(_turns(sample, None), has_image=sample.image is not None)[0]
 
     def prompt_length(self, sample: Sample) -> int:
-        """Tokens of the generation prompt, the image's included; opens no image."""
-        return len(self._row(sample, with_answers=False).ids)
+        """Tokens of the generation prompt, the image's included.
+
+        The image is opened only where its size decides how many tokens it takes.
+        """
+        number = self.num_image_tokens
+        if not isinstance(number, int):
+            number = sum(self._image_tokens([sample], self._images([sample])))
+        return len(self._row(sample, number, with_answers=False).ids)
 
     def num_answer_tokens(self, sample: Sample) -> int:
         """Tokens that the loss counts in a training batch: all answers and their ends; opens no image."""
-        return sum(self._row(sample, with_answers=True).in_answer)
+        number = self.num_image_tokens
+        return sum(self._row(sample, number if isinstance(number, int) else 1, with_answers=True).in_answer)
 
     def answer_lengths(self, samples: Sequence[Sample]) -> list[int]:
         """`num_answer_tokens` of each sample."""
@@ -89,7 +103,13 @@ class SampleEncoder:
             raise ValueError("encode needs at least one sample, got none")
         if indices and len(indices) != len(samples):
             raise ValueError(f"encode got {len(samples)} samples but {len(indices)} indices")
-        rows = [self._row(sample, with_answers=with_answers) for sample in samples]
+        image_rows = [number for number, sample in enumerate(samples) if sample.image is not None]
+        images = self._images(samples)
+        tokens = dict(zip(image_rows, self._image_tokens(samples, images), strict=True))
+        rows = [
+            self._row(sample, tokens.get(number, 0), with_answers=with_answers)
+            for number, sample in enumerate(samples)
+        ]
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids = torch.full(shape, self.pad_id, dtype=torch.int64)
         attention = torch.zeros(shape, dtype=torch.int64)
@@ -101,9 +121,9 @@ class SampleEncoder:
             attention[number, columns] = 1
             in_answer[number, columns] = torch.tensor(row.in_answer)
         inputs = {"input_ids": ids, "attention_mask": attention}
-        image_rows = [number for number, sample in enumerate(samples) if sample.image is not None]
-        if image_rows:
-            inputs["pixel_values"] = self._pixels(samples)
+        if images:
+            tensors = self.image_processor(images=images, return_tensors="pt")
+            inputs |= {name: tensors[name] for name in self.image_inputs}
         return Batch(
             inputs=inputs,
             answer_mask=in_answer if with_answers else None,
@@ -118,14 +138,14 @@ class SampleEncoder:
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
 
-    def _row(self, sample: Sample, *, with_answers: bool) -> _Row:
+    def _row(self, sample: Sample, image_tokens: int, *, with_answers: bool) -> _Row:
         turns = _turns(sample, self._target(sample) if with_answers else None)
         text, spans = self.chat.render(turns, has_image=sample.image is not None)
         tokens = self.tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
         row = _Row([], [])
         first = spans[0][0] if spans else len(text)
         for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
-            copies = self.num_image_tokens if token == self.image_id else 1
+            copies = image_tokens if token == self.image_id else 1
             row.ids.extend([token] * copies)
             inside = end > first and any(start < stop and end > begin for begin, stop in spans)
             row.in_answer.extend([inside] * copies)
@@ -145,9 +165,15 @@ class SampleEncoder:
             raise ValueError(f"sample {sample.id!r} of task {sample.task!r} has {token!r} in an answer")
         return sample.answers[0]
 
-    def _pixels(self, samples: Sequence[Sample]) -> Tensor:
-        images = open_images(samples, aspect=self.image_aspect, mean=self.image_processor.image_mean)
-        return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    def _images(self, samples: Sequence[Sample]) -> list[Image.Image]:
+        return open_images(samples, aspect=self.image_aspect, mean=self.image_processor.image_mean)
+
+    def _image_tokens(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[int]:
+        number = self.num_image_tokens
+        if isinstance(number, int):
+            return [number] * len(images)
+        shown = [sample for sample in samples if sample.image is not None]
+        return [_sized(number, *pair) for pair in zip(shown, images, strict=True)]
 
     def _token_id(self, token: str) -> int:
         ids = self.tokenizer.encode(token, add_special_tokens=False)
@@ -186,6 +212,16 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
+
+
+def _sized(number: ImageTokens, sample: Sample, image: Image.Image) -> int:
+    try:
+        return number(image.width, image.height)
+    except ValueError as error:
+        raise ValueError(
+            f"sample {sample.id!r} of task {sample.task!r} has an image of {image.width} x {image.height} "
+            f"pixels, which the image processor does not take: {error}"
+        ) from error
 
 
 def _turns(sample: Sample, answer: str | None) -> list[tuple[str, str | None]]:

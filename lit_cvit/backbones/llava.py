@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.chat import ChatFormat
@@ -38,21 +38,34 @@ class Llava(Backbone):
         """One position per patch, and one for the class token where the model keeps it."""
         vision = self.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return patches if self._drops_class_token else patches + 1
-
-    @property
-    def _drops_class_token(self) -> bool:
-        return self.config.vision_feature_select_strategy == "default"
+        return patches + int(self.config.vision_feature_select_strategy != "default")
 
     @torch.no_grad()
     def image_features(self, batch: Batch) -> Tensor:
         """Mean over patches of the tower's layer that the projector reads: (I, d); I may be 0."""
-        chosen = self.config.vision_feature_layer
-        layers = [chosen] if isinstance(chosen, int) else list(chosen)
         pixels = self._model_inputs(batch).get("pixel_values")
         if pixels is None:
-            width = self.config.vision_config.hidden_size * len(layers)
-            return torch.zeros(0, width, dtype=torch_dtype(self.dtype), device=self.model.device)
-        states = self.vision_tower(pixels, output_hidden_states=True).hidden_states
-        features = torch.cat([states[layer] for layer in layers], dim=-1)
-        return features[:, 1 if self._drops_class_token else 0 :].mean(dim=1)
+            dtype, device = torch_dtype(self.dtype), self.model.device
+            return torch.zeros(0, patch_width(self.config), dtype=dtype, device=device)
+        return patch_features(self.vision_tower, pixels, self.config).mean(dim=1)
+
+
+def patch_width(config: Any) -> int:
+    """Width of the patch features that a LLaVA's projector reads."""
+    layers = config.vision_feature_layer
+    return int(config.vision_config.hidden_size) * (1 if isinstance(layers, int) else len(layers))
+
+
+def patch_features(tower: nn.Module, pixels: Tensor, config: Any) -> Tensor:
+    """Features of each patch as a LLaVA's projector reads them: (N, patches, d).
+
+    Args:
+        tower: The image encoder.
+        pixels: (N, 3, height, width).
+        config: The model's config, which says what layers, and whether the class token is dropped.
+    """
+    chosen = config.vision_feature_layer
+    layers = [chosen] if isinstance(chosen, int) else list(chosen)
+    states = tower(pixels, output_hidden_states=True).hidden_states
+    features = torch.cat([states[layer] for layer in layers], dim=-1)
+    return features[:, 1 if config.vision_feature_select_strategy == "default" else 0 :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
@@ -74,6 +74,13 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     return config
 
 
+class Processor(NamedTuple):
+    """What samples need of a transformers processor."""
+
+    image_processor: Any
+    tokenizer: Any
+
+
 def load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
     """Load a folder's processor (tokenizer and image processor).
 
@@ -86,10 +93,39 @@ def load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
     except OSError as error:
-        raise ValueError(
-            f"model folder {folder.name!r} lacks files of its tokenizer or image processor (tokenizer.json, "
-            "tokenizer_config.json, processor_config.json or preprocessor_config.json)"
-        ) from error
+        raise _lacks_processor(folder) from error
+
+
+def load_image_processor_and_tokenizer(
+    folder: Path, *, trust_remote_code: bool, **settings: Any
+) -> Processor:
+    """Load the two alone: the processors of models that also take videos cannot do without torchvision.
+
+    Args:
+        folder: Model folder.
+        trust_remote_code: Run code that comes with the model.
+        settings: Settings of the image processor that replace the folder's.
+
+    Raises:
+        ValueError: the folder lacks files of one of them.
+    """
+    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        with hub.quiet():
+            # One backend everywhere: with torchvision installed, the default's pixels would differ a little.
+            images = transformers.AutoImageProcessor.from_pretrained(
+                folder, backend="pil", **settings, **common
+            )
+            return Processor(images, transformers.AutoTokenizer.from_pretrained(folder, **common))
+    except OSError as error:
+        raise _lacks_processor(folder) from error
+
+
+def _lacks_processor(folder: Path) -> ValueError:
+    return ValueError(
+        f"model folder {folder.name!r} lacks files of its tokenizer or image processor (tokenizer.json, "
+        "tokenizer_config.json, processor_config.json or preprocessor_config.json)"
+    )
 
 
 def load_model(
@@ -135,6 +171,18 @@ def load_model(
     if quantization == "nf4":
         _keep_packing(model)
     return model.eval()
+
+
+def empty_model(config: Any, *, dtype: DType, trust_remote_code: bool) -> Any:
+    """The model of a config on torch's `meta` device: shapes and types of all tensors, but no numbers.
+
+    Raises:
+        ValueError: no such type.
+    """
+    family: Any = transformers.AutoModelForImageTextToText
+    with torch.device("meta"), hub.quiet():
+        model = family.from_config(config, dtype=torch_dtype(dtype), trust_remote_code=trust_remote_code)
+    return model.requires_grad_(False).eval()
 
 
 def _quantization_config(quantization: Quantization, dtype: DType, full_precision: Sequence[str]) -> Any:

@@ -1,52 +1,195 @@
-"""test: score a run's tasks again, with the model as it was after any of its stages."""
+"""test: score a run with the model as it was after any of its stages, on its own tasks or on others.
+
+With `--benchmark` the tasks of another benchmark are asked. `--benchmark general --root DIR` asks POPE, MME,
+MMBench and SEED-Bench, and `--stage 0 3` says what tuning cost there: stage 0 is the untuned backbone.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_cvit.data.hints import unknown
 from lit_cvit.errors import CleanExit
 from lit_cvit.verb_parser import VerbParser
 
+if TYPE_CHECKING:
+    from lit_cvit.cli import LoadedRun
+    from lit_cvit.data.tasks import Benchmark, Task
+    from lit_cvit.evaluation import TaskResult
+
+Figures = dict[str, float]
+
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb; prints a line per task, and with `--out` keeps scores and predictions as JSON lines."""
+    options = _parser().parse_args(argv)
+    stages = sorted(set(options.stage or ()))
+    for name in ("root", "limit"):
+        if getattr(options, name) is not None and options.benchmark is None:
+            raise CleanExit(f"--{name} goes with --benchmark; a run's own tasks are read as it read them")
+
+    from lit_cvit.resume import require_stage
+    from lit_cvit.run import RunFolder
+
+    if len(stages) > 1:
+        folder = RunFolder.open(options.run, verify=True)
+        for stage in stages:
+            if stage:
+                require_stage(folder, stage)
+    asked = _asked(options) if options.benchmark is not None else None
+    if len(stages) < 2:
+        _score_stage(options, next(iter(stages), None), asked, options.out)
+        return 0
+    untuned: dict[str, Figures] = {}
+    for stage in stages:
+        out = options.out / f"stage-{stage}" if options.out is not None else None
+        print(f"after stage {stage}:" if stage else "before any tuning (stage 0):")
+        figures = _score_stage(options, stage, asked, out, untuned)
+        untuned = untuned if stage else figures
+    return 0
+
+
+def _parser() -> VerbParser:
     parser = VerbParser("test", __doc__)
     parser.add_argument("--run", required=True, help="run folder")
-    parser.add_argument("--stage", type=int, default=None, help="stage number; default: the last one")
+    parser.add_argument(
+        "--stage",
+        type=int,
+        nargs="+",
+        default=None,
+        help="stage numbers; default: the last one. 0 is the backbone before any tuning, to compare with",
+    )
     parser.add_argument(
         "--tasks", nargs="+", default=None, help="task names; default: the tasks learned so far"
     )
     parser.add_argument("--out", type=Path, default=None, help="folder for scores.json and predictions")
-    options = parser.parse_args(argv)
+    parser.add_argument(
+        "--benchmark",
+        default=None,
+        help="ask another benchmark's tasks, all by default: `general`, another name, or a .yaml file",
+    )
+    parser.add_argument("--root", type=Path, default=None, help="folder of that benchmark's files")
+    parser.add_argument(
+        "--limit", type=int, default=None, help="ask at most so many questions of each part of that benchmark"
+    )
+    return parser
 
+
+def _asked(options: argparse.Namespace) -> Benchmark:
+    """The benchmark that is named, as tasks that are only tested, checked before a model is loaded."""
+    from lit_cvit.data.benchmarks import load_benchmark
+    from lit_cvit.data.check import check_benchmark, require_clean
+    from lit_cvit.data.tasks import Benchmark
+
+    given = {"root": options.root and str(options.root), "limit": options.limit}
+    settings = {name: value for name, value in given.items() if value is not None}
+    found = load_benchmark(options.benchmark, settings, tasks=options.tasks)
+    tasks = _chosen([*found.stream, *found.downstream], options.tasks)
+    only_tested = tuple(replace(task, train=None) for task in tasks)
+    benchmark = Benchmark(found.name, (), only_tested)
+    require_clean(check_benchmark(benchmark))
+    return benchmark
+
+
+def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
+    known = {task.name: task for task in tasks}
+    for name in names or ():
+        if name not in known:
+            raise CleanExit(f"--tasks: {unknown('task', name, known)}")
+    return [known[name] for name in names or known]
+
+
+def _own_tasks(loaded: LoadedRun, names: Sequence[str] | None) -> list[Task]:
+    """The tasks of the run that are named, or those learned so far, or all of its stream if none is."""
+    record, benchmark = loaded.run.record, loaded.data.benchmark
+    learned = [entry.task for entry in record.stages[: loaded.stage]]
+    default = [name for name in record.stream if name in learned] or record.stream
+    return _chosen([*benchmark.stream, *benchmark.downstream], names or default)
+
+
+def _score_stage(
+    options: argparse.Namespace,
+    stage: int | None,
+    asked: Benchmark | None,
+    out: Path | None,
+    untuned: dict[str, Figures] | None = None,
+) -> dict[str, Figures]:
+    """Score one stage; returns every task's figures. Nothing of the model outlives the call."""
     from lit_cvit.cli import load_run
     from lit_cvit.evaluation import evaluate_task
     from lit_cvit.run import Writer
 
-    loaded = load_run(options.run, stage=options.stage)
-    record, benchmark = loaded.run.record, loaded.data.benchmark
-    learned = [entry.task for entry in record.stages[: loaded.stage]]
-    every = [task.name for task in (*benchmark.stream, *benchmark.downstream)]
-    for name in options.tasks or ():
-        if name not in every:
-            raise CleanExit(f"--tasks: {unknown('task', name, every)}")
-    names = options.tasks or [name for name in record.stream if name in learned] or record.stream
-    writer, scores = Writer(), {}
-    for task in [benchmark.task(name) for name in names]:
+    loaded = load_run(options.run, stage=stage)
+    tasks = list(asked.downstream) if asked else _own_tasks(loaded, options.tasks)
+    if asked:
+        loaded.method.know_tasks((*loaded.data.stream, *loaded.data.downstream, *tasks))
+    writer, sheet = Writer(), _Sheet(untuned or {})
+    for task in tasks:
         result = evaluate_task(
             loaded.method,
             loaded.data,
             task,
             device=loaded.trainer.strategy.root_device,
             precision=loaded.trainer.precision_plugin.forward_context,
+            progress=AnswerCounter(task),
         )
-        scores[task.name] = asdict(result.score)
-        print(f"{task.name}: {result.score.score:.2f} ({result.score.count} samples)")
-        if options.out is not None:
-            writer.write_lines(options.out / f"{task.name}.jsonl", result.rows)
-    if options.out is not None:
-        writer.write_json(options.out / "scores.json", {"stage": loaded.stage, "tasks": scores})
-    return 0
+        print("\n".join(sheet.add(task, result)), flush=True)
+        if out is not None:
+            writer.write_lines(out / f"{task.name}.jsonl", result.rows)
+    if out is not None:
+        of = {"benchmark": asked.name} if asked else {}
+        writer.write_json(out / "scores.json", {"stage": loaded.stage, **of, **sheet.kept})
+    return sheet.figures
+
+
+class AnswerCounter:
+    """Counts a task's answers on one line of the terminal; silent where the error output is none."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._answered = task, 0
+
+    def __call__(self, num_answered: int) -> None:
+        self._answered += num_answered
+        if not sys.stderr.isatty():
+            return
+        line = f"{self._task.name}: {self._answered} of {len(self._task.test)} answered"
+        done = self._answered == len(self._task.test)
+        # The score takes the line's place.
+        print(f"\r{' ' * len(line)}\r" if done else f"\r{line}", end="", file=sys.stderr, flush=True)
+
+
+class _Sheet:
+    """The scores of a stage: lines to print, and what `scores.json` keeps.
+
+    Attributes:
+        figures: Every task's figures by name; `score` is the main one.
+        kept: Plain values for JSON.
+    """
+
+    def __init__(self, untuned: dict[str, Figures]) -> None:
+        self._untuned = untuned
+        self.figures: dict[str, Figures] = {}
+        self.kept: dict[str, dict[str, object]] = {"tasks": {}}
+        if untuned:
+            self.kept["by_tuning"] = {}
+
+    def add(self, task: Task, result: TaskResult) -> list[str]:
+        score = result.score
+        self.kept["tasks"][task.name] = asdict(score)
+        figures = self.figures[task.name] = {"score": score.score, **score.also}
+        # Figures of parts are too many to print; a task without a summary has one main score.
+        shown = [name for name in score.also if "/" not in name] if task.summary else []
+        further = "".join(f", {name} {score.also[name]:.2f}" for name in shown)
+        lines = [f"{task.name}: {score.score:.2f} ({score.count} samples){further}"]
+        if self._untuned:
+            before = self._untuned[task.name]
+            change = {name: value - before[name] for name, value in figures.items()}
+            self.kept["by_tuning"][task.name] = change
+            further = "".join(f", {name} {change[name]:+.2f}" for name in shown)
+            lines.append(f"  by tuning: {change['score']:+.2f}{further}")
+        return lines

@@ -6,225 +6,230 @@ request.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable
 
+from lit_cvit.data.check_report import (
+    BenchmarkError,
+    Problem,
+    ProblemKind,
+    TaskReport,
+    cause_of,
+    require_clean,
+)
+from lit_cvit.data.image_check import ImageLookup, decode_images
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.record_source import RecordSource
 from lit_cvit.data.tasks import Benchmark, ImageSource, Sample, SampleSource, Task
+from lit_cvit.data.templated_source import DrawnRecords, TemplatedSource
 
-MAX_LISTED = 20
-"""Problems that a report lists; the rest is counted."""
+__all__ = [
+    "BenchmarkError",
+    "OnProgress",
+    "Problem",
+    "ProblemKind",
+    "TaskReport",
+    "check_benchmark",
+    "check_task",
+    "require_clean",
+]
 
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is gone through (`ScienceQA train records`), how many are done, and how many there are."""
 
-class BenchmarkError(ValueError):
-    """A benchmark that cannot be trained on as it is; the message lists its problems."""
-
-
-class ProblemKind(enum.StrEnum):
-    """What can be wrong with a sample."""
-
-    RECORD = "bad record"
-    IMAGE = "bad image"
-    ANSWER = "empty answer"
-    DUPLICATE_ID = "duplicate id"
-    OVERLAP = "train/test overlap"
-    EMPTY_SPLIT = "empty split"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding.
-
-    Attributes:
-        kind: What is wrong.
-        task: Name of the task.
-        split: `train` or `test`.
-        message: Names file, record and fix.
-    """
-
-    kind: ProblemKind
-    task: str
-    split: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.task} {self.split}: {self.kind}: {self.message}"
-
-
-@dataclass
-class TaskReport:
-    """What was found in a task.
-
-    Attributes:
-        task: Name of the task.
-        num_train: Samples of the training split.
-        num_test: Samples of the test split.
-        num_images: Samples with an image, over both splits.
-        counts: Number of problems of each kind that occurred.
-        problems: The first problems found.
-    """
-
-    task: str
-    num_train: int
-    num_test: int
-    num_images: int = 0
-    counts: Counter[ProblemKind] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def num_problems(self) -> int:
-        """Number of problems, listed or not."""
-        return self.counts.total()
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.counts
-
-    def lines(self) -> list[str]:
-        """The report as lines of text: counts first, then the listed problems."""
-        found = ", ".join(f"{count} {kind}" for kind, count in self.counts.items()) or "no problems"
-        sizes = f"{self.num_train} train, {self.num_test} test, {self.num_images} with image"
-        more = self.num_problems - len(self.problems)
-        tail = [f"  ... and {more} more"] if more else []
-        return [f"{self.task}: {sizes}: {found}", *(f"  {problem}" for problem in self.problems), *tail]
+_SPLITS = ("train", "test")
+_STEP = 1000
 
 
 def check_task(
-    task: Task, *, decode_images: bool = False, on_problem: Callable[[Problem], None] | None = None
+    task: Task,
+    *,
+    decode_images: bool = False,
+    workers: int | None = None,
+    on_problem: Callable[[Problem], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TaskReport:
     """Go through both splits of a task.
 
     Args:
         task: The task.
         decode_images: Open every image too, also those that are drawn (slow); otherwise files are looked up.
+        workers: Number of processes that open images; None: one for each CPU.
         on_problem: Called with every problem as it is found, beyond the listed ones too.
+        on_progress: Called now and then; see `OnProgress`.
     """
-    return _TaskCheck(task, decode_images, on_problem).run()
+    check = _TaskCheck(task, decode_images, on_problem, on_progress)
+    for number, source in enumerate(check.sources):
+        if source is not None:
+            check.split(number, source)
+    if task.published is not None:
+        check.tolerate()
+    if decode_images:
+        check.decode(workers)
+    return check.report
 
 
 def check_benchmark(
     benchmark: Benchmark,
     *,
     decode_images: bool = False,
+    workers: int | None = None,
     on_problem: Callable[[Problem], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[TaskReport]:
     """Check every task, stream first; see `check_task`."""
-    tasks = (*benchmark.stream, *benchmark.downstream)
-    return [check_task(task, decode_images=decode_images, on_problem=on_problem) for task in tasks]
-
-
-def require_clean(reports: Sequence[TaskReport], *, allow: Collection[ProblemKind] = ()) -> None:
-    """Raise if any report has a problem of a kind that is not allowed.
-
-    Raises:
-        BenchmarkError: lists the reports with such problems.
-    """
-    bad = [report for report in reports if set(report.counts) - set(allow)]
-    if bad:
-        lines = [line for report in bad for line in report.lines()]
-        num_problems = sum(report.num_problems for report in bad)
-        raise BenchmarkError("\n".join([f"{num_problems} problems in {len(bad)} task(s)", *lines]))
+    return [
+        check_task(
+            task,
+            decode_images=decode_images,
+            workers=workers,
+            on_problem=on_problem,
+            on_progress=on_progress,
+        )
+        for task in (*benchmark.stream, *benchmark.downstream)
+    ]
 
 
 class _TaskCheck:
-    """One pass over a task; keeps a hash per sample, not the samples."""
+    """One pass over a task; keeps hashes and positions, not the samples."""
 
-    def __init__(self, task: Task, decode: bool, on_problem: Callable[[Problem], None] | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        decode: bool,
+        on_problem: Callable[[Problem], None] | None,
+        on_progress: OnProgress | None,
+    ) -> None:
         self.task = task
-        self.decode = decode
+        self.sources = (task.train, task.test)
         self.on_problem = on_problem
-        self.report = TaskReport(task.name, len(task.train) if task.train else 0, len(task.test))
+        self.on_progress = on_progress
+        num_train, num_test = len(task.train) if task.train else 0, len(task.test)
+        self.report = TaskReport(task.name, num_train, num_test)
+        if task.published is not None:
+            self.report.published = task.published.difference(num_train, num_test)
+        self.lookup = ImageLookup()
         self.trained_on: dict[bytes, int] = {}
-        self.good_images: set[bytes] = set()
+        self.found: set[bytes] = set()
+        # Of each image that is to be opened: split and index of every sample that shows it, in a row.
+        self.uses: dict[bytes, array[int]] | None = {} if decode else None
 
-    def run(self) -> TaskReport:
-        if self.task.train is not None:
-            self.split("train", self.task.train)
-        self.split("test", self.task.test)
-        return self.report
-
-    def tell(self, kind: ProblemKind, split: str, message: str) -> None:
-        problem = Problem(kind, self.task.name, split, message)
-        self.report.counts[kind] += 1
-        if len(self.report.problems) < MAX_LISTED:
-            self.report.problems.append(problem)
+    def tell(self, kind: ProblemKind, number: int, message: str, cause: str = "") -> None:
+        problem = Problem(kind, self.task.name, _SPLITS[number], message, cause)
+        self.report.add(problem)
         if self.on_problem is not None:
             self.on_problem(problem)
 
-    def split(self, split: str, source: SampleSource) -> None:
+    def tolerate(self) -> None:
+        """Take published splits as they are; but predictions are kept by id, so test ids must differ."""
+        ids_repeat = self.report.alike[f"{_SPLITS[1]}: {ProblemKind.DUPLICATE_ID}"] > 0
+        kinds = (ProblemKind.OVERLAP,) if ids_repeat else (ProblemKind.OVERLAP, ProblemKind.DUPLICATE_ID)
+        self.report.tolerated = frozenset(kinds)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(f"{self.task.name} {what}", done, total)
+
+    def split(self, number: int, source: SampleSource) -> None:
         if not len(source):
-            self.tell(ProblemKind.EMPTY_SPLIT, split, "it has no samples; at least one is needed")
+            self.tell(ProblemKind.EMPTY_SPLIT, number, "it has no samples; at least one is needed")
+        what = f"{_SPLITS[number]} records"
         first_with_id: dict[str, int] = {}
         for index in range(len(source)):
+            if index % _STEP == 0:
+                self.progress(what, index, len(source))
+            where = _place(source, index)
             try:
                 sample = source.sample(index)
             except ValueError as error:
-                self.tell(ProblemKind.RECORD, split, str(error))
+                self.tell(ProblemKind.RECORD, number, str(error), cause_of(str(error), where))
                 continue
-            place = f"{_place(source, index)} (id {sample.id!r})"
-            self.answers(sample, split, place)
-            self.image(sample, split, place)
+            place = f"{where} (id {sample.id!r})"
+            if not sample.user_text.strip():
+                cause = "neither question nor instruction"
+                message = f"{place}: got {cause}; give the task an instruction"
+                self.tell(ProblemKind.RECORD, number, message, cause)
+            self.answers(sample, number, place)
+            key = "" if sample.image is None else _image_key(sample.image)
+            if sample.image is not None:
+                self.image(sample.image, _hash(key), number, index, place)
             if (first := first_with_id.setdefault(sample.id, index)) != index:
                 message = f"{place}: the id is already that of {_place(source, first)}; make ids unique"
-                self.tell(ProblemKind.DUPLICATE_ID, split, message)
-            self.overlap(sample, split, place, index)
+                self.tell(ProblemKind.DUPLICATE_ID, number, message)
+            self.overlap(sample, key, number, place, index)
+        self.progress(what, len(source), len(source))
 
-    def answers(self, sample: Sample, split: str, place: str) -> None:
+    def answers(self, sample: Sample, number: int, place: str) -> None:
         answers, which = sample.answers, "at least one answer"
-        if split == "train":
+        if _SPLITS[number] == "train":
             answers, which = sample.answers[:1], "the first answer is what is learned, it"
         if not any(answer.strip() for answer in answers):
             message = f"{place}: got {sample.answers!r}; {which} must not be blank"
-            self.tell(ProblemKind.ANSWER, split, message)
+            self.tell(ProblemKind.ANSWER, number, message)
 
-    def image(self, sample: Sample, split: str, place: str) -> None:
-        if sample.image is None:
-            return
+    def image(self, image: ImageSource, key: bytes, number: int, index: int, place: str) -> None:
         self.report.num_images += 1
-        key = _hash(_image_key(sample.image))
-        if key in self.good_images:
-            return
-        try:
-            if self.decode:
-                sample.image.open()
-            elif isinstance(sample.image, FileImage):
-                sample.image.locate()
-        except ValueError as error:
-            message = str(error)
-            self.tell(
-                ProblemKind.IMAGE, split, message if message.startswith(place) else f"{place}: {message}"
-            )
-        else:
-            self.good_images.add(key)
+        if key not in self.found and isinstance(image, FileImage):
+            try:
+                self.lookup.find(image)
+            except ValueError as error:
+                self.bad_image(str(error), number, place)
+                return
+        self.found.add(key)
+        if self.uses is not None:
+            self.uses.setdefault(key, array("q")).extend((number, index))
 
-    def overlap(self, sample: Sample, split: str, place: str, index: int) -> None:
-        key = _content(sample)
-        if split == "train":
+    def bad_image(self, message: str, number: int, place: str) -> None:
+        if not message.startswith(place):
+            message = f"{place}: {message}"
+        self.tell(ProblemKind.IMAGE, number, message, cause_of(message, place))
+
+    def decode(self, workers: int | None) -> None:
+        assert self.uses is not None, "only asked for with images to open"
+        sources = [self.task.test if source is None else source for source in self.sources]
+        firsts = [(uses[0], uses[1]) for uses in self.uses.values()]
+        found = decode_images(
+            sources,
+            firsts,
+            workers=workers,
+            on_progress=lambda done: self.progress("images", done, len(firsts)),
+        )
+        for message, uses in zip(found, self.uses.values(), strict=True):
+            if not message:
+                continue
+            # The message names the record that was opened; the image of the others is the same.
+            said = message.removeprefix(f"{self.named(*uses[:2])}: ")
+            for number, index in zip(uses[::2], uses[1::2], strict=True):
+                self.bad_image(said, number, self.named(number, index))
+
+    def named(self, number: int, index: int) -> str:
+        source = self.sources[number]
+        assert source is not None, "it had samples"
+        return f"{_place(source, index)} (id {source.sample(index).id!r})"
+
+    def overlap(self, sample: Sample, image: str, number: int, place: str, index: int) -> None:
+        key = _hash(repr((image, sample.user_text, sample.choices, sample.history)))
+        if _SPLITS[number] == "train":
             self.trained_on.setdefault(key, index)
         elif self.task.train is not None and key in self.trained_on:
             other = _place(self.task.train, self.trained_on[key])
             message = f"{place}: same image and text as {other} of the training split; remove one of them"
-            self.tell(ProblemKind.OVERLAP, split, message)
+            self.tell(ProblemKind.OVERLAP, number, message)
 
 
 def _place(source: SampleSource, index: int) -> str:
-    return source.where(index) if isinstance(source, RecordSource) else f"sample {index}"
-
-
-def _content(sample: Sample) -> bytes:
-    image = "" if sample.image is None else _image_key(sample.image)
-    return _hash(repr((image, sample.user_text, sample.choices, sample.history)))
+    if isinstance(source, RecordSource | TemplatedSource | DrawnRecords):
+        return source.where(index)
+    return f"sample {index}"
 
 
 def _image_key(image: ImageSource) -> str:
     # Two spellings of one path are one image; other sources are plain values, which their repr tells apart.
-    return os.path.normpath(image.root / image.path) if isinstance(image, FileImage) else repr(image)
+    if isinstance(image, FileImage):
+        return os.path.normpath(os.path.join(image.root, image.path))
+    return repr(image)
 
 
 def _hash(text: str) -> bytes:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_cvit.data.benchmarks import load_benchmark
-from lit_cvit.data.check import TaskReport, check_benchmark, require_clean
+from lit_cvit.data.check import OnProgress, TaskReport, check_benchmark, require_clean
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, global_batches
 from lit_cvit.data.stream import Stage, UnionSource, joint_task
@@ -148,11 +148,12 @@ class ContinualDataModule(L.LightningDataModule):
         benchmark: Name of a shipped benchmark, or the path of a YAML file that lists your tasks.
         tasks: Names of the tasks to learn, in this order; by default the benchmark's stream. Few-shot tasks
             of the benchmark may be named too.
-        order: Order of the stream, for benchmarks that have several, such as `reverse` of `coin-mini`. With
+        order: Order of the stream, for benchmarks that have several, such as `reverse` of `coin`. With
             `tasks`, which is an order itself, it has no effect.
-        instructions: Instruction style, for benchmarks that have several: `single` or `multi` of `cvit-mini`;
-            `Original`, `Diverse` or `10Type` of `coin-mini`.
-        settings: Further settings of the benchmark, for example `num_train` or `shots` of `cvit-mini`.
+        instructions: Instruction style, for benchmarks that have several: `single` or `multi` of `cvit`;
+            `Original`, `Diverse` or `10Type` of `coin`.
+        settings: Further settings of the benchmark, for example `root` of `cvit` or `num_train` of
+            `cvit-mini`.
         batch_size: Samples of a micro-batch on one rank.
         global_batch_size: Samples of an optimizer step over micro-batches and ranks; by default one
             micro-batch per rank. Accumulation follows from it.
@@ -207,7 +208,7 @@ class ContinualDataModule(L.LightningDataModule):
         Raises:
             ValueError: it is unknown or not as it should be.
         """
-        return load_benchmark(self.benchmark_name, self.benchmark_settings)
+        return load_benchmark(self.benchmark_name, self.benchmark_settings, tasks=self.task_names)
 
     @cached_property
     def stream(self) -> tuple[Task, ...]:
@@ -217,6 +218,9 @@ class ContinualDataModule(L.LightningDataModule):
             ValueError: a name in `tasks` is unknown, repeated, or has nothing to train on.
         """
         if self.task_names is None:
+            if not self.benchmark.stream:
+                fix = "has nothing to train on, its tasks are only tested (`test --benchmark`)"
+                raise ValueError(f"data.benchmark: {self.benchmark.name!r} {fix}")
             return self.benchmark.stream
         every = {t.name: t for t in (*self.benchmark.stream, *self.benchmark.downstream)}
         for name in self.task_names:
@@ -234,14 +238,22 @@ class ContinualDataModule(L.LightningDataModule):
         learned = {task.name for task in self.stream}
         return tuple(t for t in self.benchmark.downstream if t.name not in learned and not t.few_shot)
 
-    def check(self, *, decode_images: bool = False) -> list[TaskReport]:
-        """Check every record before anything is trained.
+    def check(
+        self,
+        *,
+        decode_images: bool = False,
+        workers: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[TaskReport]:
+        """Check every record before anything is trained; see `check_benchmark`.
 
         Raises:
             BenchmarkError: something is wrong; lists it.
         """
         tested = Benchmark(self.benchmark.name, self.stream, self.downstream)
-        reports = check_benchmark(tested, decode_images=decode_images)
+        reports = check_benchmark(
+            tested, decode_images=decode_images, workers=workers, on_progress=on_progress
+        )
         require_clean(reports)
         return reports
 

@@ -9,6 +9,7 @@ import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -71,22 +72,34 @@ class FileImage:
         """
         found = self.locate()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(found, formats=_FORMATS) as image:
-                    if image.width * image.height > MAX_PIXELS:
-                        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-                    image.load()
-                    return _to_rgb(image)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            fix = f"at most {MAX_PIXELS} pixels are decoded; scale the image down"
-            raise self._problem(f"too large ({error}); {fix}") from error
-        except Exception as error:  # decoders raise anything on damaged files; all of it means the same
-            raise self._problem(f"not a readable image ({type(error).__name__}: {error})") from error
+            return decode_image(found)
+        except ValueError as error:
+            raise self._problem(str(error)) from error
 
     def _problem(self, what: str) -> ValueError:
         place = f"{self.record}: " if self.record else ""
         return ValueError(f"{place}image {self.path!r} under {self.root}: {what}")
+
+
+def decode_image(source: Path | BinaryIO) -> Image.Image:
+    """Decode an image file to RGB: alpha over white, 16 bits scaled to 8, first frame of an animation.
+
+    Raises:
+        ValueError: it is not a readable image or is too large; says why, without a place.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+                image.load()
+                return _to_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        fix = f"at most {MAX_PIXELS} pixels are decoded; scale the image down"
+        raise ValueError(f"too large ({error}); {fix}") from error
+    except Exception as error:  # decoders raise anything on damaged files; all of it means the same
+        raise ValueError(f"not a readable image ({type(error).__name__}: {error})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.record_file import RecordFile
 from lit_cvit.data.records import Record, parse_record
+from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import Sample
 
 
@@ -34,8 +35,10 @@ class RecordSource:
         Args:
             path: JSON or JSONL file of records.
             task: Name of the task.
-            instructions: Strings of which one ends every user text and is split off it; none leaves texts
-                whole, with an empty instruction.
+            instructions: Strings of which one ends every user text, or starts it with a colon behind, and is
+                split off it; none leaves texts whole, with an empty instruction. A record that has no user
+                text (captions of an image, our own form without instruction) gets one of them, drawn by
+                task, id and epoch.
             image_root: Folder that image paths are relative to; None for a text-only task.
             limit: Use only so many records from the start.
             ids_required: False gives a record without an id its position in the file as its id.
@@ -54,7 +57,7 @@ class RecordSource:
         return self._num_samples
 
     def sample(self, index: int, epoch: int = 0) -> Sample:
-        """Return sample `index`; a record file shows the same in every epoch.
+        """Return sample `index`; only the instruction of a record without one depends on the epoch.
 
         Raises:
             IndexError: `index` is negative or past the end.
@@ -64,7 +67,7 @@ class RecordSource:
             raise IndexError(f"{self.file.path} has samples 0 to {len(self) - 1}, got {index}")
         position = None if self._ids_required else index
         record = parse_record(self.file[index], place=self.file.where(index), position=position)
-        question, instruction = self._split(record, index)
+        question, instruction = self._split(record, index, epoch)
         return Sample(
             id=record.id,
             task=self._task,
@@ -98,24 +101,30 @@ class RecordSource:
             raise ValueError(f"{place}: field 'image': got {record.image!r}; {fix}")
         return FileImage(self._image_root, record.image, record=place)
 
-    def _split(self, record: Record, index: int) -> tuple[str, str]:
+    def _split(self, record: Record, index: int, epoch: int) -> tuple[str, str]:
         """Separate question and instruction."""
         if record.instruction is not None:
             if record.instruction in self._instructions:
                 return record.question, record.instruction
-            got, fix = record.instruction, "it must be one of the task's instructions"
-            field = "field 'instruction'"
+            field, got = "field 'instruction'", record.instruction
+            fix = "it must be one of the task's instructions"
+        elif not record.text:
+            if not self._instructions:
+                return record.question, ""
+            drawn = mix("instruction", self._task, epoch, record.id) % len(self._instructions)
+            return record.question, self._instructions[drawn]
         else:
             text = record.text.rstrip()
+            starts = [known for known in self._instructions if text.lstrip().startswith(f"{known}:")]
+            if starts:
+                longest = max(starts, key=len)
+                return text.lstrip().removeprefix(f"{longest}:").strip(), longest
             ends = [known for known in self._instructions if text.endswith(known)]
             if ends or not self._instructions:
                 longest = max(ends, key=len, default="")
                 return text.removesuffix(longest).strip(), longest
-            got, fix = (
-                "..." + text[-60:] if len(text) > 60 else text,
-                "it must end with an instruction of the task",
-            )
-            field = "the user's last text"
+            field, got = "the user's last text", "..." + text[-60:] if len(text) > 60 else text
+            fix = "it must end with an instruction of the task, or start with one and a colon"
         listed = "; ".join(map(repr, self._instructions)) or "none"
         fix += f" ({listed}); correct the record or 'instruction' in the YAML file"
         raise ValueError(f"{self._place(record, index)}: {field}: got {got!r}; {fix}")

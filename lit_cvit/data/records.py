@@ -1,25 +1,37 @@
-"""What a record says: one row of a record file, in any of the three forms that are read.
+"""What a record says: one row of a record file, in any of the four forms that are read.
 
 * LLaVA training rows: `id`, `image`?, `conversations` [{from: human | gpt, value}, ...].
-* LLaVA test rows: `question_id`, `image`?, `text`, `answer` (a string or a list of strings).
-* our own rows: `id`, `image`?, `question`?, `instruction`, `answers`, `choices`?.
+* LLaVA test rows: `question_id`, `image`?, `text`, and the answer as `answer` (a string or a list of
+  strings), `answer_bbox` (a box, as a string or a list of four numbers) or `label` (a string).
+* our own rows: `id`, `image`?, `question`?, `instruction`?, `answers`, `choices`?.
+* an image of a COCO caption file (`images`: `id`, `file_name`; `annotations`: `image_id`, `caption`): its
+  captions are the answers of one record, in the order of the file; the first is what is trained on.
 
-The form is read off the keys of each row, so any form can stand in either split. Further keys are ignored.
+The form is read off the keys of each row, so any form can stand in either split. Further keys are ignored
+(`bbox`, `size`, `model_id`, ...). A row without an instruction (captions, our own form) is given one of the
+task's instructions; see `lit_cvit.data.record_source`.
 
 A row of a training file may lack its id, as rows of published training files do: its position in the file,
 counted from 0, is its id then ("17"). Predictions are kept by id, so a row of a test file must have one.
+
+The image stands at the start of the first turn, whether the text says so or not: `<image>` at the start or
+the end of a user's turn is dropped, and a record with `image` whose text has no `<image>`, as test rows are
+published, is the same record. `<image>` without an `image`, twice, or in the middle of a text is an error,
+and so is a record of more than one image.
 """
 
 from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 IMAGE_PLACEHOLDER = "<image>"
 
+# Where a test row has its answer; the first that is there counts.
+_TEST_ANSWERS = ("answer", "answer_bbox", "label")
 _ABSENT = object()
 _PLACEHOLDER_AT_AN_END = re.compile(r"\A\s*<image>\s*|\s*<image>\s*\Z")
 
@@ -33,7 +45,8 @@ class Record:
         answers: Reference answers, at least one that is not blank; the first is the training target.
         text: The user's last turn without the image placeholder; empty for a row of our own form.
         question: The question of a row of our own form; may be empty.
-        instruction: The instruction of a row of our own form; None where it is still part of `text`.
+        instruction: The instruction of a row of our own form; None where it is still part of `text`, or
+            where the row has neither (an image with captions, our own row without one).
         image: Path of the image as the row gives it; empty for a text-only row.
         choices: Options of a multiple-choice question, in letter order.
         history: Earlier (user text, answer) pairs of a conversation of several turns.
@@ -61,34 +74,61 @@ def parse_record(row: Mapping[str, object], *, place: str, position: int | None 
         ValueError: the row is in none of the known forms, or a field is missing, of the wrong type, blank,
             or inconsistent; names place, id where known, field, the value got, and the fix.
     """
+    image, annotations = row.get("image"), row.get("annotations")
+    if isinstance(image, dict) and isinstance(annotations, list):
+        return _captioned(image, annotations, place)
     reader = _Row(row, place)
     identity = reader.identity(position)
     reader.place = f"{place} (id {identity!r})"
-    image, choices = reader.image(), reader.texts("choices") if "choices" in row else ()
+    path, choices = reader.image(), reader.texts("choices") if "choices" in row else ()
     if "conversations" in row:
         turns = _turns(reader)
         history, (text, answer) = tuple(turns[:-1]), turns[-1]
-        return Record(identity, (answer,), text=text, image=image, choices=choices, history=history)
+        return Record(identity, (answer,), text=text, image=path, choices=choices, history=history)
     if "text" in row:
         text = reader.user_text("text", reader.text("text"))
-        return Record(identity, reader.answers("answer"), text=text, image=image, choices=choices)
+        field = next((field for field in _TEST_ANSWERS if field in row), _TEST_ANSWERS[0])
+        answers = (reader.box(field),) if field == "answer_bbox" else reader.answers(field)
+        return Record(identity, answers, text=text, image=path, choices=choices)
     if "instruction" in row or "answers" in row:
         question = reader.text("question", blank=True) if "question" in row else ""
         question = reader.user_text("question", question) if question.strip() else ""
-        instruction = reader.user_text("instruction", reader.text("instruction"))
+        instruction = None
+        if "instruction" in row:
+            instruction = reader.user_text("instruction", reader.text("instruction"))
         return Record(
             identity,
             reader.answers("answers"),
             question=question,
             instruction=instruction,
-            image=image,
+            image=path,
             choices=choices,
         )
     keys = ", ".join(map(repr, row)) or "none"
     raise ValueError(
         f"{reader.place}: got the fields {keys}; a record has 'conversations' (LLaVA training), 'text' and "
-        "'answer' (LLaVA test), or 'instruction' and 'answers'"
+        "'answer' (LLaVA test), or 'answers' (our own)"
     )
+
+
+def _captioned(image: Mapping[str, object], annotations: Sequence[object], place: str) -> Record:
+    """An image of a COCO caption file, with its annotations."""
+    reader = _Row(image, place)
+    identity = reader.identity(None)
+    reader.place = f"{place} (id {identity!r})"
+    path = reader.image("file_name")
+    if not path:
+        reader.fail("file_name", "it must be the path of the image under the image root")
+    if not annotations:
+        reader.fail("caption", "the image has no annotation with a caption; add one, or remove it")
+    captions = []
+    for position, annotation in enumerate(annotations):
+        if not isinstance(annotation, dict):
+            reader.fail(f"annotations[{position}]", "it must be an object with a 'caption'", annotation)
+        caption = _Row(annotation, reader.place).text("caption").strip()
+        reader.refuse_placeholder("caption", caption)
+        captions.append(caption)
+    return Record(identity, tuple(captions), image=path)
 
 
 class _Row:
@@ -154,16 +194,24 @@ class _Row:
             self.refuse_placeholder(field, answer)
         return answers
 
-    def image(self) -> str:
-        value = self.row.get("image")
+    def box(self, field: str) -> str:
+        value = self.row[field]
+        if not isinstance(value, list):
+            return self.text(field)
+        if len(value) != 4 or not all(type(edge) in (int, float) for edge in value):
+            self.fail(field, "it must be four numbers [x1, y1, x2, y2], or a string of them")
+        return str(value)
+
+    def image(self, field: str = "image") -> str:
+        value = self.row.get(field)
         if value is None:
             return ""
         if not isinstance(value, str) or not value.strip():
             self.fail(
-                "image", "it must be the path of one image under the image root; leave it out without one"
+                field, "it must be the path of one image under the image root; leave it out without one"
             )
         self.has_image = True
-        return self.clean("image", value)
+        return self.clean(field, value)
 
     def user_text(self, field: str, value: str) -> str:
         """Drop one image placeholder from an end of a user's turn; anywhere else it is an error."""

@@ -14,6 +14,7 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
+from lit_cvit.metrics.general import Summary
 from lit_cvit.metrics.scoring import Scorer
 
 
@@ -100,6 +101,31 @@ class SampleSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Published numbers of samples.
+
+    Attributes:
+        train: Of the training split; None where there is none, or none is published.
+        test: Of the test split; None where none is published.
+        unit: What the numbers are printed in: 1000 for "12k", which 12726 is.
+    """
+
+    train: int | None = None
+    test: int | None = None
+    unit: int = 1
+
+    def difference(self, train: int, test: int) -> str:
+        """The published sizes that are not those found, in words; empty where all agree."""
+        pairs = (("train", self.train, train), ("test", self.test, test))
+        told = [
+            f"{published} {split}"
+            for split, published, found in pairs
+            if published is not None and abs(found - published) >= self.unit
+        ]
+        return ", ".join(told)
+
+
+@dataclass(frozen=True)
 class Task:
     """A data set with its instructions, answer format and scorers.
 
@@ -113,6 +139,9 @@ class Task:
         instructions: Every instruction string the task may show, in a fixed order.
         max_new_tokens: Decoding budget of the task.
         few_shot: True for a downstream task that is learned from a few samples, not tested zero-shot.
+        published: Sizes of the splits behind published numbers, for a task of a published benchmark. What
+            such a task has twice in training, or in training and test, is told by a check, not refused.
+        summary: Prediction rows of the test split to further figures of it, reported like `also`.
     """
 
     name: str
@@ -124,6 +153,8 @@ class Task:
     instructions: tuple[str, ...] = ()
     max_new_tokens: int = 0
     few_shot: bool = False
+    published: Counts | None = None
+    summary: Summary | None = None
 
     @property
     def is_caption(self) -> bool:
@@ -163,10 +194,11 @@ class Batch:
 
     Attributes:
         inputs: Keyword tensors for the backbone's model: input_ids (S, L), attention_mask (S, L) and, if
-            any sample has an image, pixel_values (I, ...).
+            any sample has an image, pixel_values: (I, ...), or all patches of all images (P, ...), and what
+            else the family's model takes for images.
         answer_mask: (S, L) True at answer tokens, which the loss counts; None for a batch to generate from.
         prompt_mask: (S, L) True at prompt tokens, the image's included: neither answer nor padding.
-        image_rows: (I,) sample index of each image row; empty for a text-only batch.
+        image_rows: (I,) sample index of each image; empty for a text-only batch.
         samples: The samples themselves.
         indices: Position of each sample in its split; -1 where there is none.
         step_tokens: Answer tokens of the whole optimizer step that this batch is a part of, over all

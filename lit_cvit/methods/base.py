@@ -21,6 +21,7 @@ from lit_cvit.adapters import (
     Target,
     adapter_state,
     checkpoint_context_fn,
+    grow,
     hold_unrouted,
     inject,
     joined,
@@ -29,7 +30,8 @@ from lit_cvit.adapters import (
     routing,
     trainable_blocks,
 )
-from lit_cvit.backbones.base import Backbone, LossOutput
+from lit_cvit.backbones.base import Backbone
+from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stream import Stage
 from lit_cvit.data.tasks import Batch, Task
@@ -122,6 +124,12 @@ class ContinualMethod(L.LightningModule):
         """True until the first plan is followed; a run that starts from another one has no new method."""
         return self.num_plans == 0
 
+    @property
+    def adapted_groups(self) -> tuple[str, ...]:
+        """Groups of layers that get banks."""
+        chosen = tuple(g for g in self.targets if g != _PROJECTOR or self.projector == "lora")
+        return chosen if self.trains else ()
+
     # -- hooks ----------------------------------------------------------------------------------------------
 
     def plan_stage(self, stage: Stage) -> Plan:
@@ -132,6 +140,13 @@ class ContinualMethod(L.LightningModule):
         `projector_copy` (key of the copy that `projector_carry` starts anew; the newest by default).
         """
         return {"new_blocks": [self.rank] if self.is_new else [], "new_projector": self.is_new}
+
+    def growth(self, stage: Stage) -> Plan:
+        """The keys of `plan_stage` that the base applies, for the memory plan: no weights are loaded yet.
+
+        To be overridden where `plan_stage` reads the model; an upper bound will do.
+        """
+        return self.plan_stage(stage)
 
     def apply_plan(self, plan: Plan) -> None:
         """Follow the further keys of a plan, after the base has followed its own."""
@@ -184,8 +199,7 @@ class ContinualMethod(L.LightningModule):
             return
         self.backbone.load()
         self._num_backbone_parameters = self.backbone.model.num_parameters()
-        groups = [g for g in self.targets if g != _PROJECTOR or self.projector == "lora"]
-        named = self.backbone.linear_targets(groups) if self.trains else {}
+        named = self.backbone.linear_targets(self.adapted_groups)
         targets = {name: Target(target.path, target.kind) for name, target in named.items()}
         self.banks = inject(self.backbone.model, targets, self.make_bank)
         if self.projector == "full" and self.trains:
@@ -202,19 +216,9 @@ class ContinualMethod(L.LightningModule):
 
     def _grow(self, plan: Plan) -> None:
         generator = torch.Generator().manual_seed(plan["seed"])
-        for bank in self.banks.values():
-            if plan.get("freeze_blocks"):
-                for index in range(bank.num_blocks):
-                    bank.freeze_block(index)
-            for rank in plan.get("new_blocks", ()):
-                bank.add_block(rank, generator)
-        if self.projector_bank is None:
-            return
-        if plan.get("new_projector"):
-            if plan.get("freeze_blocks"):
-                self.projector_bank.copies.requires_grad_(False)
-            self.projector_bank.add()
-        elif self.projector_carry != "keep":
+        grow(self.banks.values(), self.projector_bank, plan, generator)
+        restarts = self.projector_carry != "keep" and not plan.get("new_projector")
+        if self.projector_bank is not None and restarts:
             self._restart_projector(self.projector_bank, plan.get("projector_copy", -1), generator)
 
     def _restart_projector(self, bank: ProjectorBank, key: int, generator: torch.Generator) -> None:
@@ -302,7 +306,7 @@ class ContinualMethod(L.LightningModule):
             gate=gate,
             prompt_mask=batch.prompt_mask,
             valid_mask=batch.inputs["attention_mask"].bool(),
-            row_to_sample={_PROJECTOR: batch.image_rows},
+            row_to_sample=self.backbone.row_maps(batch),
         )
 
     def add_loss_term(self, name: str, term: LossTerm) -> None:

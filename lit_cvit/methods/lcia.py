@@ -106,6 +106,10 @@ class LCIA(ContinualMethod):
 
     # -- stages ---------------------------------------------------------------------------------------------
 
+    def growth(self, stage: Stage) -> Plan:
+        """At most a group for every stage; one of them trains."""
+        return {"new_blocks": [self.rank], "freeze_blocks": True, "new_projector": True}
+
     def plan_stage(self, stage: Stage) -> Plan:
         texts = task_texts(stage.task)
         epsilon = self._epsilon_of(texts)

@@ -215,13 +215,11 @@ class ProgLoRA(ContinualMethod):
             default_gate="ones",
         )
 
+    def growth(self, stage: Stage) -> Plan:
+        return {"new_blocks": [self.rank], "freeze_blocks": True, "new_projector": self.is_new}
+
     def plan_stage(self, stage: Stage) -> Plan:
-        plan: Plan = {
-            "new_blocks": [self.rank],
-            "freeze_blocks": True,
-            "new_projector": self.is_new,
-            "task": stage.task.name,
-        }
+        plan: Plan = {**self.growth(stage), "task": stage.task.name}
         if self.measures:
             assert stage.task.train is not None
             self._fresh = self.embedder.embed(self.backbone, stage.task.train)

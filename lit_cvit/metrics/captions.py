@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from lit_cvit.metrics.ptb import ptb_tokenize
+from lit_cvit.metrics.scored import check_captions
 
 _MAX_GRAM = 4
 _SIGMA = 6.0
@@ -39,11 +40,7 @@ def cider(
     Raises:
         ValueError: the lengths differ, or a sample has no reference.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"CIDEr got {len(predictions)} predictions for {len(references)} samples")
-    for index, captions in enumerate(references):
-        if not captions:
-            raise ValueError(f"CIDEr: sample {index} has no reference caption")
+    check_captions("CIDEr", predictions, references)
     counted = [[_count(tokenize(caption)) for caption in captions] for captions in references]
     weigh = _Weights(counted)
     return [

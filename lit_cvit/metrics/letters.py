@@ -19,6 +19,8 @@ _STATED = re.compile(
 # A capital on its own, but neither the article ("A dog") nor the pronoun ("I think", "I'm").
 _ALONE = re.compile(r"(?<![\w'])(?![AI](?:'|\s+(?!(?:or|and)\b)[a-z]))([A-Z])(?![\w'])")
 _OFFICIAL = re.compile(r"\b(\w)\b")
+_HIDE_ALONE = re.compile(r"([A-E])(?:\. .*)?", re.DOTALL)
+_HIDE_STATED = re.compile(r"The answer is ([A-Z]).")
 
 
 def option_letter(text: str, choices: Sequence[str] = ()) -> str | None:
@@ -57,3 +59,15 @@ def official_option_letter(text: str) -> str | None:
     """
     match = _OFFICIAL.search(text)
     return match[1].upper() if match else None
+
+
+def hide_option_letter(text: str) -> str | None:
+    """Return the option as HiDe's ScienceQA script reads it, or None.
+
+    That is an answer that is one letter from A to E, or begins with one, a stop and a space, or says "The
+    answer is", a capital and any other character exactly once. "B." and "(B)" are read as nothing.
+    """
+    if match := _HIDE_ALONE.fullmatch(text):
+        return match[1]
+    stated = _HIDE_STATED.findall(text)
+    return stated[0] if len(stated) == 1 else None

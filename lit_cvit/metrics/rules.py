@@ -1,22 +1,25 @@
 """What makes one answer right: prediction and sample to a score from 0 to 1.
 
-The rules that begin with `official_` repeat evaluation scripts, defects included.
+The rules that begin with `official_` repeat evaluation scripts, those with `paper_` a paper's words, defects
+included.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from lit_cvit.metrics.boxes import Box, iou, official_read_box, read_box
-from lit_cvit.metrics.letters import official_option_letter, option_letter
+from lit_cvit.metrics.letters import hide_option_letter, official_option_letter, option_letter
 from lit_cvit.metrics.text import evalai_normalize, normalize_words, strip_punctuation
 
 if TYPE_CHECKING:
     from lit_cvit.metrics.scoring import ScoredSample
 
 _NUM_HUMAN_ANSWERS = 10
+_CAPITAL = re.compile("[A-Z]")
 _ENOUGH_OVERLAP = Fraction(1, 2)
 
 
@@ -29,6 +32,20 @@ def letter(prediction: str, sample: ScoredSample) -> float:
     return float(option_letter(prediction, sample.choices) == _gold_letter(sample))
 
 
+def letter_or_short(prediction: str, sample: ScoredSample) -> float:
+    """`letter` for a question with options, else 1 if the answer is any reference in `short_answer` form.
+
+    Of a sample without choices, a first reference of one capital letter tells that it has options.
+
+    Raises:
+        ValueError: the sample has choices, and the reference names none of them.
+    """
+    if sample.choices or _CAPITAL.fullmatch(sample.answers[0].strip()):
+        return letter(prediction, sample)
+    said = short_answer(prediction)
+    return float(any(said == short_answer(answer) for answer in sample.answers))
+
+
 def official_scienceqa(prediction: str, sample: ScoredSample) -> float:
     """1 if the first character that stands alone is the option of the first reference.
 
@@ -36,6 +53,15 @@ def official_scienceqa(prediction: str, sample: ScoredSample) -> float:
         ValueError: the reference names no option.
     """
     return float(official_option_letter(prediction) == _gold_letter(sample))
+
+
+def official_scienceqa_hide(prediction: str, sample: ScoredSample) -> float:
+    """1 if HiDe's script reads the option of the first reference; see `hide_option_letter`.
+
+    Raises:
+        ValueError: the reference names no option.
+    """
+    return float(hide_option_letter(prediction) == _gold_letter(sample))
 
 
 def short_answer(answer: str) -> str:
@@ -87,6 +113,27 @@ def official_substring(prediction: str, sample: ScoredSample) -> float:
     """
     said = prediction.lower()
     return float(any(said in answer.lower() or answer.lower() in said for answer in sample.answers))
+
+
+def official_imagenet_coin(prediction: str, sample: ScoredSample) -> float:
+    """1 if the prediction is part of a reference or a reference part of it; case counts.
+
+    An empty prediction is always right here too.
+    """
+    return float(any(prediction in answer or answer in prediction for answer in sample.answers))
+
+
+def official_exact(prediction: str, sample: ScoredSample) -> float:
+    """1 if the prediction equals the first reference but for case: of ten answers, the scripts have one."""
+    return float(prediction.upper() == sample.answers[0].upper())
+
+
+def paper_hide(prediction: str, sample: ScoredSample) -> float:
+    """1 if the prediction is part of the first reference but for case (HiDe-LLaVA, 2503.12941, App. G).
+
+    An empty prediction, or one letter of the reference, is always right.
+    """
+    return float(prediction.upper() in sample.answers[0].upper())
 
 
 def grounding_iou(prediction: str, sample: ScoredSample) -> float:

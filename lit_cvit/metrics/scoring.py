@@ -1,9 +1,10 @@
-"""Scores of predicted answers: one number per sample, whose mean times 100 is the score of a task.
+"""Scores of predicted answers: one number per sample, and the score of the split that a task reports.
 
-Every scorer sees a whole split at once, because corpus metrics (CIDEr) need every row. Scorers are plain,
-picklable values. `scorer("letter")` returns the ones that need no further setting; `ExactContent` takes a
-vocabulary. Names that begin with `official_` repeat the rule of the script behind published numbers,
-defects included; the others are what a careful reader would call right.
+Every scorer sees a whole split at once, because corpus metrics (CIDEr, BLEU) need every row. Scorers are
+plain, picklable values. `scorer("letter")` returns the ones that need no further setting; `ExactContent`
+takes a vocabulary. Names that begin with `official_` repeat the rule of the script behind published numbers,
+those with `paper_` the rule that a paper states where its script has another, defects included; the others
+are what a careful reader would call right. docs/scorers.md has all of them in one table.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lit_cvit.metrics import rules, text
+from lit_cvit.metrics import general, rules, text
+from lit_cvit.metrics.bleu import Bleu
+from lit_cvit.metrics.caption_means import mean_of_seven, mean_of_six
 from lit_cvit.metrics.captions import best_reference_cider, cider, raw_cider
 from lit_cvit.metrics.content import Content, read_content
+from lit_cvit.metrics.meteor import check_meteor, meteor
 from lit_cvit.metrics.names import unknown_name
+from lit_cvit.metrics.rouge import rouge_l
+from lit_cvit.metrics.scored import Scored, mean_of_samples
 
 
 class ScoredSample(Protocol):
@@ -41,16 +47,36 @@ class Scorer(Protocol):
         ...
 
     def __call__(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> list[float]:
-        """Return one score per sample, in the order of the samples; the task's score is 100 times their mean.
+        """Return one score per sample, in the order of the samples.
 
         Raises:
             ValueError: the two sequences differ in length, or a sample cannot be scored.
         """
         ...
 
+    def score(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> Scored:
+        """Return the scores of the samples and that of the whole split, which is the task's.
+
+        Raises:
+            ValueError: as above.
+        """
+        ...
+
+
+class MeanScorer:
+    """Base of the scorers whose score of a split is 100 times the mean over its samples."""
+
+    def __call__(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> list[float]:
+        """Return one score per sample, in the order of the samples; see `Scorer`."""
+        raise NotImplementedError
+
+    def score(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> Scored:
+        """Return the scores of the samples and 100 times their mean; see `Scorer`."""
+        return mean_of_samples(self(predictions, samples))
+
 
 @dataclass(frozen=True)
-class SampleScorer:
+class SampleScorer(MeanScorer):
     """A scorer that looks at one sample at a time.
 
     Attributes:
@@ -73,7 +99,7 @@ class SampleScorer:
 
 
 @dataclass(frozen=True)
-class MatchScorer:
+class MatchScorer(MeanScorer):
     """1 if the prediction equals any reference after a normalisation, else 0.
 
     Attributes:
@@ -93,7 +119,7 @@ class MatchScorer:
 
 
 @dataclass(frozen=True)
-class CorpusScorer:
+class CorpusScorer(MeanScorer):
     """A scorer whose per-sample scores depend on the whole split.
 
     Attributes:
@@ -110,7 +136,30 @@ class CorpusScorer:
 
 
 @dataclass(frozen=True)
-class ExactContent:
+class PooledScorer:
+    """A scorer whose score of a split is no mean over samples, because counts are pooled first.
+
+    Attributes:
+        name: Its name.
+        metric: Predictions and their references to the scores; a module-level function or a value.
+        check: Refuses the scorer with a ValueError where something that it needs is not installed.
+    """
+
+    name: str
+    metric: Callable[[Sequence[str], Sequence[Sequence[str]]], Scored]
+    check: Callable[[], None] | None = None
+
+    def __call__(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> list[float]:
+        return self.score(predictions, samples).samples
+
+    def score(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> Scored:
+        """Return the scores of the samples and that of the pooled counts; see `Scorer`."""
+        _check(self.name, predictions, samples)
+        return self.metric(predictions, [sample.answers for sample in samples])
+
+
+@dataclass(frozen=True)
+class ExactContent(MeanScorer):
     """1 if a caption states exactly the objects of the first reference, in any order and wording, else 0.
 
     See `read_content` for how a caption is read. All references of a sample carry the same content.
@@ -158,6 +207,8 @@ def _check(name: str, predictions: Sequence[str], samples: Sequence[ScoredSample
 SCORERS: tuple[Scorer, ...] = (
     # The option letter, however it is wrapped; see `option_letter`.
     SampleScorer("letter", rules.letter),
+    # The same where there are options, the EvalAI normal form where there are none (IconQA).
+    SampleScorer("letter_or_short", rules.letter_or_short),
     # The EvalAI normal form of any reference.
     MatchScorer("short_answer", rules.short_answer),
     # Any reference, but for case and one final full stop.
@@ -171,10 +222,21 @@ SCORERS: tuple[Scorer, ...] = (
     SampleScorer("grounding_iou", rules.grounding_iou),
     # CIDEr-D over PTB tokens, all references.
     CorpusScorer("cider", cider),
+    # The other caption metrics of the COCO tools, all references.
+    PooledScorer("bleu_1", Bleu(1)),
+    PooledScorer("bleu_2", Bleu(2)),
+    PooledScorer("bleu_3", Bleu(3)),
+    PooledScorer("bleu_4", Bleu(4)),
+    CorpusScorer("rouge_l", rouge_l),
+    PooledScorer("meteor", meteor, check_meteor),
+    # BLEU-1 to BLEU-4, ROUGE-L and CIDEr: what is left of HiDe's mean of seven without METEOR.
+    PooledScorer("mean_of_six", mean_of_six),
     # ScienceQA (SMoLoRA, CoIN, LCIA): the first character that stands alone.
     SampleScorer("official_scienceqa", rules.official_scienceqa),
+    # ScienceQA (HiDe): the letter alone, "B. ..." or one "The answer is B."
+    SampleScorer("official_scienceqa_hide", rules.official_scienceqa_hide),
     # VQAv2, VizWiz (SMoLoRA, HiDe) and the single-answer tasks of UCIT: equal but for case.
-    MatchScorer("official_exact", str.upper),
+    SampleScorer("official_exact", rules.official_exact),
     # VQAv2 by its own evaluation tool, on 10 human answers.
     SampleScorer("official_vqav2", rules.official_vqav2),
     # GQA (SMoLoRA, HiDe): lower-cased without final stops, against the raw reference.
@@ -183,12 +245,22 @@ SCORERS: tuple[Scorer, ...] = (
     SampleScorer("official_ocrvqa", rules.official_ocrvqa),
     # ImageNet, Places365 (SMoLoRA): substring in either direction, but for case.
     SampleScorer("official_substring", rules.official_substring),
+    # ImageNet (CoIN, LCIA, HiDe): the same, and case counts.
+    SampleScorer("official_imagenet_coin", rules.official_imagenet_coin),
     # Grounding (CoIN, LCIA, HiDe): the box loses its first and its last character; see `official_read_box`.
     SampleScorer("official_grounding", rules.official_grounding),
+    # POPE (POPE, LLaVA): what does not deny says yes.
+    SampleScorer("official_pope", general.official_pope),
+    # MME: yes or no in the first four characters.
+    SampleScorer("official_mme", general.official_mme),
     # Flickr30k (SMoLoRA): CIDEr with the best single reference; see `best_reference_cider`.
     CorpusScorer("official_flickr30k", best_reference_cider),
     # TextCaps (SMoLoRA): CIDEr over what white space separates, all references.
     CorpusScorer("official_textcaps", raw_cider),
+    # VizWiz-cap, Flickr30k (HiDe, MCITlib): the mean of BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr.
+    PooledScorer("mean_of_seven", mean_of_seven, check_meteor),
+    # Single-answer tasks as HiDe's paper states it: the prediction is part of the reference, but for case.
+    SampleScorer("paper_hide", rules.paper_hide),
 )
 """Every scorer that needs no setting."""
 
@@ -197,9 +269,16 @@ def scorer(name: str) -> Scorer:
     """Return the scorer of `SCORERS` called `name`.
 
     Raises:
-        ValueError: no scorer has that name; names the nearest one and lists all.
+        ValueError: no scorer has that name (names the nearest one and lists all), or what it needs is not
+            installed: better now than after hours of training.
     """
     known = {each.name: each for each in SCORERS}
     if name not in known:
         raise unknown_name("scorer", name, known)
-    return known[name]
+    found = known[name]
+    if isinstance(found, PooledScorer) and found.check is not None:
+        try:
+            found.check()
+        except ValueError as error:
+            raise ValueError(f"scorer {name!r}: {error}") from error
+    return found

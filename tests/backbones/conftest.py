@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from family_kit import Noise
 
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.data.tasks import Sample
-
-
-@dataclass(frozen=True)
-class Noise:
-    """An image of seeded noise."""
-
-    seed: int
-    width: int = 40
-    height: int = 30
-
-    def open(self) -> Image.Image:
-        pixels = np.random.default_rng(self.seed).integers(
-            0, 256, (self.height, self.width, 3), dtype=np.uint8
-        )
-        return Image.fromarray(pixels)
 
 
 @pytest.fixture(scope="session")

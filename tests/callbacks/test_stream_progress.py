@@ -40,7 +40,8 @@ def test_plain_output_has_no_control_characters(printed: tuple[str, RunFolder]) 
 
 def test_the_header_says_what_is_about_to_happen(printed: tuple[str, RunFolder]) -> None:
     text, run = printed
-    lines = text.splitlines()
+    assert text.startswith("memory plan, computed before the weights are loaded\n")
+    lines = text[text.index("method    ") :].splitlines()
     assert lines[:2] == [
         "method    SMoLoRA, seed 0",
         "may know  instruction text, encoder sentence-transformers/all-MiniLM-L6-v2",

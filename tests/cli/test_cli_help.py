@@ -12,10 +12,10 @@ import pytest
 
 from lit_cvit import __version__
 from lit_cvit.__main__ import main
-from lit_cvit.checkpoints import STOPPED
+from lit_cvit.checkpoints import Stopped
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("analyze", "check", "fit", "predict", "pretrain", "test")
+VERBS = ("analyze", "check", "convert", "fit", "predict", "prepare", "pretrain", "test")
 HEAVY = ("torch", "lightning", "transformers", "numpy", "jsonargparse")
 
 
@@ -71,10 +71,12 @@ def test_no_arguments_show_the_help_with_status_2(say) -> None:
         ("fit", "--name"),
         ("fit", "--ckpt_path"),
         ("check", "--decode_images"),
+        ("check", "--workers N"),
         ("check", "--data.settings"),
         ("test", "--run RUN"),
         ("predict", "--question QUESTION"),
         ("pretrain", "--recipe.vision_steps"),
+        ("convert", "--projector"),
     ],
 )
 def test_help_of_a_verb_lists_its_options(say, verb: str, option: str) -> None:
@@ -94,7 +96,7 @@ def test_version(say) -> None:
 
 
 def test_a_wrong_verb_is_refused_with_the_nearest(say) -> None:
-    known = "analyze, check, fit, predict, pretrain, test"
+    known = "analyze, check, convert, fit, predict, prepare, pretrain, test"
     message = f"lit_cvit: unknown verb 'fti'. Did you mean 'fit'? Known: {known}\n"
     assert say("fti") == (2, "", message)
 
@@ -103,9 +105,9 @@ def test_a_run_that_sigterm_stopped_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(arguments: object) -> int:
-        raise SystemExit(STOPPED)
+        raise Stopped
 
     monkeypatch.setattr("lit_cvit.commands.fit.run", stopped)
-    assert main(["fit"]) == STOPPED == 143
+    assert main(["fit"]) == 143
     said = "lit_cvit fit: stopped by SIGTERM; continue with the same command and --ckpt_path last\n"
     assert capsys.readouterr().err == said

@@ -100,7 +100,8 @@ def only_message(result: tuple[int, str, str], verb: str) -> str:
         (
             ("--data.benchmark", "cvit-mni"),
             "data.benchmark: unknown benchmark 'cvit-mni'. Did you mean 'cvit-mini'? "
-            "Known: coin-mini, cvit-mini, ucit-mini; for your own data give the path of a .yaml file",
+            "Known: coin, coin-mini, cvit, cvit-mini, general, ucit, ucit-mini; for your own data give the "
+            "path of a .yaml file",
         ),
         (("--data.benchmark", "mine.yaml"), "data.benchmark: no file mine.yaml"),
         (

@@ -189,7 +189,10 @@ def test_check_prints_counts_and_steps(say, small: Path) -> None:
         "ScienceQA: 48 train, 6 test, 44 with image: no problems",
         "GQA: 48 train, 6 test, 54 with image: no problems",
     ]
-    assert lines[-1] == "2 stages, 6 steps: ready to fit"
+    assert lines[-2:] == [
+        "images: files were looked up, nothing was decoded; --decode_images opens every image",
+        "2 stages, 6 steps: ready to fit",
+    ]
 
 
 BAD = """\
@@ -229,7 +232,7 @@ def test_check_passes_clean_data_of_the_users_own(say, own_data: Path) -> None:
     )
     assert (status, out.splitlines()) == (
         0,
-        ["Signs: 1 train, 1 test, 2 with image: no problems", "1 stages, 1 steps: ready to fit"],
+        ["Signs: 1 train, 1 test, 2 with image: no problems", "1 stage, 1 step: ready to fit"],
     )
 
 

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from lit_cvit.data import image_check
 from lit_cvit.data.check import (
     BenchmarkError,
     Problem,
     ProblemKind,
+    TaskReport,
     check_benchmark,
     check_task,
     require_clean,
 )
+from lit_cvit.data.check_report import cause_of
+from lit_cvit.data.image_check import ImageLookup
+from lit_cvit.data.images import FileImage
 from lit_cvit.data.record_source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, ImageSource, Sample, Task
 from lit_cvit.metrics.scoring import scorer
@@ -168,14 +174,130 @@ def test_an_empty_split_is_a_problem() -> None:
     ]
 
 
-def test_the_first_20_problems_are_listed_and_all_are_counted_and_told() -> None:
+def test_problems_that_are_alike_are_listed_thrice_and_all_are_counted_and_told() -> None:
     told: list[Problem] = []
     bad = Listed(*(sample(str(number), answers=()) for number in range(25)))
     report = check_task(task(bad, Listed(sample("x", text="x"))), on_problem=told.append)
-    assert (len(report.problems), report.num_problems, len(told)) == (20, 25, 25)
+    assert (len(report.problems), report.num_problems, len(told)) == (3, 25, 25)
     lines = report.lines()
-    assert lines[0] == "T: 25 train, 1 test, 0 with image: 25 empty answer"
-    assert (len(lines), lines[-1]) == (22, "  ... and 5 more")
+    assert lines[0] == "T: 25 train, 1 test, 0 with image: 25 empty answers"
+    assert (len(lines), lines[-1]) == (5, "  ... and 22 more: T train: empty answer")
+
+
+def test_problems_are_alike_by_split_kind_and_field_or_cause(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "empty.png").touch()
+    rows = [row(str(number), image=f"{number}.png") for number in range(5)]
+    rows += [row("e", image="empty.png"), row("f", text=5), row("g", text=" "), {"text": "x", "answer": "y"}]
+    rows += [row(f"h{number}", answer=["x", number]) for number in range(5)]
+    report = check_task(of_files(tmp_path, rows, [row("x", answer=number) for number in range(2)]))
+    assert dict(report.alike) == {
+        "train: bad image: no such file": 5,
+        "train: bad image: the file is empty": 1,
+        "train: bad record: field 'text'": 2,
+        "train: bad record: field 'id'": 1,
+        "train: bad record: field 'answer[]'": 5,
+        "test: bad record: field 'answer'": 2,
+    }
+    lines = report.lines()
+    assert lines[0] == "T: 14 train, 2 test, 6 with image: 6 bad images, 10 bad records"
+    assert len(lines) == 1 + 12 + 2
+    assert lines[-2:] == [
+        "  ... and 2 more: T train: bad image: no such file",
+        "  ... and 2 more: T train: bad record: field 'answer[]'",
+    ]
+
+
+def test_at_most_20_problems_are_listed_however_they_differ() -> None:
+    report = TaskReport("T", 60, 1)
+    for number in range(60):
+        report.add(Problem(ProblemKind.RECORD, "T", "train", f"{number}", cause=f"field {number}"))
+    assert len(report.lines()) == 1 + 20 + 21
+    assert report.lines()[-1] == "  ... and 20 more of 20 other kinds"
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("F, line 3 (id 'a'): field 'conversations[12].from': got 1; fix", "field 'conversations[].from'"),
+        ("F, line 3: field 'id': got nothing; fix", "field 'id'"),
+        ("F, line 3: broken JSON at column 7: Expecting value; forms", "broken JSON"),
+        ("F, line 3: not UTF-8 at byte 7; forms", "not UTF-8"),
+        ("F, line 3: got [1]; a record is a JSON object {...}", "not an object"),
+        ("F, line 3 (id 'a'): image 'a.png' under img: not a readable image (X: y)", "not a readable image"),
+        ("F, line 3 (id 'a'): image 'a: b.png' under img: no such file; check", "no such file"),
+    ],
+)
+def test_the_cause_of_a_message_is_its_field_or_what_it_says_first(said: str, cause: str) -> None:
+    assert cause_of(said, "F, line 3") == cause
+
+
+def test_a_sample_that_asks_nothing_is_a_bad_record() -> None:
+    found = check_task(task(None, Listed(sample("1", Drawn(1), text=""))))
+    assert list(map(str, found.problems)) == [
+        "T test: bad record: sample 0 (id '1'): got neither question nor instruction; give the task an "
+        "instruction"
+    ]
+
+
+def test_images_are_decoded_in_several_processes_with_the_same_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_check, "_CHUNK", 2)
+    rows = [row(str(number), image=f"{number % 7}.png") for number in range(9)]
+    checked = of_files(tmp_path, rows, [row("x", image="2.png")])
+    for number in range(7):
+        Image.new("RGB", (2, 2)).save(tmp_path / "img" / f"{number}.png")
+    (tmp_path / "img" / "1.png").write_bytes(b"x")
+    (tmp_path / "img" / "2.png").write_bytes(b"y")
+    steps: list[tuple[str, int, int]] = []
+    found = [
+        check_task(checked, decode_images=True, workers=workers, on_progress=lambda *at: steps.append(at))
+        for workers in (1, 2)
+    ]
+    assert found[0] == found[1]
+    places = [problem.message.split(": ")[0].removeprefix(str(tmp_path)) for problem in found[0].problems]
+    assert places == [
+        "/train.jsonl, line 2 (id '1')",
+        "/train.jsonl, line 9 (id '8')",
+        "/train.jsonl, line 3 (id '2')",
+        "/test.jsonl, line 1 (id 'x')",
+    ]
+    assert steps[len(steps) // 2 :] == [
+        ("T train records", 0, 9),
+        ("T train records", 9, 9),
+        ("T test records", 0, 1),
+        ("T test records", 1, 1),
+        *(("T images", done, 7) for done in (2, 4, 6, 7)),
+    ]
+
+
+def test_a_lookup_judges_a_path_as_locate_does(tmp_path: Path) -> None:
+    root = tmp_path / "img"
+    (root / "in" / "a: b").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    for path in ("img/a.png", "img/in/b.png", "img/in/a: b/c.png", "out/d.png"):
+        (tmp_path / path).write_bytes(b"x")
+    (root / "empty.png").touch()
+    (root / "link.png").symlink_to("a.png")
+    (root / "away.png").symlink_to(tmp_path / "out" / "d.png")
+    (root / "far").symlink_to(tmp_path / "out")
+    (root / "near").symlink_to("in")
+    good = ["a.png", "./a.png", "in//b.png", "in/a: b/c.png", "near/b.png", "link.png"]
+    bad = ["empty.png", "no.png", "away.png", "far/d.png", "in", "../img/a.png", str(root / "a.png")]
+    paths = [*good, *bad, "C:a.png", "a.png/x", "\0.png"]
+    lookup = ImageLookup()
+
+    def judged(look: Callable[[FileImage], object], path: str) -> str:
+        try:
+            look(FileImage(root, path))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    found = {path: judged(lookup.find, path) for path in paths * 2}
+    assert found == {path: judged(FileImage.locate, path) for path in paths}
+    assert [path for path in paths if not found[path]] == good
 
 
 def test_a_benchmark_is_checked_stream_first() -> None:
@@ -191,7 +313,7 @@ def test_problems_become_one_readable_error() -> None:
     with pytest.raises(BenchmarkError) as caught:
         require_clean([good, bad])
     assert str(caught.value).splitlines() == [
-        "2 problems in 1 task(s)",
+        "2 problems in 1 task",
         "Bad: 0 train, 2 test, 0 with image: 1 empty answer, 1 duplicate id",
         "  Bad test: empty answer: sample 1 (id '1'): got ('',); at least one answer must not be blank",
         "  Bad test: duplicate id: sample 1 (id '1'): the id is already that of sample 0; make ids unique",

@@ -125,6 +125,15 @@ def test_only_coins_own_wording_asks_a_question_for_imagenet() -> None:
     assert own.image == refined.image
 
 
+def test_hides_wording_ends_with_a_full_stop_and_asks_for_imagenet() -> None:
+    benchmark = coin_mini(wording="hide")
+    turn = benchmark.task("ImageNet").test.sample(0).user_text
+    assert turn == f"What is the object in the image?\n{SHORT}."
+    assert {task.instructions for task in benchmark.stream if task.answer_format is AnswerFormat.SHORT} == {
+        (f"{SHORT}.",)
+    }
+
+
 def test_with_10type_every_string_is_drawn_and_changes_with_the_epoch() -> None:
     train = coin_mini(instructions="10Type").task("Grounding").train
     assert train is not None

@@ -82,6 +82,11 @@ def test_a_task_has_what_its_settings_say(folder: Path) -> None:
     assert (len(task.train), len(task.test)) == (3, 1)
 
 
+def test_a_task_may_have_further_scorers(folder: Path) -> None:
+    (task,) = custom(write(folder, settings(also=["bleu_4", "rouge_l"]))).stream
+    assert [each.name for each in task.also] == ["bleu_4", "rouge_l"]
+
+
 def test_a_training_sample_keeps_text_and_separates_the_instruction(folder: Path) -> None:
     root, place = folder / "img", f"{folder / 'train.json'}, index 0 (id 'r0')"
     sample = train_of(folder).sample(0)
@@ -102,6 +107,17 @@ def test_a_training_sample_keeps_text_and_separates_the_instruction(folder: Path
 def test_the_longest_instruction_that_fits_is_taken(folder: Path) -> None:
     sample = train_of(folder).sample(1)
     assert (sample.question, sample.instruction, sample.user_text) == ("Colour?", LONG, f"Colour? {LONG}")
+
+
+def test_an_instruction_may_stand_in_front_with_a_colon(folder: Path) -> None:
+    rows = [conversation(n, f"{text} the left dog", "red") for n, text in enumerate(("Find:", "Find now:"))]
+    (folder / "train.json").write_text(json.dumps(rows))
+    source = train_of(folder, instruction=["Find", "Find now"])
+    assert [(source.sample(n).question, source.sample(n).instruction) for n in (0, 1)] == [
+        ("the left dog", "Find"),
+        ("the left dog", "Find now"),
+    ]
+    assert source.sample(1).user_text == "Find now: the left dog"
 
 
 def test_earlier_turns_are_history_and_the_last_turn_is_kept_as_it_is(folder: Path) -> None:
@@ -217,8 +233,8 @@ def test_a_text_without_its_instruction_is_refused(folder: Path) -> None:
         train_of(folder).sample(0)
     assert str(caught.value) == (
         f"{folder / 'train.json'}, index 0 (id 'r0'): the user's last text: got 'Colour?'; it must end with "
-        f"an instruction of the task ('{WORD}'; '{LONG}'); correct the record or "
-        "'instruction' in the YAML file"
+        f"an instruction of the task, or start with one and a colon ('{WORD}'; '{LONG}'); correct the record "
+        "or 'instruction' in the YAML file"
     )
 
 
@@ -242,7 +258,7 @@ def test_an_image_without_an_image_root_is_refused(folder: Path) -> None:
 
 
 REQUIRED = "required: name, test, answer_format, scorer, instruction"
-KEYS = "name, test, answer_format, scorer, instruction, train, image_root, max_new_tokens, limit, downstream"
+KEYS = f"{REQUIRED[10:]}, also, train, image_root, max_new_tokens, limit, downstream"
 
 
 @pytest.mark.parametrize(
@@ -252,11 +268,26 @@ KEYS = "name, test, answer_format, scorer, instruction, train, image_root, max_n
         ({"zzz": 1}, f"unknown key 'zzz'. Known: {KEYS}"),
         ({"scorer": None}, f"the key 'scorer' is missing; {REQUIRED}"),
         (
+            {"instruction": None},
+            f"the key 'instruction' is missing; {REQUIRED}; say `instruction: none` for texts without one",
+        ),
+        (
             {"train": None},
             "'train': got nothing; it is needed for every task that is not 'downstream: zero_shot'",
         ),
         ({"scorer": "exakt"}, "'scorer': unknown scorer 'exakt'. Did you mean 'exact'? Known: "),
         ({"scorer": 3}, "'scorer': got 3; it must be a string that is not blank; put it in quotes"),
+        ({"also": ["bleu4"]}, "'also': unknown scorer 'bleu4'. Did you mean 'bleu_4'? Known: "),
+        ({"also": "bleu_4"}, "'also': got 'bleu_4'; it must be a list of scorers"),
+        ({"also": [4]}, "'also': got [4]; it must be a list of scorers"),
+        (
+            {"also": ["exact"]},
+            "'also': got ['exact']; every scorer may be listed once, and not the task's own",
+        ),
+        (
+            {"also": ["letter", "letter"]},
+            "'also': got ['letter', 'letter']; every scorer may be listed once, and not the task's own",
+        ),
         (
             {"answer_format": "Short"},
             "unknown answer_format 'Short'. Did you mean 'short'? Known: letter, short, caption, box",
@@ -294,7 +325,7 @@ def test_a_bad_setting_is_refused_with_task_key_value_and_fix(
     assert error.startswith(f"DIR/my.yaml, task 1 ('Colour'): {message}")
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", "Two words"])
+@pytest.mark.parametrize("name", ["a/b", "..", "", "Two words", "Stra\u00dfe", "\u6807\u5fd7", "\u0663"])
 def test_a_task_name_that_is_no_file_name_is_refused(folder: Path, name: str) -> None:
     assert f"DIR/my.yaml, task 1 ({name!r}): 'name': got {name!r}; " in error_of(
         write(folder, settings(name=name))

@@ -34,6 +34,35 @@ def test_a_llava_test_row_is_read(answer: Any, answers: tuple[str, ...]) -> None
     assert parse(question_id=7, image="a.png", text="Colour?", answer=answer) == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"answer_bbox": "[0.41,0.45,0.63,0.62]", "size": [640, 480]}, "[0.41,0.45,0.63,0.62]"),
+        ({"answer_bbox": [0.41, 0.45, 0.63, 1]}, "[0.41, 0.45, 0.63, 1]"),
+        ({"label": "yes"}, "yes"),
+        ({"label": "no", "answer": "yes"}, "yes"),
+    ],
+)
+def test_a_test_row_may_have_its_answer_as_a_box_or_a_label(fields: dict[str, Any], answer: str) -> None:
+    assert parse(question_id=7, image="a.png", text="Where?", **fields).answers == (answer,)
+
+
+def test_an_image_needs_no_placeholder() -> None:
+    bare = train(("human", "What?"), ("gpt", "1"), ("human", "Now?"), ("gpt", "2"), image="a.png")
+    assert bare == train(
+        ("human", "<image>\nWhat?"), ("gpt", "1"), ("human", "Now?"), ("gpt", "2"), image="a.png"
+    )
+    assert parse(id=1, image="a.png", text="Red?", answer="x") == parse(
+        id=1, image="a.png", text="Red?\n<image>", answer="x"
+    )
+
+
+def test_a_row_of_our_own_form_needs_no_instruction() -> None:
+    record = parse(id="q1", image="a.png", question="", answers=["A cat."], bbox=[1, 2, 3, 4], size=[9, 9])
+    assert record == Record("q1", ("A cat.",), image="a.png")
+    assert parse(id="q1", question="Which?", answers=["x"]) == Record("q1", ("x",), question="Which?")
+
+
 def test_a_row_of_our_own_form_is_read() -> None:
     row = {"question": "Which?", "instruction": "Say a letter.", "answers": ["B"], "choices": ["x", "y"]}
     expected = Record(
@@ -97,7 +126,7 @@ def test_a_training_row_without_an_id_has_its_position() -> None:
         (
             {"txt": "a", "answer": "b"},
             "got the fields 'id', 'txt', 'answer'; a record has 'conversations' (LLaVA training), 'text' and "
-            "'answer' (LLaVA test), or 'instruction' and 'answers'",
+            "'answer' (LLaVA test), or 'answers' (our own)",
         ),
         ({"text": 5, "answer": "b"}, "field 'text': got 5; it must be a string"),
         ({"text": " ", "answer": "b"}, "field 'text': got ' '; it must not be blank"),
@@ -126,7 +155,21 @@ def test_a_training_row_without_an_id_has_its_position() -> None:
             {"instruction": "Say.", "answers": "x", "choices": []},
             "field 'choices': got []; it must be a list of strings with at least one entry",
         ),
-        ({"answers": ["x"]}, "field 'instruction': got nothing; it must be a string"),
+        ({"answers": ["x"], "instruction": None}, "field 'instruction': got None; it must be a string"),
+        (
+            {"text": "a", "answer_bbox": [0.1, 0.2, 0.3]},
+            "field 'answer_bbox': got [0.1, 0.2, 0.3]; it must be four numbers [x1, y1, x2, y2], or a string "
+            "of them",
+        ),
+        (
+            {"text": "a", "answer_bbox": [0.1, 0.2, "0.3", True]},
+            "field 'answer_bbox': got [0.1, 0.2, '0.3', True]; it must be four numbers [x1, y1, x2, y2], "
+            "or a string of them",
+        ),
+        (
+            {"text": "a", "label": 1},
+            "field 'label': got 1; it must be a string or a list of strings; put numbers in quotes",
+        ),
         (
             {"text": "a", "answer": "b", "image": ["a.png"]},
             "field 'image': got ['a.png']; it must be the path of one image under the image root; "

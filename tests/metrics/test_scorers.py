@@ -13,6 +13,7 @@ from lit_cvit.metrics.following import follows
 from lit_cvit.metrics.scoring import SCORERS, ExactContent, MatchScorer, Scorer, scorer
 from lit_cvit.metrics.text import class_name, evalai_normalize
 
+METEOR = ("meteor", "mean_of_seven")
 WORLD = ExactContent(
     colours=("red", "blue", "dark blue"),
     shapes=("circle", "star"),
@@ -24,10 +25,19 @@ def _score(name: str, prediction: str, *answers: str, choices: tuple[str, ...] =
     return scorer(name)([prediction], [Answered(answers, choices)])[0]
 
 
-@pytest.mark.parametrize("name", [each.name for each in SCORERS])
-def test_every_scorer_is_found_by_its_name_and_survives_pickling(name: str) -> None:
+@pytest.mark.parametrize("tested", SCORERS, ids=lambda tested: tested.name)
+def test_every_scorer_survives_pickling(tested: Scorer) -> None:
+    assert pickle.loads(pickle.dumps(tested)) == tested
+
+
+# The others are in test_meteor.py.
+@pytest.mark.parametrize("name", [each.name for each in SCORERS if each.name not in METEOR])
+def test_every_scorer_is_found_by_its_name(name: str) -> None:
     assert scorer(name).name == name
-    assert pickle.loads(pickle.dumps(scorer(name))) == scorer(name)
+
+
+def test_no_two_scorers_have_one_name() -> None:
+    assert len({each.name for each in SCORERS}) == len(SCORERS)
 
 
 def test_unknown_scorer_names_the_nearest_one() -> None:
@@ -47,6 +57,19 @@ def test_predictions_and_samples_must_have_one_length(tested: Scorer) -> None:
 def test_sample_without_a_reference_is_named(tested: Scorer) -> None:
     with pytest.raises(ValueError, match=f"scorer '{tested.name}': sample 1 has no reference answer"):
         tested(["A", "B"], [Answered(("A",)), Answered(())])
+
+
+@pytest.mark.parametrize(
+    "tested", [scorer("letter"), scorer("exact"), scorer("cider"), WORLD], ids=lambda tested: tested.name
+)
+def test_the_score_of_a_split_is_100_times_the_mean(tested: Scorer) -> None:
+    gold = ["A red star at the top.", "A blue circle at the bottom."]
+    answers = ["A", "B"] if tested.name == "letter" else gold
+    samples = [Answered((answer,)) for answer in answers]
+    scored = tested.score([answers[0], "x"], samples)
+    assert scored.samples == tested([answers[0], "x"], samples)
+    assert scored.samples[0] > scored.samples[1] == 0.0
+    assert scored.percent == 100 * sum(scored.samples) / 2
 
 
 def test_scoring_imports_no_heavy_library() -> None:
@@ -104,6 +127,23 @@ def test_class_name_is_equality_where_the_official_rule_takes_substrings(
 @pytest.mark.parametrize("prediction", ["", "a", "cat", "tabby cat and dog"])
 def test_official_substring_rewards_almost_anything(prediction: str) -> None:
     assert _score("official_substring", prediction, "tabby cat") == 1.0
+
+
+def test_the_substring_of_coin_minds_the_case() -> None:
+    assert _score("official_substring", "CAT", "tabby cat") == 1.0
+    assert _score("official_imagenet_coin", "CAT", "tabby cat") == 0.0
+    assert _score("official_imagenet_coin", "a tabby cat", "x", "tabby cat") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "paper", "code"),
+    [("red BUS", 1.0, 1.0), ("bus", 1.0, 0.0), ("", 1.0, 0.0), ("a red bus", 0.0, 0.0)],
+)
+def test_hides_paper_takes_any_part_of_the_answer_where_its_code_wants_the_whole(
+    prediction: str, paper: float, code: float
+) -> None:
+    assert _score("paper_hide", prediction, "Red bus") == paper
+    assert _score("official_exact", prediction, "Red bus") == code
 
 
 def test_class_name_of_an_article_alone_keeps_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 from metrics_kit import Answered, golden, golden_cases
 
 from lit_cvit.metrics.following import follows
-from lit_cvit.metrics.letters import official_option_letter
+from lit_cvit.metrics.letters import hide_option_letter, official_option_letter
 from lit_cvit.metrics.scoring import scorer
 from lit_cvit.metrics.text import evalai_normalize, normalize_words, strip_punctuation
 
@@ -36,6 +36,7 @@ def _scores(name: str, cases: list[Case], sample: Callable[[Case], Answered]) ->
     ("name", "file", "field", "sample"),
     [
         ("official_scienceqa", "score_scienceqa", "correct", _choice),
+        ("official_scienceqa_hide", "score_scienceqa", "correct_hide", _choice),
         ("vqa_soft", "score_textvqa_m4c", "score", _several),
         ("vqa_soft", "score_vqav2_soft", "score_lmms_eval", _several),
         ("official_vqav2", "score_vqav2_soft", "score_official", _several),
@@ -45,6 +46,7 @@ def _scores(name: str, cases: list[Case], sample: Callable[[Case], Answered]) ->
         ("official_exact", "score_ucit_exact", "exact", _single),
         ("official_ocrvqa", "score_ocrvqa", "ocrvqa", _single),
         ("official_substring", "score_imagenet_substring", "case_insensitive", _single),
+        ("official_imagenet_coin", "score_imagenet_substring", "case_sensitive", _single),
     ],
 )
 def test_scorer_repeats_the_official_scores(
@@ -68,11 +70,21 @@ def test_textvqa_aggregate_is_100_times_the_mean() -> None:
     assert sum(scores) / len(scores) == pytest.approx(expected, abs=1e-9)
 
 
-def test_official_letter_is_the_recorded_parse() -> None:
+@pytest.mark.parametrize(
+    ("read", "field"), [(official_option_letter, "parsed"), (hide_option_letter, "parsed_hide")]
+)
+def test_official_letter_is_the_recorded_parse(read: Callable[[str], str | None], field: str) -> None:
     cases = golden_cases("score_scienceqa")
-    parsed = [official_option_letter(case["prediction"]) or "FAILED" for case in cases]
+    parsed = [read(case["prediction"]) or "FAILED" for case in cases]
     # A prediction that is the word FAILED has no letter either.
-    assert parsed == [case["parsed"] for case in cases]
+    assert parsed == [case[field] for case in cases]
+
+
+def test_hides_paper_calls_right_whatever_its_code_does_and_more() -> None:
+    cases = golden_cases("score_ucit_exact")
+    paper, code = (_scores(name, cases, _single) for name in ("paper_hide", "official_exact"))
+    assert all(one >= other for one, other in zip(paper, code, strict=True))
+    assert sum(paper) > sum(code)
 
 
 def test_standard_letter_differs_from_the_official_one_only_where_one_of_them_guesses() -> None:

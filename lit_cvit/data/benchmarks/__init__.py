@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lit_cvit.data.hints import unknown
 from lit_cvit.data.tasks import Benchmark
 
 _SUFFIXES = (".yaml", ".yml")
-_SHARED = ("mini", "mini_drawing")
+_SHARED = ("mini", "mini_drawing", "prepared", "prepared_files")
 
 
 def benchmark_names() -> tuple[str, ...]:
@@ -21,12 +21,15 @@ def benchmark_names() -> tuple[str, ...]:
     return tuple(sorted(name.replace("_", "-") for name in _builders() if name != "custom"))
 
 
-def load_benchmark(name: str, settings: Mapping[str, Any]) -> Benchmark:
+def load_benchmark(
+    name: str, settings: Mapping[str, Any], *, tasks: Sequence[str] | None = None
+) -> Benchmark:
     """Build a benchmark.
 
     Args:
         name: Name of a shipped benchmark, or the path of a YAML file for `custom`.
         settings: Keyword arguments of the benchmark's builder.
+        tasks: Names of the tasks to learn, for a benchmark that then does without the others' files.
 
     Raises:
         ValueError: the name or a setting is unknown, or the benchmark is not as it should be.
@@ -35,12 +38,12 @@ def load_benchmark(name: str, settings: Mapping[str, Any]) -> Benchmark:
     if name.endswith(_SUFFIXES):
         if not Path(name).is_file():
             raise ValueError(f"data.benchmark: no file {name}")
-        return _call(builders["custom"], name, {"path": name, **settings})
+        return _call(builders["custom"], name, {"path": name, **settings}, None)
     shipped = {each.replace("_", "-"): each for each in builders if each != "custom"}
     if name not in shipped:
         hint = "; for your own data give the path of a .yaml file"
         raise ValueError(f"data.benchmark: {unknown('benchmark', name, shipped)}{hint}")
-    return _call(builders[shipped[name]], name, dict(settings))
+    return _call(builders[shipped[name]], name, dict(settings), tasks)
 
 
 def _builders() -> dict[str, str]:
@@ -48,11 +51,13 @@ def _builders() -> dict[str, str]:
     return {name: f"{__name__}.{name}" for name in modules if name not in _SHARED}
 
 
-def _call(module: str, name: str, settings: dict[str, Any]) -> Benchmark:
+def _call(module: str, name: str, settings: dict[str, Any], tasks: Sequence[str] | None) -> Benchmark:
     build: Callable[..., Benchmark] = getattr(importlib.import_module(module), module.rpartition(".")[2])
     known = inspect.signature(build).parameters
     for key in settings:
         if key not in known:
             allowed = [parameter for parameter in known if parameter != "path"]
             raise ValueError(f"data.settings of {name}: {unknown('setting', key, allowed)}")
+    if tasks is not None and "tasks" in known:
+        settings["tasks"] = list(tasks)
     return build(**settings)

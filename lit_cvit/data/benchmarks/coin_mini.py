@@ -110,9 +110,10 @@ def coin_mini(
     Args:
         instructions: Whether tasks of a kind share one string (`Original`), or each task has one (`Diverse`)
             or eleven (`10Type`, drawn per sample and epoch) of its own.
-        wording: `lcia_refined`, from which LCIA's published groups follow, or `coin`. They differ in
-            ImageNet, which `coin` also asks a question for, and in `10Type` in Grounding and in OCR-VQA,
-            where `coin` has ScienceQA's strings, as its table is printed.
+        wording: `lcia_refined`, from which LCIA's published groups follow, `coin`, or HiDe's `hide`, which
+            has `Original` alone. The first two differ in ImageNet, which the others also ask a question
+            for, and in `10Type` in Grounding and in OCR-VQA, where `coin` has ScienceQA's strings, as its
+            table is printed.
         order: Order of the tasks: CoIN's own, its reverse, or by the alphabet.
         num_train: Training samples of each task.
         num_test: Test samples of each task.
@@ -124,7 +125,7 @@ def coin_mini(
     """
     check_settings("coin-mini", seed=seed, num_train=num_train, num_test=num_test)
     specs = dict(_TASKS)
-    if wording == "coin":
+    if wording != "lcia_refined":
         specs["ImageNet"] = replace(specs["ImageNet"], draw=draw_asked_object)
     tasks = (
         specs[name].build(

@@ -2,12 +2,13 @@
 
     name: my-stream                 # optional; default: the file's name
     tasks:                          # in the order in which they are learned
-      - name: Signs                 # letters, digits, '.', '_', '-'
+      - name: Signs                 # ASCII letters, digits, '.', '_', '-': file names are made from it
         train: signs/train.json     # paths are relative to this file
         test: signs/test.jsonl
         image_root: images          # leave out for a text-only task
         answer_format: short        # letter | short | caption | box
-        scorer: exact
+        scorer: exact               # docs/scorers.md lists all
+        also: [short_answer]        # optional: further scorers, reported beside the main one
         instruction:                # a string, a list of strings, or `none`
           - Answer the question using a single word or phrase.
         max_new_tokens: 16          # optional
@@ -31,11 +32,11 @@ import yaml
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.record_source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Task
-from lit_cvit.metrics.scoring import scorer
+from lit_cvit.metrics.scoring import Scorer, scorer
 
 _FILE_KEYS = ("name", "tasks")
 _REQUIRED = ("name", "test", "answer_format", "scorer", "instruction")
-_TASK_KEYS = (*_REQUIRED, "train", "image_root", "max_new_tokens", "limit", "downstream")
+_TASK_KEYS = (*_REQUIRED, "also", "train", "image_root", "max_new_tokens", "limit", "downstream")
 _DOWNSTREAM = ("zero_shot", "few_shot")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -80,16 +81,12 @@ def _task(row: Mapping[str, Any], place: str, folder: Path) -> tuple[Task, bool]
         warnings.warn(f"{place}: 'train' is ignored, a zero_shot task is only tested", stacklevel=3)
     elif role != "zero_shot" and "train" not in row:
         settings.fail("train", "it is needed for every task that is not 'downstream: zero_shot'")
-    scorer_name = settings.text("scorer")
-    try:
-        score = scorer(scorer_name)
-    except ValueError as error:
-        raise ValueError(f"{place}: 'scorer': {error}") from error
     train = None if role == "zero_shot" else settings.source("train")
     task = Task(
         name=settings.name(),
         answer_format=AnswerFormat(settings.choice("answer_format", tuple(AnswerFormat))),
-        scorer=score,
+        scorer=settings.scorer("scorer", settings.text("scorer")),
+        also=settings.also(),
         test=settings.source("test"),
         train=train,
         instructions=settings.instructions(),
@@ -120,8 +117,9 @@ class _Settings:
     def name(self) -> str:
         name = self.text("name")
         if not _NAME.fullmatch(name):
-            # Names become parts of file names in the run folder.
-            self.fail("name", "use letters, digits, '.', '_' and '-', and start with a letter or digit")
+            # It becomes part of file names, and a label of figures, whose fonts lack most scripts.
+            fix = "use ASCII letters, digits, '.', '_' and '-', and start with a letter or digit"
+            self.fail("name", f"{fix}; all other texts may be in any language")
         return name
 
     def choice(self, key: str, allowed: tuple[str, ...]) -> str:
@@ -137,6 +135,20 @@ class _Settings:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self.fail(key, "it must be a whole number of at least 1")
         return value
+
+    def scorer(self, key: str, name: str) -> Scorer:
+        try:
+            return scorer(name)
+        except ValueError as error:
+            raise ValueError(f"{self.place}: {key!r}: {error}") from error
+
+    def also(self) -> tuple[Scorer, ...]:
+        names = self.row.get("also", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self.fail("also", "it must be a list of scorers")
+        if len({self.text("scorer"), *names}) <= len(names):
+            self.fail("also", "every scorer may be listed once, and not the task's own")
+        return tuple(self.scorer("also", name) for name in names)
 
     def instructions(self) -> tuple[str, ...]:
         value = self.row["instruction"]
@@ -184,7 +196,8 @@ def _check_keys(
             raise ValueError(f"{place}: {unknown('key', key, known)}")
     for key in required:
         if key not in row:
-            raise ValueError(f"{place}: the key {key!r} is missing; required: {', '.join(required)}")
+            hint = "; say `instruction: none` for texts without one" if key == "instruction" else ""
+            raise ValueError(f"{place}: the key {key!r} is missing; required: {', '.join(required)}{hint}")
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lit_cvit.data.hints import unknown
 
 Style = Literal["Original", "Diverse", "10Type"]
-Wording = Literal["coin", "lcia_refined"]
+Wording = Literal["coin", "lcia_refined", "hide"]
 
 
 def cvit_instructions(task: str, style: Literal["single", "multi"]) -> tuple[str, ...]:
@@ -29,13 +29,14 @@ def coin_instructions(task: str, style: Style, wording: Wording) -> tuple[str, .
         task: Name of the task.
         style: Whether tasks of a kind share a string (`Original`), or each has one (`Diverse`) or many of its
             own (`10Type`).
-        wording: `coin` as in CoIN, or `lcia_refined` as in LCIA, where ImageNet's strings name the object.
+        wording: `coin` as in CoIN, `lcia_refined` as in LCIA, where ImageNet's strings name the object, or
+            `hide` as in HiDe-LLaVA, which has `Original` alone.
 
     Raises:
         ValueError: the task, the style or the wording is unknown; names the nearest and lists all.
     """
     data = _data("coin")
-    wordings = {key: data[key] for key in ("coin", "lcia_refined")}
+    wordings = {key: data[key] for key in ("coin", "lcia_refined", "hide")}
     if wording not in wordings:
         raise ValueError(unknown("wording", wording, wordings))
     return _strings("CoIN", wordings[wording], style, task)

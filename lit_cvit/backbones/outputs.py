@@ -1,0 +1,37 @@
+"""What a backbone says about the answers of a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class AnswerLogits(NamedTuple):
+    """Predictions of the N answer tokens of a batch, ordered by sample and position.
+
+    Attributes:
+        logits: (N, V) float32.
+        labels: (N,) token that is right.
+        rows: (N,) sample that each token belongs to.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+class LossOutput(NamedTuple):
+    """Cross entropy over the answer tokens of a batch, in nats.
+
+    Attributes:
+        loss_sum: () sum over all answer tokens.
+        num_tokens: Number of answer tokens.
+        per_sample_sum: (S,) sum over each sample's answer tokens.
+        per_sample_tokens: (S,) number of each sample's answer tokens.
+    """
+
+    loss_sum: Tensor
+    num_tokens: int
+    per_sample_sum: Tensor
+    per_sample_tokens: Tensor

@@ -1,0 +1,194 @@
+"""Prepares several tasks at a time, with a bar for each; tells at the end, at once, what went wrong."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lit_cvit.data.prepare import converters_of
+from lit_cvit.data.prepare.base import Converter
+from lit_cvit.data.prepare.writing import Request, prepare_task, raw_problems, read_manifest
+
+_POLL = 0.2
+
+Tell = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task.
+
+    Attributes:
+        task: Its name.
+        manifest: Its manifest; empty if it failed.
+        was_there: Whether it was complete before.
+        error: Why it failed; empty if it did not.
+    """
+
+    task: str
+    manifest: dict[str, Any]
+    was_there: bool = False
+    error: str = ""
+
+    def lines(self) -> list[str]:
+        """What was found, what was dropped and why, for people."""
+        if self.error:
+            return [f"{self.task}: failed, see below"]
+        lines = []
+        for name, split in self.manifest["splits"].items():
+            published = split["published"]
+            beside = "no published count" if published is None else f"published: {published}"
+            again = "; was there, raw files unchanged" if self.was_there else ""
+            lines.append(f"{self.task} {name}: {split['records']} records ({beside}){again}")
+            if split["draw"]:
+                lines.append(f"  drawn from {split['found']}: {split['draw']}")
+            lines += [f"  dropped {count}: {reason}" for reason, count in split["dropped"].items()]
+            lines += [f"  note: {split['note']}"] if split["note"] else []
+        return lines
+
+
+def prepare(
+    request: Request, *, tasks: list[str] | None = None, workers: int = 0, console: Console | None = None
+) -> list[Outcome]:
+    """Prepare the tasks of a benchmark; those that are there already from the same raw files are left alone.
+
+    Args:
+        request: Benchmark, folders and limit.
+        tasks: Names of the tasks; None for all.
+        workers: Processes at a time; 0 for one for every task, or as many as there are cores.
+        console: Where the bars are drawn; None for standard error.
+
+    Returns:
+        One outcome a task, in order; those that failed say why.
+
+    Raises:
+        ValueError: benchmark or task is unknown, raw files are missing (all of them are named, with where to
+            get them), or a folder holds the task of another benchmark.
+    """
+    chosen = converters_of(request.benchmark, tasks)
+    _check_raw(chosen, request)
+    _check_out(chosen, request)
+    workers = min(workers or os.cpu_count() or 1, len(chosen))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    outcomes = {}
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+        bars = {converter.task: progress.add_task(converter.task, total=None) for converter in chosen}
+
+        def tell(task: str, number: int) -> None:
+            progress.advance(bars[task], number)
+
+        run = _one_by_one if workers == 1 else _in_parallel
+        for outcome in run(chosen, request, workers, tell):
+            outcomes[outcome.task] = outcome
+            done = progress.tasks[bars[outcome.task]].completed
+            progress.update(bars[outcome.task], total=max(done, 1), completed=max(done, 1))
+    return [outcomes[converter.task] for converter in chosen]
+
+
+def _check_raw(chosen: Sequence[Converter], request: Request) -> None:
+    if not request.raw.is_dir():
+        raise ValueError(f"--raw: no folder {request.raw}; it holds a folder of downloads for every data set")
+    needs: dict[str, list[str]] = {}
+    for converter in chosen:
+        for raw, problem in raw_problems(converter, request).items():
+            about = f"  {raw.path}: {problem}\n    {raw.what}; from {raw.source}"
+            needs.setdefault(about, []).append(converter.task)
+    if needs:
+        listed = "\n".join(f"{about} (for {', '.join(tasks)})" for about, tasks in needs.items())
+        raise ValueError(
+            f"--raw: these are missing or wrong under {request.raw}:\n{listed}\n"
+            "Or leave their tasks out with --tasks."
+        )
+
+
+def _check_out(chosen: Sequence[Converter], request: Request) -> None:
+    for converter in chosen:
+        folder = request.out / converter.task
+        other = read_manifest(folder).get("benchmark", request.benchmark)
+        if other != request.benchmark:
+            raise ValueError(
+                f"--out: {folder} holds the task as prepared for {other!r}; give every benchmark a folder of "
+                "its own"
+            )
+
+
+def _one_by_one(chosen: Sequence[Converter], request: Request, workers: int, tell: Tell) -> Iterator[Outcome]:
+    for converter in chosen:
+        yield _attempt(converter, request, tell)
+
+
+def _attempt(converter: Converter, request: Request, tell: Tell) -> Outcome:
+    try:
+        manifest, was_there = prepare_task(converter, request, lambda number: tell(converter.task, number))
+    except (ValueError, OSError) as error:
+        return Outcome(converter.task, {}, error=str(error))
+    return Outcome(converter.task, manifest, was_there)
+
+
+def _in_parallel(
+    chosen: Sequence[Converter], request: Request, workers: int, tell: Tell
+) -> Iterator[Outcome]:
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    with ProcessPoolExecutor(workers, context, _start, (told,)) as pool:
+        tasks = {
+            pool.submit(_attempt_elsewhere, request, converter.task): converter.task for converter in chosen
+        }
+        waiting: set[Future[Outcome]] = set(tasks)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=_POLL)
+                _pass_on(told, tell)
+                for future in done:
+                    yield _result(future, tasks[future])
+        except BaseException:
+            # Leaving the pool waits for what runs in it, which may be minutes after an interrupt.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+def _result(future: Future[Outcome], task: str) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        error = f"{task}: its process died, perhaps for want of memory; give fewer --workers"
+        return Outcome(task, {}, error=error)
+
+
+def _pass_on(told: Any, tell: Tell) -> None:
+    while True:
+        try:
+            tell(*told.get_nowait())
+        except queue.Empty:
+            return
+
+
+_told: list[Any] = []
+"""The queue to the parent, in a worker process."""
+
+
+def _start(told: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _told.append(told)
+
+
+def _attempt_elsewhere(request: Request, task: str) -> Outcome:
+    [converter] = converters_of(request.benchmark, [task])
+    return _attempt(converter, request, lambda *what: _told[0].put(what))

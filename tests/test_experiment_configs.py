@@ -1,0 +1,456 @@
+"""The shipped experiments: their settings and numbers are the papers', no row is left out, and they run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from clip_kit import build_clip_folder
+from prepared_kit import write_prepared
+from transformers import LlamaConfig, LlavaConfig
+
+import callbacks
+from lit_cvit import methods
+from lit_cvit.__main__ import main
+from lit_cvit.cli import StreamCLI
+from lit_cvit.data.benchmarks.cvit import STREAM
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.instructions import task_orders
+from lit_cvit.data.tasks import Sample
+from lit_cvit.encoders import MINILM
+from lit_cvit.memory_plan import plan_memory
+from lit_cvit.methods.placement import place
+from lit_cvit.run import RunFolder, read_jsonl
+from lit_cvit.shipped import CONFIGS, find_config, read_config
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+PAGE = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+NAMES = sorted(path.stem for path in (CONFIGS / "experiments").glob("*.yaml"))
+TABLES = {
+    f"{table['paper']} {table['table']}": table
+    for table in json.loads((GOLDEN / "papers_main_tables.json").read_text(encoding="utf-8"))
+}
+STATED = json.loads((GOLDEN / "papers_hyperparameters.json").read_text(encoding="utf-8"))
+LLAVA = re.compile(r"LLaVA-(v?1\.5-)?\d+[Bb]")
+BENCHMARKS = {"CVIT": "cvit", "UCIT": "ucit", "CoIN": "coin", "CoIN-HiDe": "coin"}
+
+Row = tuple[str, str]
+Config = dict[str, Any]
+
+
+def rows_of_page(title: str) -> list[list[str]]:
+    """The cells of the table below a title of docs/experiments.md."""
+    section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+CONFIGURED = rows_of_page("Rows with a configuration")
+MISSING = rows_of_page("Rows without a configuration")
+
+
+def rows_of(name: str) -> list[Row]:
+    return [(table, label) for cell, table, label, _ in CONFIGURED if cell == f"`{name}`"]
+
+
+def published(row: Row) -> Config:
+    table, label = row
+    (found,) = (each for each in TABLES[table]["rows"] if each["method"] == label)
+    return dict(found)
+
+
+def overall(row: Row) -> str:
+    return ", ".join(f"{k} {v:.2f}" for k, v in published(row)["overall"].items() if v is not None)
+
+
+def by_task(row: Row) -> Iterator[str]:
+    cells = published(row)["per_task"]
+    kinds = next(iter(cells.values()))
+    if not isinstance(kinds, dict):
+        yield ", ".join(f"{task} {value:.2f}" for task, value in cells.items())
+        return
+    for kind in kinds:
+        yield f"{kind}: " + ", ".join(f"{task} {value[kind]:.2f}" for task, value in cells.items())
+
+
+def header(name: str) -> list[str]:
+    lines = (CONFIGS / "experiments" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    head = lines[: lines.index(f"name: {name}")]
+    assert all(line.startswith("# ") for line in head)
+    return [line.removeprefix("# ") for line in head]
+
+
+def command(name: str) -> list[str]:
+    """The arguments of the command in a file's header, behind `fit`."""
+    text = "\n".join(header(name)).replace("\\\n", " ")
+    (line,) = re.findall(r"^python -m lit_cvit fit (.*)$", text, flags=re.MULTILINE)
+    return str(line).split()
+
+
+@cache
+def parser() -> StreamCLI:
+    return StreamCLI(["--config", "quickstart"], run=False)
+
+
+@cache
+def resolved(name: str) -> Config:
+    """All settings that the command of a header gives, without building anything."""
+    arguments = [str(find_config(a)) if "/" in a and not a.startswith(".") else a for a in command(name)]
+    parsed = parser().parser.parse_args(arguments)
+    plain: Config = yaml.safe_load(parser().parser.dump(parsed, skip_unset=False, skip_validation=True))
+    return plain
+
+
+def method_of(config: Config) -> str:
+    return str(config["model"]["class_path"].rsplit(".", 1)[-1])
+
+
+def told(config: Config) -> Config:
+    return dict(config["model"]["init_args"])
+
+
+def callback(config: Config, name: str) -> Config:
+    (found,) = (c for c in config["trainer"]["callbacks"] if c["class_path"] == f"callbacks.{name}")
+    return dict(found["init_args"])
+
+
+# -- every row ------------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_main_tables_has_a_configuration_or_a_reason() -> None:
+    found = [(table, label) for _, table, label, _ in CONFIGURED]
+    for label, tables, _ in MISSING:
+        for table in tables.split(", "):
+            labels = [r["method"] for r in TABLES[table]["rows"]] if label == "all" else [label]
+            found += [(table, each) for each in labels]
+    assert sorted(found) == sorted((t, row["method"]) for t in TABLES for row in TABLES[t]["rows"])
+
+
+def test_every_configuration_is_a_row() -> None:
+    assert {cell.strip("`") for cell, *_ in CONFIGURED} == set(NAMES)
+
+
+@pytest.mark.parametrize(("label", "tables", "reason"), MISSING)
+def test_a_row_is_missing_only_while_its_method_or_backbone_is(label: str, tables: str, reason: str) -> None:
+    backbones = {TABLES[table]["backbone"] for table in tables.split(", ")}
+    if label == "all":
+        assert not any(LLAVA.match(each) for each in backbones)
+        assert all(reason.startswith(re.split(r"[ (]", each)[0].removesuffix("-7B")) for each in backbones)
+        return
+    (name,) = re.findall(r"^`(\w+)` comes later$", reason)
+    plain = re.sub(r"\W", "", label).lower()
+    assert name.lower() == plain or (label, name) == ("MT", "ModelTailor")
+    assert not {name.lower()} & {each.lower() for each in (*methods.__all__, *callbacks.__all__)}
+
+
+@pytest.mark.parametrize(("cell", "table", "label", "numbers"), CONFIGURED)
+def test_page_and_header_give_the_published_numbers(cell: str, table: str, label: str, numbers: str) -> None:
+    row = (table, label)
+    paper, _, number = table.partition(" ")
+    text = " ".join(line.strip() for line in header(cell.strip("`")))
+    assert numbers == overall(row)
+    assert f"Published as {label!r} in Table {number} of {paper}: {overall(row)}" in text
+    assert [line for line in by_task(row) if line not in text] == []
+
+
+# -- settings -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_puts_method_backbone_machine_and_experiment_together(name: str) -> None:
+    arguments, config = command(name), resolved(name)
+    configs = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "--config"]
+    assert [each.split("/")[0] for each in configs] == ["methods", "backbones", "hardware", "experiments"]
+    assert configs[-1] == f"experiments/{name}"
+    assert read_config(find_config(configs[0]))["model"]["class_path"] == method_of(config)
+    (gpus,) = re.findall(r"(\d+) such GPUs: the same with (.*)", "\n".join(header(name)))
+    assert gpus[1] == f"--config hardware/n_gpus_ddp --trainer.devices {gpus[0]}"
+    data, quantization = config["data"], told(config)["backbone"]["init_args"]["quantization"]
+    assert data["global_batch_size"] % (data["batch_size"] * int(gpus[0])) == 0
+    on_24gb = "One 24 GB GPU, weights in 4 bits:" in header(name)
+    assert on_24gb == (quantization == "nf4") == (configs[2] == "hardware/one_24gb_gpu")
+    assert on_24gb or name == "lcia_coin_13b"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_data_and_backbone_are_the_papers(name: str) -> None:
+    config = resolved(name)
+    data, backbone = config["data"], told(config)["backbone"]["init_args"]["name_or_path"]
+    orders = {"cvit": {None: tuple(STREAM)}, "coin": task_orders("coin"), "ucit": task_orders("ucit")}
+    root = read_config(CONFIGS / "benchmarks" / f"{data['benchmark']}.yaml")["data"]["settings"]["root"]
+    assert data["settings"]["root"] == root
+    assert data["epochs"] == 1
+    for table, _ in rows_of(name):
+        paper = TABLES[table]
+        assert data["benchmark"] == BENCHMARKS[paper["benchmark"]]
+        assert (data["settings"].get("version") == "hide") == (paper["benchmark"] == "CoIN-HiDe")
+        if paper["task_order"]:
+            assert orders[data["benchmark"]][data["order"]] == tuple(paper["task_order"])
+        style = f"{data['instructions'] or 'one'}".replace("Original", "Origin")
+        assert style.lower() in paper["setting"].lower()
+        size = "13b" if "13B" in paper["backbone"] else "7b"
+        first_stage = f"./vicuna_{size}_llava_stage1"
+        assert backbone == ("llava-hf/llava-1.5-7b-hf" if table.startswith("HiDe") else first_stage)
+
+
+LLM = ["ffn", "attention"]
+TARGETS = {
+    "feed-forward (FFN) layers of the LLM, and the adapter (projector)": ["ffn", "projector"],
+    "all linear layers of the language model": LLM,
+}
+MODES = {"projection layer and LoRA": "full", "LoRA modules and the projector layer": "full"}
+Check = Callable[[Config, Any], bool]
+
+
+def rate(c: Config, v: Any) -> bool:
+    return bool(told(c)["optimizer"]["learning_rate"] == v)
+
+
+def cosine(c: Config, v: Any) -> bool:
+    return f"{told(c)['optimizer']['schedule']} decay" == v
+
+
+def batch(c: Config, v: Any) -> bool:
+    return bool(c["data"]["global_batch_size"] == v)
+
+
+def epochs(c: Config, v: Any) -> bool:
+    return bool(c["data"]["epochs"] == v)
+
+
+def targets(c: Config, v: Any) -> bool:
+    return bool(told(c)["targets"] == TARGETS[v])
+
+
+def trained(c: Config, v: Any) -> bool:
+    return bool(told(c)["projector"] == MODES[v])
+
+
+def has(key: str) -> Check:
+    return lambda c, v: told(c)[key] == v
+
+
+def layers(role: str) -> list[int]:
+    placed = place("top", "all", num_layers=32)
+    return [number + 1 for number, each in placed.items() if each == role]
+
+
+def recall(c: Config) -> Config:
+    return callback(c, "Replay" if told(c)["mode"] == "static" else "TaskRecall")
+
+
+# What holds for every run of a paper that trains ...
+OF_PAPER: dict[str, dict[str, Check]] = {
+    "SMoLoRA": {
+        "learning_rate": rate,
+        "lr_schedule": cosine,
+        "batch_size": batch,
+        "epochs": epochs,
+        "target_modules": targets,
+    },
+    "HiDe-LLaVA": {
+        "learning_rate_lora": rate,
+        "learning_rate_projector": lambda c, v: told(c)["optimizer"]["projector_learning_rate"] == v,
+        "lr_schedule": cosine,
+        "warmup_ratio": lambda c, v: told(c)["optimizer"]["warmup_ratio"] == v,
+        "batch_size": batch,
+        "epochs": epochs,
+        "target_modules": targets,
+        "trainable": trained,
+        "lora_rank": has("rank"),
+    },
+    "ProgLoRA": {"trainable": trained},
+    "LCIA": {
+        "learning_rate": rate,
+        "weight_decay": lambda c, v: told(c)["optimizer"]["weight_decay"] == v,
+        "epochs": epochs,
+        "lora_rank": has("rank"),
+        "trainable": trained,
+        "max_text_length": lambda c, v: told(c)["backbone"]["init_args"]["max_length"] == v,
+        "gradient_checkpointing": lambda c, v: (
+            told(c)["backbone"]["init_args"]["activation_checkpointing"] is v
+        ),
+        "precision": lambda c, v: c["trainer"]["precision"] == "bf16-mixed" and "BF16" in v,
+    },
+}
+# ... and what for its own method.
+OF_METHOD: dict[str, dict[str, Check]] = {
+    "SMoLoRA": {
+        "n_blocks_visual_understanding": has("num_vu"),
+        "n_blocks_instruction_following": has("num_if"),
+        "n_blocks_total": lambda c, v: told(c)["num_vu"] + told(c)["num_if"] == v,
+        "lora_rank_per_block": lambda c, v: told(c)["rank"] == v * (told(c)["num_vu"] + told(c)["num_if"]),
+        "top_k": has("top_k"),
+        "adaptive_fusion": lambda c, v: told(c)["fusion"] == "adaptive",
+    },
+    "HiDe-LLaVA": {
+        "temperature_T": has("temperature"),
+        "alpha_image_similarity": has("image_weight"),
+        "beta_text_similarity": has("text_weight"),
+        "fusion_coefficient": has("epsilon"),
+        "expanded_layers": lambda c, v: told(c)["expand"] == "top" and layers("expand") == v,
+        "fused_layers": lambda c, v: told(c)["fuse"] == "all" and layers("fuse") == list(range(1, 32)),
+        "feature_encoders": lambda c, v: (
+            {told(c)["image_encoder"], told(c)["text_encoder"]} == {"openai/clip-vit-large-patch14-336"}
+        ),
+        "anchors": lambda c, v: told(c)["anchors"] == "both",
+    },
+    "ProgLoRA": {
+        "lora_rank_per_block": has("rank"),
+        "phi_replay_base": lambda c, v: recall(c)["amount"] == v,
+        "lambda_loss": lambda c, v: recall(c)["weight"] == v,
+        "recall_samples": lambda c, v: recall(c)["sizes"] == "similarity",
+        "similarity_encoders": lambda c, v: (
+            v["text"].lower() in told(c)["text_encoder"] and told(c)["image_encoder"] == "tower"
+        ),
+        "allocation_weight": lambda c, v: told(c)["static_weights"] == "similarity",
+        "key_projector": lambda c, v: v.startswith(f"{told(c)['pool']}-pool"),
+    },
+    "LCIA": {
+        "ema_beta_fallback": lambda c, v: callback(c, "DynamicEMA")["fallback"] == v,
+        "ema_init": lambda c, v: (
+            callback(c, "DynamicEMA")["theta0"] == "group" and told(c)["new_group_init"] == "fresh"
+        ),
+    },
+}
+# Formulas and facts without a setting, which the tests of methods, benchmarks and hardware are about.
+FACTS = {
+    "SMoLoRA": "trainable frozen vu_router_input vu_router_shape if_router_input if_router_shape "
+    "block_count_ablation",
+    "HiDe-LLaVA": "gpus",
+    "ProgLoRA": "lora_alpha n_blocks frozen gpus other_training_settings task_recall task_id d_p "
+    "temperature_alpha_tem allocation trainable_params",
+    "LCIA": "deepspeed_zero_stage codebase frozen ema_beta ema_beta_granularity ema_norm saved "
+    "grouping_features grouping_similarity grouping_threshold_epsilon groups",
+}
+# Those of them that a configuration has otherwise, which the page explains.
+OTHERWISE = ("ema_beta", "ema_beta_granularity", "grouping_similarity")
+
+
+def stated(paper: str) -> Config:
+    return {key: fact["value"] for own in STATED[paper]["method"].values() for key, fact in own.items()}
+
+
+@pytest.mark.parametrize("paper", STATED)
+def test_every_hyperparameter_of_a_paper_is_checked_or_known_to_be_no_setting(paper: str) -> None:
+    checked = {*OF_PAPER[paper], *OF_METHOD[paper]}
+    assert checked | set(FACTS[paper].split()) == set(stated(paper))
+    assert not checked & set(FACTS[paper].split())
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_the_page_explains_what_is_not_as_stated(key: str) -> None:
+    assert re.search(rf"^\| LCIA \| `{key}` \|", PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_those_that_the_papers_state(name: str) -> None:
+    config = resolved(name)
+    if method_of(config) == "ZeroShot":
+        assert "init_args" not in read_config(CONFIGS / "experiments" / f"{name}.yaml")["model"]
+        return
+    for paper in {table.rpartition(" ")[0].split(" ")[0] for table, _ in rows_of(name)}:
+        own = method_of(config) in (paper, "HiDe" if paper == "HiDe-LLaVA" else paper)
+        checks = OF_PAPER[paper] | (OF_METHOD[paper] if own else {})
+        values = stated(paper)
+        assert [key for key, holds in checks.items() if not holds(config, values[key])] == []
+
+
+def test_the_methods_of_a_table_share_their_training() -> None:
+    shared: dict[str, set[str]] = {}
+    for name in NAMES:
+        config = resolved(name)
+        if method_of(config) != "ZeroShot":
+            kept = {key: told(config)[key] for key in ("targets", "projector", "dropout", "optimizer")}
+            for table, _ in rows_of(name):
+                shared.setdefault(table, set()).add(json.dumps([kept, config["data"]["global_batch_size"]]))
+    assert {table: len(kinds) for table, kinds in shared.items()} == dict.fromkeys(shared, 1)
+
+
+# -- they run -------------------------------------------------------------------------------------------------
+
+SMALL = """\
+model:
+  init_args:
+    backbone:
+      init_args: {{name_or_path: {folder}, quantization: none, dtype: float32}}
+    {encoders}
+data: {{tasks: {tasks}, batch_size: 2, global_batch_size: 4, eval_batch_size: 4, num_workers: 0}}
+trainer: {{accelerator: cpu, precision: 32-true}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("smolora_cvit_multi", ["GQA", "VQAv2"]),
+        ("hide_coin_hide", ["ScienceQA", "GQA"]),
+        ("prog_lora_dynamic_coin", ["TextVQA", "Grounding"]),
+        ("lcia_coin", ["GQA", "VizWiz"]),
+    ],
+)
+def test_a_command_runs_with_a_small_model_and_small_data(
+    name: str, tasks: list[str], llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_config(CONFIGS / "experiments" / f"{name}.yaml")
+    encoders = {key: MINILM for key in ("text_encoder",) if key in config["model"]["init_args"]}
+    if name.startswith("hide"):
+        encoders = dict.fromkeys(("image_encoder", "text_encoder"), str(build_clip_folder(tmp_path / "clip")))
+    lines = "\n    ".join(f"{key}: {value}" for key, value in encoders.items())
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL.format(folder=llava_folder, encoders=lines, tasks=json.dumps(tasks)))
+    write_prepared(tmp_path / "data", config["data"]["benchmark"])
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *command(name), "--config", str(small)]) == 0
+    run = RunFolder.open(Path("runs") / name)
+    steps = [row for row in read_jsonl(run.log_path) if "loss/lm" in row]
+    assert len(steps) == 4, "two stages of six rows, four a step"
+    assert run.matrix.tasks == tasks
+    assert all(cell is not None for cell in run.matrix.scores[-1])
+    assert (run.path / "report" / "summary.md").is_file()
+
+
+class Lengths:
+    """An encoder that is told the lengths of the example in docs/memory.md."""
+
+    def prompt_length(self, sample: Sample) -> int:
+        return 704
+
+    def num_answer_tokens(self, sample: Sample) -> int:
+        return 32
+
+
+SIZES = {
+    "lcia_coin": LlamaConfig(vocab_size=32_064),
+    "seq_lora_coin_13b": LlamaConfig(
+        vocab_size=32_064,
+        hidden_size=5_120,
+        intermediate_size=13_824,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_largest_commands_for_24_gb_are_planned_with_less(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prepared(tmp_path / "data", "coin")
+    monkeypatch.chdir(tmp_path)
+    cli = StreamCLI([*command(name), "--trainer.accelerator", "cpu"], run=False)
+    method, data = cli.model, cli.datamodule
+    assert isinstance(method, methods.ContinualMethod)
+    assert isinstance(data, ContinualDataModule)
+    sizes = LlavaConfig(text_config=SIZES[name].to_dict(), vision_feature_layer=-2)
+    method.backbone.__dict__["config"] = sizes
+    data.attach(Lengths())  # type: ignore[arg-type]
+    plan = plan_memory(method, data, data.stages(seed=0), precision=cli.trainer.precision)
+    assert plan.peak_bytes() < 24e9
