@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lit_cvit.backbones import Backbone
 from lit_cvit.complaints import Vocabulary, plain
@@ -120,6 +121,8 @@ class StreamCLI(LightningCLI):
             if said == str(error):
                 raise
             raise ValueError(said) from error
+        except MisconfigurationException as error:
+            raise ValueError(f"trainer: {error}") from error
 
     def _vocabulary(self) -> Vocabulary:
         parser = self._parser("fit") if self._has_verbs else self.parser

@@ -94,17 +94,26 @@ def _cell_score(stage: int | None, task: str, run: RunFolder) -> float | None:
     return matrix.scores[row][matrix.tasks.index(task)]
 
 
+def _dynamic_share(run: RunFolder) -> float | None:
+    """Mean over stages of the updates whose weight was dynamic, in percent."""
+    last = run.load_stage(run.stages_done()[-1]).extra["callbacks"]
+    shares = last.get("DynamicEMA", {}).get("dynamic_share", {}).values()
+    return 100 * sum(shares) / len(shares) if shares else None
+
+
 def write_tables(root: Path, out: TextIO) -> None:
     """Write every table whose cells are finished."""
-    for stream in SEEDS:
-        found = {name: find(root, f"{stream}-{name}") for name in (*METHODS, *RECALL)}
+    columns: dict[str, Callable[[RunFolder], float | None]] = {
+        shown: partial(_value, name) for shown, name in {**COLUMNS, "MIF": "MIF"}.items()
+    }
+    for stream, names in (dict.fromkeys(SEEDS, (*METHODS, *RECALL)) | {"ema": (*EMA,)}).items():
+        found = {name: find(root, f"{stream}-{name}") for name in names}
         found = {name: runs for name, runs in found.items() if runs.runs}
         if not found:
             continue
-        columns: dict[str, Callable[[RunFolder], float | None]] = {
-            shown: partial(_value, name) for shown, name in {**COLUMNS, "MIF": "MIF"}.items()
-        }
-        out.write(f"\n### `{stream}-mini`\n\n" + _rows(found, columns))
+        if stream == "ema":
+            columns["dynamic updates (%)"] = _dynamic_share
+        out.write(f"\n### `{stream}`\n\n" + _rows(found, columns))
         tasks = next(iter(found.values())).runs[0].record.stream
         for when, stage in (("after their own stage", None), ("at the end", -1)):
             out.write(f"\nTasks {when}:\n\n")

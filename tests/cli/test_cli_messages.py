@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 from stream_kit import fit, small_method
 
 from callbacks import StreamProgress
@@ -56,7 +57,7 @@ def only_message(result: tuple[int, str, str], verb: str) -> str:
         (("--model", "nopackage.Nope"), "model: cannot import 'nopackage.Nope': No module named 'nopackage'"),
         (
             ("--model.backbone", "Tini"),
-            f"model.backbone: unknown class 'Tini'. Did you mean 'Tiny'? Known: Llava, Tiny; {OWN}",
+            f"model.backbone: unknown class 'Tini'. Did you mean 'Tiny'? Known: InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny; {OWN}",
         ),
         (
             ("--model.optimizer.learning_rat", "1"),
@@ -316,6 +317,13 @@ def test_traceback_shows_where_the_error_came_from(say) -> None:
 
 
 INTERRUPTED = "lit_cvit fit: interrupted; continue with the same command and --ckpt_path last\n"
+
+
+def test_a_device_that_is_not_there_is_one_message(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    message = only_message(say(*QUICK, "--trainer.accelerator", "gpu"), "fit")
+    assert message == "trainer: No supported gpu backend found!"
 
 
 @pytest.mark.parametrize(("verb", "said"), [("fit", INTERRUPTED), ("test", "lit_cvit test: interrupted\n")])
