@@ -84,7 +84,7 @@ class SentenceEncoder:
         if folder.is_dir():
             if not hub.has_weights(folder):
                 raise ValueError(
-                    f"sentence encoder {self.name!r}: the folder lacks config.json or safetensors"
+                    f"sentence encoder {self.name!r}: the folder lacks config.json or weights"
                 )
             return folder, f"folder {self.name}"
         cached = hub.cached(self.name) if hub.is_hub_name(self.name) else None
@@ -190,7 +190,7 @@ class ClipImageEncoder:
     and stay on the device that was asked for last.
 
     Args:
-        name: Hub name such as `openai/clip-vit-large-patch14-336`, or the path of a folder; with safetensors.
+        name: Hub name such as `openai/clip-vit-large-patch14-336`, or the path of a folder.
     """
 
     def __init__(self, name: str) -> None:
@@ -242,7 +242,7 @@ class ClipImageEncoder:
                 f"image encoder {self.name!r} is not on this machine. Ways to get one: (1) 'tower', the "
                 f"backbone's own vision tower; (2) download it into the hub's cache with `hf download "
                 f"{self.name}`; (3) give the path of a folder that holds a CLIP model (config.json, "
-                "safetensors, image processor)"
+                "weights, image processor)"
             )
         if _model_type(found) != "clip":
             raise ValueError(f"image encoder {self.name!r} is a {_model_type(found)} model, not a CLIP")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+# Older models, such as openai/clip-vit-large-patch14-336, have only these; they are read as tensors alone.
+_OLDER = ("pytorch_model*.bin",)
 _HARMLESS = ("gemm_4bit_forward", "inputs will be cast")
 _WHOLE = 64 << 20
 _PIECE = 1 << 20
@@ -22,12 +24,18 @@ def is_hub_name(name: str) -> bool:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a model folder has its config and every safetensors file that it promises."""
-    index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
+    """Whether a model folder has its config and all its weights, as safetensors or as older PyTorch files."""
+    whole = any(_is_whole(folder, name) for name in ("model.safetensors", "pytorch_model.bin"))
+    return whole and (folder / "config.json").is_file()
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    """Whether weights of a name are there, in one file or in every file that their index names."""
+    index = folder / f"{name}.index.json"
+    names = {name}
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all((folder / name).is_file() for name in {"config.json", *names})
+    return all((folder / each).is_file() for each in names)
 
 
 def cached(name: str) -> Path | None:
@@ -43,14 +51,17 @@ def cached(name: str) -> Path | None:
 
 
 def download(name: str) -> Path:
-    """Download a hub model's config, tokenizer and safetensors files into the cache.
+    """Download a hub model's config, tokenizer and weights into the cache; older weights where need be.
 
     Raises:
         OSError: the hub cannot be reached, or has no such model.
     """
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    if not has_weights(folder):
+        folder = Path(snapshot_download(name, allow_patterns=[*_FILES, *_OLDER]))
+    return folder
 
 
 def digest(folder: Path) -> str:
@@ -60,7 +71,7 @@ def digest(folder: Path) -> str:
     7B model is told apart from a fine-tuned copy in well under a second.
     """
     total = hashlib.sha256()
-    files = {path for pattern in _FILES for path in folder.glob(pattern)}
+    files = {path for pattern in (*_FILES, *_OLDER) for path in folder.glob(pattern)}
     for path in sorted(files, key=lambda path: path.name):
         size = path.stat().st_size
         total.update(f"{path.name}:{size}\n".encode())

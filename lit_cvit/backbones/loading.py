@@ -43,7 +43,7 @@ def locate(name: str) -> tuple[Path, str]:
         if not hub.has_weights(folder):
             raise ValueError(
                 f"backbone name_or_path {name!r}: the folder is not complete; it must have config.json, "
-                "tokenizer and processor files, and every *.safetensors file"
+                "tokenizer and processor files, and all its weights (*.safetensors)"
             )
         return folder, "folder"
     if not hub.is_hub_name(name):
