@@ -27,6 +27,7 @@ from lit_cvit.run import RunFolder
 
 log = logging.getLogger("lit_cvit")
 
+
 class Stopped(SystemExit):
     """Raised at the next safe point after a signal; ends the process with 128 + its number, as shells say it.
 
@@ -86,7 +87,8 @@ class StopSignal:
         if number == signal.SIGINT:
             if self.received == signal.SIGINT:
                 raise KeyboardInterrupt
-            print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr)
+            said = "stopping after this step, with a checkpoint; Ctrl-C again stops at once"
+            print(f"\n{said}", file=sys.stderr)
         self.received = number
 
 

@@ -83,9 +83,7 @@ class SentenceEncoder:
         folder = Path(self.name).expanduser()
         if folder.is_dir():
             if not hub.has_weights(folder):
-                raise ValueError(
-                    f"sentence encoder {self.name!r}: the folder lacks config.json or weights"
-                )
+                raise ValueError(f"sentence encoder {self.name!r}: the folder lacks config.json or weights")
             return folder, f"folder {self.name}"
         cached = hub.cached(self.name) if hub.is_hub_name(self.name) else None
         if cached is not None:

@@ -74,7 +74,7 @@ def _parser() -> VerbParser:
         "--jsonl",
         type=Path,
         default=None,
-        help="questions, one JSON object a line: `question`, and if need be `id`, `image`, `instruction`, `task`",
+        help="questions, one JSON object a line: `question`; `id`, `image`, `instruction`, `task` if need be",
     )
     parser.add_argument("--out", type=Path, default=None, help="answers to --jsonl; default: the terminal")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer, in tokens")

@@ -19,6 +19,7 @@ from lit_cvit.run import RunFolder
 
 QUICK = ("fit", "--config", "quickstart")
 METHODS = "DirLoRA, HiDe, LCIA, Multitask, ProgLoRA, SMoLoRA, SeqLoRA, ZeroShot"
+BACKBONES = "InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny"
 OWN = "or the import path of your own (package.Class)"
 
 
@@ -57,7 +58,7 @@ def only_message(result: tuple[int, str, str], verb: str) -> str:
         (("--model", "nopackage.Nope"), "model: cannot import 'nopackage.Nope': No module named 'nopackage'"),
         (
             ("--model.backbone", "Tini"),
-            f"model.backbone: unknown class 'Tini'. Did you mean 'Tiny'? Known: InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny; {OWN}",
+            f"model.backbone: unknown class 'Tini'. Did you mean 'Tiny'? Known: {BACKBONES}; {OWN}",
         ),
         (
             ("--model.optimizer.learning_rat", "1"),
