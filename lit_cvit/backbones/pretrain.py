@@ -214,10 +214,10 @@ def space_unwritten(head: Tensor, written: Tensor, recipe: Recipe) -> None:
     """Draw the output rows of tokens that were never written apart, about the direction that they share.
 
     Every answer pushes all of them one way, and an adaptive optimizer moves them far, however weak the
-    push: they end parallel (cosine 1.00). What adapts the model later, without training its head, could then not
-    say `[` without saying hundreds of others, which costs the logarithm of their number in every such token.
-    Their mean stays, so they are as unlikely as before; about it each gets a direction of its own, as long as
-    written rows have.
+    push: they end parallel (cosine 1.00). What adapts the model later, without training its head, could then
+    not say `[` without saying hundreds of others, which costs the logarithm of their number in every such
+    token. Their mean stays, so they are as unlikely as before; about it each gets a direction of its own, as
+    long as written rows have.
 
     Args:
         head: (vocabulary, width) Output rows, changed in place.
