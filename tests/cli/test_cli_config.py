@@ -24,7 +24,8 @@ def build(*arguments: object) -> StreamCLI:
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_shipped_configuration_builds(name: str) -> None:
-    cli = build("--config", "quickstart", "--config", name)
+    here = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
+    cli = build("--config", "quickstart", "--config", name, *here)
     shipped = ("DirLoRA", "HiDe", "LCIA", "Multitask", "ProgLoRA", "SMoLoRA", "SeqLoRA", "ZeroShot")
     assert type(cli.model).__name__ in shipped
 
