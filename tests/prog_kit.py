@@ -11,6 +11,7 @@ import torch
 from stream_kit import STREAM, small_data, small_method
 from torch import Tensor
 
+from lit_cvit.adapters import routing
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.methods import ProgLoRA, task_embedding
@@ -64,9 +65,33 @@ def samples(*places: tuple[str, int]) -> list[Sample]:
     return [tasks[name].sample(index) for name, index in places]
 
 
+LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj")
 # ScienceQA 4 is text alone; Flickr30k is never learned.
 MIXED = (("ScienceQA", 0), ("VQAv2", 1), ("ScienceQA", 4), ("GQA", 2), ("Flickr30k", 0))
 
 
 def mixed_batch(method: ProgLoRA, *, with_answers: bool = False) -> Batch:
     return method.backbone.encode(samples(*MIXED), with_answers=with_answers)
+
+
+def outputs(method: ProgLoRA, batch: Batch, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input and output of a layer in the model."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handle = method.banks[layer].register_forward_hook(
+        lambda module, inputs, out: seen.append((inputs[0], out))
+    )
+    with torch.no_grad(), routing(method.context(batch)):
+        method.backbone.forward_hidden(batch)
+    handle.remove()
+    return seen[0]
+
+
+def require_fusion(method: ProgLoRA, batch: Batch, layer: str, weights: list[list[float]]) -> None:
+    bank = method.banks[layer]
+    x, y = outputs(method, batch, layer)
+    for row, own in enumerate(weights):
+        added = torch.zeros_like(y[row])
+        for weight, block in zip(own, bank.lora_blocks(), strict=True):
+            added += weight * 2.0 * (x[row] @ block.A.T @ block.B.T)
+        torch.testing.assert_close(y[row], bank.base(x[row]) + added, atol=2e-5, rtol=1e-4)
+        assert float(added.detach().abs().max()) > 1e-3

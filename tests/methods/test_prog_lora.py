@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from pathlib import Path
@@ -10,19 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from prog_kit import MIXED, HashedTexts, begun, hashed_texts, mixed_batch, prog_lora, samples  # noqa: F401
+from prog_kit import (
+    LAYERS,
+    MIXED,
+    HashedTexts,
+    begun,
+    hashed_texts,  # noqa: F401
+    mixed_batch,
+    prog_lora,
+    require_fusion,
+)
 from stream_kit import STREAM, fit, small_data
 
 from callbacks import Replay, StageEvaluation
-from lit_cvit.adapters import routing
 from lit_cvit.data.sampling import evenly_spaced
-from lit_cvit.data.tasks import Batch
-from lit_cvit.data.veil import veil_batch
 from lit_cvit.encoders import MINILM
 from lit_cvit.methods import ProgLoRA
 from lit_cvit.methods.task_embedding import TaskEmbedder
 
-LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj")
 OWN = {"ScienceQA": 0, "GQA": 1, "VQAv2": 2}
 
 
@@ -100,29 +104,6 @@ def test_a_method_that_follows_the_plans_again_has_the_same_weights_and_tensors(
 # -- static --------------------------------------------------------------------------------------------------
 
 
-def outputs(method: ProgLoRA, batch: Batch, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input and output of a layer in the model."""
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    handle = method.banks[layer].register_forward_hook(
-        lambda module, inputs, out: seen.append((inputs[0], out))
-    )
-    with torch.no_grad(), routing(method.context(batch)):
-        method.backbone.forward_hidden(batch)
-    handle.remove()
-    return seen[0]
-
-
-def require_fusion(method: ProgLoRA, batch: Batch, layer: str, weights: list[list[float]]) -> None:
-    bank = method.banks[layer]
-    x, y = outputs(method, batch, layer)
-    for row, own in enumerate(weights):
-        added = torch.zeros_like(y[row])
-        for weight, block in zip(own, bank.lora_blocks(), strict=True):
-            added += weight * 2.0 * (x[row] @ block.A.T @ block.B.T)
-        torch.testing.assert_close(y[row], bank.base(x[row]) + added, atol=2e-5, rtol=1e-4)
-        assert float(added.detach().abs().max()) > 1e-3
-
-
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("static_weights", ["similarity", "ones"])
 def test_a_sample_gets_its_tasks_fused_block_and_no_later_one(
@@ -159,101 +140,6 @@ def test_without_similarity_there_is_no_encoder_and_no_embedding(llava_folder: P
     assert method.measures is False
     assert [name for name in method.tensors() if "embedding" in name] == []
     assert method.fusion == [[1.0], [1.0, 1.0], [1.0, 1.0, 1.0]]
-
-
-# -- dynamic -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pool", ["max", "mean"])
-def test_a_gate_is_the_softmax_over_keys_of_the_users_pooled_tokens(llava_folder: Path, pool: Any) -> None:
-    method = begun(llava_folder, mode="dynamic", temperature=0.7, key_std=0.3, pool=pool).eval()
-    table = method.backbone.model.get_input_embeddings().weight
-    state = {
-        name.removeprefix("key_gate."): value
-        for name, value in method.tensors().items()
-        if "key_gate" in name
-    }
-    gates = method.sample_facts(mixed_batch(method))["gate"]
-    for row, sample in enumerate(samples(*MIXED)):
-        tokens = table[method.backbone.tokenizer(sample.user_text, add_special_tokens=False)["input_ids"]]
-        x = tokens.amax(0) if pool == "max" else tokens.mean(0)
-        inner = torch.nn.functional.silu(state["down.weight"] @ x + state["down.bias"])
-        outer = state["up.weight"] @ inner + state["up.bias"]
-        h = torch.nn.functional.layer_norm(outer, outer.shape) * state["norm.weight"] + state["norm.bias"]
-        expected = torch.stack([h @ state[f"keys.{n}"] / 0.7 for n in range(3)]).softmax(0)
-        torch.testing.assert_close(gates[row], expected, atol=1e-5, rtol=1e-4)
-    assert float(gates.std(0).max()) > 0.01
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_all_layers_have_the_one_gate_of_a_sample(llava_folder: Path, layer: str) -> None:
-    method = begun(llava_folder, mode="dynamic", key_std=0.3).eval()
-    gate = method.sample_facts(mixed_batch(method))["gate"].tolist()
-    require_fusion(method, mixed_batch(method), layer, gate)
-
-
-def test_a_gate_sees_the_users_text_alone(llava_folder: Path) -> None:
-    """Neither image, task, answer, padding, other samples nor whether it is training."""
-    method = begun(llava_folder, mode="dynamic", key_std=0.3)
-    expected = method.sample_facts(mixed_batch(method, with_answers=True))["gate"]
-    method.eval()
-    changed = [
-        dataclasses.replace(each, image=None, task="x", id="x", answers=("other",))
-        for each in samples(*MIXED)
-    ]
-    alone = [method.backbone.encode([each], with_answers=False) for each in changed]
-    hidden = method.knows.hidden(test=True)
-    assert hidden == {"task", "id", "answers", "question", "instruction"}
-    got = torch.cat([method.sample_facts(veil_batch(each, hidden))["gate"] for each in alone])
-    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_an_image_token_in_a_text_and_a_text_without_tokens_are_no_problem(llava_folder: Path) -> None:
-    method = begun(llava_folder, mode="dynamic")
-    plain = samples(MIXED[0])[0]
-    token = method.backbone.chat_format.image_token
-    marked = dataclasses.replace(plain, text=f"{token}{plain.user_text}")
-    features = method.instruction_features([plain, marked, dataclasses.replace(plain, text=token)])
-    assert torch.equal(features[0], features[1])
-    assert not features[2].any()
-
-
-def test_the_first_stage_has_weight_one_and_trains_no_key(llava_folder: Path) -> None:
-    method = begun(llava_folder, 1, mode="dynamic")
-    assert method.sample_facts(mixed_batch(method))["gate"].tolist() == [[1.0]] * 5
-    assert [name for name, p in method.named_parameters() if p.requires_grad and "key_gate" in name] == []
-
-
-@pytest.mark.parametrize(("train_old_keys", "keys"), [(False, [2]), (True, [0, 1, 2])])
-def test_later_stages_train_block_key_and_projectors(
-    llava_folder: Path, train_old_keys: bool, keys: list[int]
-) -> None:
-    method = begun(llava_folder, mode="dynamic", train_old_keys=train_old_keys)
-    names = [name for name, p in method.named_parameters() if p.requires_grad]
-    assert [name for name in names if ".keys." in name] == [f"key_gate.keys.{n}" for n in keys]
-    assert sum("key_gate." in name and ".keys." not in name for name in names) == 6
-    assert {name.split(".blocks.")[1][0] for name in names if ".blocks." in name} == {"2"}
-    assert sum(".copies.0." in name for name in names) == 4
-
-
-def test_the_gate_has_the_parameters_of_table_13(llava_folder: Path) -> None:
-    """One projector and a key per block, of the decoder's width."""
-    width, hidden = 64, 24
-    method = begun(llava_folder, mode="dynamic", proj_dim=hidden)
-    sizes = [tensor.numel() for name, tensor in method.tensors().items() if "key_gate" in name]
-    assert sum(sizes) == (width * hidden + hidden) + (hidden * width + width) + 2 * width + 3 * width
-    assert 4096 * 256 + 256 + 256 * 4096 + 4096 + 2 * 4096 + 4096 == 2_113_792
-
-
-def test_both_projectors_and_the_new_key_get_gradients(llava_folder: Path) -> None:
-    method = begun(llava_folder, mode="dynamic")
-    batch = mixed_batch(method, with_answers=True)
-    with routing(method.context(batch)):
-        method.backbone.loss(batch).loss_sum.backward()
-    moved = {name: bool(p.grad.any()) for name, p in method.named_parameters() if p.grad is not None}
-    assert {name for name, moves in moved.items() if not moves} == set()
-    assert {"key_gate.keys.2", "key_gate.down.weight"} <= moved.keys()
-    assert "key_gate.keys.1" not in moved
 
 
 # -- what it is ----------------------------------------------------------------------------------------------
