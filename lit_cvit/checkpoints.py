@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
 import signal
 import sys
@@ -51,7 +52,7 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.received = 0
+        self.received, self._process = 0, os.getpid()
 
     @contextlib.contextmanager
     def noticed(self) -> Iterator[None]:
@@ -84,6 +85,9 @@ class StopSignal:
         return Stopped(self.received or signal.SIGTERM)
 
     def _notice(self, number: int, frame: object) -> None:
+        # Loader processes inherit this handler and get Ctrl-C too; they go on, the step needs them.
+        if os.getpid() != self._process:
+            return
         if number == signal.SIGINT:
             if self.received == signal.SIGINT:
                 raise KeyboardInterrupt
