@@ -4,7 +4,7 @@ The data set has no split of its own, and how UCIT's authors drew theirs is not 
 figures is held out here, so that none is in both splits. In UCIT's files more than a thousand are.
 
 Some lists of options end with the rationale, which gives the answer away. It is left out here; in UCIT's
-files it is part of the question.
+files it is part of the question. So are dashes and headings such as "## Figure (b)" that stand among options.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ OUT_OF_ORDER = "options that are not lettered A, B, C and so on"
 NO_OPTION = "label that names none of the options"
 NO_QUESTION = "no question"
 _FIELDS: Fields = {"image": str, "options": list, "question": str, "label": str}
-_RATIONALE = re.compile(r"\W*(rationale|explanation)\b", re.IGNORECASE)
-_LETTERED = re.compile(r"\(?([A-Z])(?:[).:]|\s*-\s)\s*", re.IGNORECASE)
+_NO_CHOICE = re.compile(r"|-+|#+\s.*\bfigures?\b.*|\W*(rationale|explanation)\b.*", re.IGNORECASE | re.DOTALL)
+_LETTERED = re.compile(r"[(\[]?([A-Z])(?:[)\].:]+|\s*-\s)\s*", re.IGNORECASE)
 _LETTER = re.compile(r"\W*([A-Z])\W*", re.IGNORECASE)
+_BESIDE = re.compile(r"([A-Z])\s+(.+)", re.IGNORECASE | re.DOTALL)
 
 
 def _rows(raw: Path, *, held_out: bool) -> Rows:
@@ -44,8 +45,8 @@ def _rows(raw: Path, *, held_out: bool) -> Rows:
         if (chance(entry["image"]) < HELD_OUT) != held_out:
             continue
         given = [str(option).strip() for option in entry["options"]]
-        options = [option for option in given if option and not _RATIONALE.match(option)]
-        choices = _choices(options)
+        options = [option for option in given if not _NO_CHOICE.fullmatch(option)]
+        choices = _choices(options, in_place=options == given[: len(options)])
         letter = _letter(entry["label"].strip(), choices)
         if not entry["question"].strip():
             yield Dropped(NO_QUESTION)
@@ -65,11 +66,14 @@ def _rows(raw: Path, *, held_out: bool) -> Rows:
             }
 
 
-def _choices(options: Sequence[str]) -> list[str]:
-    """Options without their letters; empty if some have a letter and it is not theirs."""
+def _choices(options: Sequence[str], *, in_place: bool) -> list[str]:
+    """Options without their letters; empty if some have a letter and it is not theirs.
+
+    Options without letters go by their places, so none before them may have been left out.
+    """
     marks = [_LETTERED.match(option) for option in options]
     if not any(marks):
-        return list(options)
+        return list(options) if in_place else []
     letters = [mark[1].upper() if mark else "" for mark in marks]
     if letters != [chr(ord("A") + place) for place in range(len(options))]:
         return []
@@ -79,10 +83,14 @@ def _choices(options: Sequence[str]) -> list[str]:
 def _letter(label: str, choices: Sequence[str]) -> str:
     """The letter that a label names, be it the letter alone, with its option, or the option alone."""
     letters = [chr(ord("A") + place) for place in range(len(choices))]
-    for letter, choice in zip(letters, choices, strict=True):
-        if label.casefold() == choice.casefold():
+    options = dict(zip(letters, map(str.casefold, choices), strict=True))
+    for letter, option in options.items():
+        if option and label.casefold() == option:
             return letter
     mark = _LETTER.fullmatch(label) or _LETTERED.match(label)
+    if mark is None and (beside := _BESIDE.fullmatch(label)):
+        # "A line" may begin with an article: only a letter beside its own option counts.
+        mark = beside if options.get(beside[1].upper()) == beside[2].casefold() else None
     return mark[1].upper() if mark and mark[1].upper() in letters else ""
 
 

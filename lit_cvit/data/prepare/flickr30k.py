@@ -18,7 +18,7 @@ _RAW = (
     Raw(
         "Flickr30k/flickr30k-images/",
         "images",
-        "https://shannon.cs.illinois.edu/DenotationGraph/ (by a form)",
+        "flickr30k-images.tar.gz at https://shannon.cs.illinois.edu/DenotationGraph/ (by a form)",
     ),
 )
 

@@ -2,10 +2,14 @@
 
 The authors' classes are not published. `ImageNet/classes.txt`, one class a line as "n01440764", says which to
 take; without it, 100 are drawn by a hash of their names.
+
+The owner's archive of val has no folders. Its images lie in folders of their classes if somebody sorted them,
+or they lie in one, and then `ImageNet/LOC_val_solution.csv` tells their classes.
 """
 
 from __future__ import annotations
 
+import csv
 import heapq
 import re
 from pathlib import Path
@@ -15,6 +19,8 @@ from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Rows, Split, cha
 NUM_CLASSES = 100
 _NAMES = "ImageNet/LOC_synset_mapping.txt"
 _CHOSEN = "ImageNet/classes.txt"
+_SOLUTION = "ImageNet/LOC_val_solution.csv"
+_KAGGLE = "https://www.kaggle.com/c/imagenet-object-localization-challenge/data"
 _HOME = "https://image-net.org/download-images"
 _NAME_LINE = re.compile(r"(n\d{8}) ([^,]+)")
 _IMAGE = re.compile(r".+\.jpe?g", re.IGNORECASE)
@@ -22,20 +28,56 @@ _IMAGE = re.compile(r".+\.jpe?g", re.IGNORECASE)
 
 def _rows(raw: Path, split: str) -> Rows:
     names = _class_names(raw / _NAMES)
-    for class_ in _classes(raw, names):
-        folder = raw / "ImageNet" / split / class_
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; ImageNet/{split}/ has a folder for every class")
-        for path in sorted(folder.iterdir()):
-            if _IMAGE.fullmatch(path.name):
+    classes = _classes(raw, names)
+    folder = raw / "ImageNet" / split
+    if split == "val" and not any((folder / class_).is_dir() for class_ in names):
+        images = _in_one_folder(raw, names)
+    else:
+        images = _in_folders(folder, classes)
+    for class_ in classes:
+        for name in images[class_]:
+            if _IMAGE.fullmatch(name):
                 yield {
-                    "id": path.stem,
-                    "image": f"{split}/{class_}/{path.name}",
+                    "id": Path(name).stem,
+                    "image": f"{split}/{name}",
                     "question": "",
                     "answers": [names[class_]],
                 }
             else:
                 yield Dropped("not a JPEG file")
+
+
+def _in_folders(folder: Path, classes: list[str]) -> dict[str, list[str]]:
+    missing = [class_ for class_ in classes if not (folder / class_).is_dir()]
+    if missing:
+        raise ValueError(
+            f"{folder}: no folders of {len(missing)} of the {len(classes)} classes to take; unpack them, or "
+            f"list others in {_CHOSEN}: {', '.join(missing)}"
+        )
+    return {
+        class_: sorted(f"{class_}/{path.name}" for path in (folder / class_).iterdir()) for class_ in classes
+    }
+
+
+def _in_one_folder(raw: Path, names: dict[str, str]) -> dict[str, list[str]]:
+    """Read lines such as "ILSVRC2012_val_00000001,n01751748 111 108 431 202", a header before them."""
+    path = raw / _SOLUTION
+    if not path.exists():
+        raise ValueError(
+            f"{raw / 'ImageNet' / 'val'}: it has no folders of classes (n01440764/), and there is no {path}, "
+            f"which tells the classes of images in one folder; get it from {_KAGGLE}"
+        )
+    images: dict[str, list[str]] = {class_: [] for class_ in names}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line, cells in enumerate(csv.reader(file), 1):
+            class_ = cells[1].split(" ")[0] if len(cells) == 2 else ""
+            if class_ in images:
+                images[class_].append(f"{cells[0]}.JPEG")
+            elif line > 1:
+                raise ValueError(
+                    f"{path}, line {line}: got {','.join(cells)!r}, must be an image, a comma and its class"
+                )
+    return {class_: sorted(listed) for class_, listed in images.items()}
 
 
 def _class_names(path: Path) -> dict[str, str]:
@@ -62,23 +104,20 @@ def _classes(raw: Path, names: dict[str, str]) -> list[str]:
     return list(dict.fromkeys(classes))
 
 
+_VAL_CLASSES = Raw(_SOLUTION, "classes of val's images, if these lie in one folder", _KAGGLE, optional=True)
+
+
 def _split(name: str, published: int, note: str, draw: int = 0) -> Split:
-    archive = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar, sorted into folders"}[
-        name
-    ]
     return Split(
         rows=lambda raw: _rows(raw, name),
         raw=(
-            Raw(
-                _NAMES,
-                "names of the classes",
-                "https://www.kaggle.com/c/imagenet-object-localization-challenge/data",
-            ),
+            Raw(_NAMES, "names of the classes", _KAGGLE),
             Raw(_CHOSEN, "classes to take, one a line", "your own choice", optional=True),
+            *([_VAL_CLASSES] if name == "val" else []),
             Raw(
                 f"ImageNet/{name}/",
                 "images, in a folder for every class (n01440764/)",
-                f"{archive}, at {_HOME}",
+                f"ILSVRC2012_img_{name}.tar at {_HOME}",
                 is_list=True,
             ),
         ),

@@ -1,7 +1,8 @@
 """OCR-VQA (ICDAR 2019): questions about book covers; one of each training cover, all of the test covers.
 
 The owner publishes addresses of the covers, some of which are dead: questions about a cover that is not there
-are dropped.
+are dropped. Covers have the suffix of their address, as the owner's script names them, or ".jpg", as LLaVA's
+copy of them has it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _NUMBERS = {"train": 1, "test": 3}
 _HOME = "https://ocr-vqa.github.io/"
 _RAW = (
     Raw(_PATH, "questions and answers", _HOME),
-    Raw("OCR-VQA/images/", "covers as <book>.jpg", f"the owner's loadDataset.py at {_HOME}"),
+    Raw("OCR-VQA/images/", "covers, named after their books", f"the owner's loadDataset.py at {_HOME}"),
 )
 
 
@@ -27,14 +28,21 @@ def _rows(raw: Path, split: str) -> Rows:
         if len(entry["questions"]) != len(entry["answers"]):
             yield Dropped("book with unequal numbers of questions and answers")
             continue
-        suffix = Path(entry["imageURL"]).suffix
+        image = _image(raw, book, Path(entry["imageURL"]).suffix)
         for number, (question, answer) in enumerate(zip(entry["questions"], entry["answers"], strict=True)):
             yield {
                 "id": f"{book}_{number}",
-                "image": f"images/{book}{suffix}",
+                "image": image,
                 "question": str(question),
                 "answers": [str(answer)],
             }
+
+
+def _image(raw: Path, book: str, suffix: str) -> str:
+    own, copied = f"images/{book}{suffix}", f"images/{book}.jpg"
+    if own == copied or (raw / "OCR-VQA" / own).is_file():
+        return own
+    return copied if (raw / "OCR-VQA" / copied).is_file() else own
 
 
 def _split(name: str, published: int, per_image: int = 0, note: str = "") -> Split:

@@ -52,7 +52,7 @@ class _Source:
     test: frozenset[str]
 
     def raw(self) -> tuple[Raw, Raw]:
-        archive = f"{self.folder}.zip at https://github.com/lichengunc/refer"
+        archive = f"{self.folder}.zip, see https://github.com/lichengunc/refer/issues/14"
         return (
             Raw(f"RefCOCO/{self.folder}/{self.refs}", f"referring expressions of {self.folder}", archive),
             Raw(f"RefCOCO/{self.folder}/instances.json", f"boxes of {self.folder}", archive),

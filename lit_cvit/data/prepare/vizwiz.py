@@ -30,7 +30,7 @@ def _rows(raw: Path, split: str) -> Rows:
 
 
 def _path(split: str) -> str:
-    return f"VizWiz/Annotations/{split}.json"
+    return f"VizWiz/{split}.json"
 
 
 def _split(name: str, published: int, note: str = "") -> Split:

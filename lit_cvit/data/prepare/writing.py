@@ -20,7 +20,7 @@ from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Rows, Split
 from lit_cvit.data.prepare.drawing import Line, draw_in_words, drawn
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 """Raised when a converter gives other rows than before, so that prepared tasks are made again."""
 
 NO_ANSWER = "no answer"
@@ -76,17 +76,28 @@ class SplitReport:
 
 def raw_problems(converter: Converter, request: Request) -> dict[Raw, str]:
     """Find the raw files of a task that are missing or empty, or a folder for a file, and say which it is."""
-    problems = {}
-    for raw in _all_raw(converter, request):
+    problems, needed = {}, _all_raw(converter, request)
+    for raw in needed:
         path, is_folder = request.raw / raw.path, raw.path.endswith("/")
         if not path.exists():
             if not raw.optional:
-                problems[raw] = "missing"
+                problems[raw] = f"missing{_elsewhere(raw, needed, request.raw)}"
         elif path.is_dir() != is_folder:
             problems[raw] = "a file, it must be a folder" if is_folder else "a folder, it must be a file"
         elif not (any(path.iterdir()) if is_folder else path.stat().st_size):
             problems[raw] = "empty"
     return problems
+
+
+def _elsewhere(raw: Raw, needed: Iterable[Raw], folder: Path) -> str:
+    """Tell where a missing file may lie instead: some programs unpack into a folder of the archive's name."""
+    data_set, name = raw.path.partition("/")[0], Path(raw.path).name
+    taken = {folder / each.path for each in needed}
+    for pattern in (name, f"{data_set}/{name}", f"{data_set}/*/{name}", f"{data_set}/*/*/{name}"):
+        for path in sorted(folder.glob(pattern)):
+            if path not in taken and path.is_dir() == raw.path.endswith("/"):
+                return f"; there is {path.relative_to(folder)}: if it is this, move it"
+    return ""
 
 
 def prepare_task(converter: Converter, request: Request, advance: Advance) -> tuple[dict[str, Any], bool]:
@@ -221,9 +232,12 @@ def _finder(images: Path | None) -> Callable[[str], bool]:
 def _problem(records: int, missing: list[str], dropped: Counter[str], images: Path | None) -> str:
     if missing:
         shown = ", ".join(list(dict.fromkeys(missing))[:_SHOWN])
+        place = (images or Path()) / missing[0]
+        deeper = next(iter(sorted(place.parent.glob(f"*/{place.name}"))), None)
+        hint = f"; there is {deeper}: move what is in that folder up" if deeper else ""
         return (
             f"{len(missing)} of {records} records name images that are missing under {images}, such as "
-            f"{shown}; unpack them there, or give --without_images if they lie elsewhere"
+            f"{shown}; unpack them there, or give --without_images if they lie elsewhere{hint}"
         )
     if not records:
         return f"no record is left; dropped: {dict(dropped) or 'none, the raw files have none'}"

@@ -213,7 +213,7 @@ def vizwiz(raw: Path) -> None:
             }
             for number in range(2)
         ]
-        write(raw / f"VizWiz/Annotations/{split}.json", entries)
+        write(raw / f"VizWiz/{split}.json", entries)
         touch(*(raw / f"VizWiz/{split}/{entry['image']}" for entry in entries))
 
 

@@ -67,6 +67,11 @@ def test_a_record_lists_its_options_by_letter(tmp_path: Path) -> None:
         (["A: x", "B: y", "Explanation: none", ""], ["x", "y"]),
         (["A. 0.5", "B. 1.5"], ["0.5", "1.5"]),
         (["x", "y"], ["x", "y"]),
+        (["[A] x", "[B] y"], ["x", "y"]),
+        (["A.) x", "B.) y"], ["x", "y"]),
+        (["A. x", "-", "B) y", "## For both figures (a) and (b):"], ["x", "y"]),
+        (["x", "y", "-"], ["x", "y"]),
+        (["A. -", "B. +"], ["-", "+"]),
     ],
 )
 def test_letters_and_rationales_are_no_part_of_an_option(
@@ -76,7 +81,21 @@ def test_letters_and_rationales_are_no_part_of_an_option(
 
 
 @pytest.mark.parametrize(
-    "label", ["B", "b", " B ", "(B)", "B.", "B) The blue one", "The blue one", "B. other"]
+    "label",
+    [
+        "B",
+        "b",
+        " B ",
+        "(B)",
+        "[B]",
+        "B.",
+        "B) The blue one",
+        "[B] The blue one",
+        "B: it",
+        "B The blue one",
+        "The blue one",
+        "B. other",
+    ],
 )
 def test_labels_are_read_in_every_form_that_occurs(tmp_path: Path, label: str) -> None:
     assert row_of(tmp_path, label=label)["answers"] == ["B"]
@@ -88,6 +107,10 @@ def test_labels_are_read_in_every_form_that_occurs(tmp_path: Path, label: str) -
         ({"label": "C"}, NO_OPTION),
         ({"label": "A and B"}, NO_OPTION),
         ({"label": ""}, NO_OPTION),
+        ({"label": "", "options": ["A)", "B)"]}, NO_OPTION),
+        ({"label": "A", "options": ["x", "-", "y"]}, OUT_OF_ORDER),
+        ({"label": "A", "options": ["Rationale: y is above x", "x", "y"]}, OUT_OF_ORDER),
+        ({"options": ["A. x", "B. y", "## Figure (b)", "A. v", "B. w"]}, OUT_OF_ORDER),
         ({"label": "Because it is higher"}, NO_OPTION),
         ({"options": ["A) only"]}, TOO_FEW),
         ({"options": ["A) x", "C) y"]}, OUT_OF_ORDER),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_kit import CVIT, FIVE, TEN, gqa_question, prepared, textvqa_entry, touch, write
+from raw_kit import CVIT, FIVE, TEN, book, gqa_question, prepared, textvqa_entry, touch, write
 
 from lit_cvit.data.prepare import converters_of
 from lit_cvit.data.prepare.writing import NO_ANSWER, NO_IMAGE
@@ -144,42 +144,6 @@ def test_ucit_tests_flickr30k_on_val_and_test(raw: Path, out: Path) -> None:
     assert [row["id"] for row in rows["test"]] == ["1001", "1003"]
 
 
-def test_imagenet_draws_100_classes_the_same_in_both_splits(raw: Path, out: Path) -> None:
-    CVIT["ImageNet"](raw)
-    rows, manifest = prepared(raw, out, "ImageNet")
-    labels = {split: {row["answers"][0] for row in rows[split]} for split in rows}
-    assert len(labels["train"]) == 100
-    assert labels["train"] == labels["test"]
-    assert len(rows["train"]) == 200
-    # Fixed by the hash of the class: a change would silently make another benchmark.
-    left_out = {f"thing {number}" for number in range(103)} - labels["train"]
-    assert left_out == {"thing 3", "thing 35", "thing 90"}
-    assert "not published" in manifest["splits"]["train"]["note"]
-
-
-def test_imagenet_takes_the_classes_of_a_list(raw: Path, out: Path) -> None:
-    CVIT["ImageNet"](raw)
-    write(raw / "ImageNet/classes.txt", "n00000004\nn00000002\n")
-    rows, _ = prepared(raw, out, "ImageNet")
-    assert rows["test"] == [
-        {
-            "id": f"ILSVRC2012_val_{number:08d}",
-            "image": f"val/n{number:08d}/ILSVRC2012_val_{number:08d}.JPEG",
-            "question": "",
-            "answers": [f"thing {number}"],
-        }
-        for number in (4, 2)
-    ]
-    assert len(rows["train"]) == 4
-
-
-def test_imagenet_names_a_class_of_the_list_that_it_has_not(raw: Path, out: Path) -> None:
-    CVIT["ImageNet"](raw)
-    write(raw / "ImageNet/classes.txt", "n00000004\nn99999999\n")
-    with pytest.raises(ValueError, match=r"classes\.txt: unknown class 'n99999999'"):
-        prepared(raw, out, "ImageNet")
-
-
 def test_gqa_keeps_one_question_of_each_training_image_and_all_of_testdev(raw: Path, out: Path) -> None:
     CVIT["GQA"](raw)
     rows, manifest = prepared(raw, out, "GQA")
@@ -266,6 +230,16 @@ def test_ocr_vqa_drops_questions_about_covers_that_are_not_there(raw: Path, out:
     assert sorted(row["id"].partition("_")[0] for row in rows["train"]) == ["0001", "000X"]
 
 
+def test_a_cover_has_the_suffix_of_its_address_or_is_a_copy_as_jpg(raw: Path, out: Path) -> None:
+    address = "http://example.com/images/I/1.gif"
+    books = {"0001": book(3, imageURL=address), "0002": book(3, imageURL=address)}
+    write(raw / "OCR-VQA/dataset.json", books)
+    touch(raw / "OCR-VQA/images/0001.gif", raw / "OCR-VQA/images/0002.jpg")
+    rows, manifest = prepared(raw, out, "OCR-VQA")
+    assert [row["image"] for row in rows["test"]] == 3 * ["images/0001.gif"] + 3 * ["images/0002.jpg"]
+    assert manifest["splits"]["test"]["dropped"] == {}
+
+
 def test_a_cover_that_came_later_is_taken_up(raw: Path, out: Path) -> None:
     CVIT["OCR-VQA"](raw)
     prepared(raw, out, "OCR-VQA")
@@ -305,7 +279,7 @@ def test_places365_has_ten_shots_of_each_class_and_all_of_val(raw: Path, out: Pa
         ),
         (
             "VizWiz",
-            "VizWiz/Annotations/val.json",
+            "VizWiz/val.json",
             [{"image": "a.jpg", "question": "a?", "answers": [{}]}],
             r"val\.json, \[0\]\.answers\[0\]: field 'answer' must be a string",
         ),

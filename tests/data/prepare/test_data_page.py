@@ -60,13 +60,39 @@ def test_the_row_links_the_place_of_each_raw_file(converter: Converter) -> None:
             assert address[1] in sites | SAME_OWNER, raw
 
 
-def test_every_raw_file_is_listed_with_the_tasks_that_need_it() -> None:
-    needed: dict[str, list[str]] = {}
+def tree() -> dict[str, str]:
+    """What the page's tree says of every file and folder with a word beside it, by its path under RAW."""
+    lines = PAGE[PAGE.index("```text\nRAW/\n") :].split("```")[1].splitlines()[2:]
+    said, folders = {}, [""]
+    for line in lines:
+        name, _, words = line.strip().partition("  ")
+        depth = (len(line) - len(line.lstrip())) // 2
+        path = f"{folders[depth - 1]}{name}"
+        folders[depth:] = [path]
+        if words:
+            said[path] = words.strip()
+    return said
+
+
+def test_the_tree_has_every_raw_file_with_its_archive_and_the_tasks_that_need_it() -> None:
+    needed: dict[str, tuple[Raw, list[str]]] = {}
     for converter in CONVERTERS:
         for raw in raw_of(converter):
-            needed.setdefault(raw.path, []).append(converter.task)
-    listed = {path: cells[1].split(", ") for path, cells in table("under RAW").items()}
-    assert listed == needed
+            needed.setdefault(raw.path, (raw, []))[1].append(converter.task)
+    said = tree()
+    assert sorted(said) == sorted(needed)
+    for path, (raw, tasks) in needed.items():
+        _, _, told = said[path].partition("; for ")
+        assert (told.split(", ") if told else [path.partition("/")[0]]) == tasks, path
+        for archive in re.findall(r"[\w+.-]+\.(?:zip|tgz|tar\.gz|tar)\b", raw.source):
+            assert archive in said[path], path
+
+
+def test_the_page_tells_of_the_inputs_that_are_optional() -> None:
+    optional = {raw.path for converter in CONVERTERS for raw in raw_of(converter) if raw.optional}
+    assert optional == {"ImageNet/classes.txt", "ImageNet/LOC_val_solution.csv"}
+    for name in (*(Path(path).name for path in optional), "--without_images", "--limit", "--tasks"):
+        assert f"`{name}" in PAGE, name
 
 
 def test_the_commands_name_benchmarks_tasks_and_configurations_that_exist() -> None:

@@ -79,6 +79,30 @@ def test_an_empty_file_and_a_folder_in_the_place_of_a_file_are_named(
     assert "GQA/images" not in message
 
 
+def test_a_missing_file_that_lies_a_folder_deeper_or_higher_is_told_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CVIT["VizWiz"](tmp_path)
+    (tmp_path / "VizWiz/Annotations").mkdir()
+    (tmp_path / "VizWiz/val.json").rename(tmp_path / "VizWiz/Annotations/val.json")
+    (tmp_path / "VizWiz/val").rename(tmp_path / "val")
+    assert verb(tmp_path, tmp_path / "out", "--tasks", "VizWiz") == 1
+    message = capsys.readouterr().err
+    assert (
+        "VizWiz/val.json: missing; there is VizWiz/Annotations/val.json: if it is this, move it\n" in message
+    )
+    assert "VizWiz/val/: missing; there is val: if it is this, move it\n" in message
+
+
+def test_a_needed_file_of_the_same_name_is_not_taken_for_a_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "RefCOCO/refcoco+/instances.json", {"images": [], "annotations": []})
+    options = ["--benchmark", "coin", "--tasks", "Grounding", "--raw", str(tmp_path), "--out", "none"]
+    assert main(["prepare", *options]) == 1
+    assert "RefCOCO/refcoco/instances.json: missing\n" in capsys.readouterr().err
+
+
 def test_images_are_not_asked_for_without_images_but_listed_folders_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +160,7 @@ def test_a_task_that_fails_does_not_stop_the_others_and_all_failures_are_told(
     for task in ("GQA", "VizWiz", "TextVQA"):
         CVIT[task](tmp_path / "raw")
     write(tmp_path / "raw/GQA/train_balanced_questions.json", '{"1": ')
-    write(tmp_path / "raw/VizWiz/Annotations/val.json", [{"image": "a.jpg"}])
+    write(tmp_path / "raw/VizWiz/val.json", [{"image": "a.jpg"}])
     options = ("--tasks", "GQA", "VizWiz", "TextVQA", "--workers", "1")
     assert verb(tmp_path / "raw", tmp_path / "out", *options) == 1
     told = capsys.readouterr()

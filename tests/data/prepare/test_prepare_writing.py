@@ -69,7 +69,7 @@ def test_rows_are_written_as_they_come_and_the_manifest_says_what_they_are(reque
         "raw": {"Made/rows.json": blake2b(b"[1]", digest_size=16).hexdigest()},
         "limit": 0,
         "without_images": False,
-        "version": 1,
+        "version": 2,
         "splits": {
             "test": {
                 "records": 2,
@@ -155,6 +155,16 @@ def test_missing_images_are_an_error_that_counts_them_and_leaves_no_split(reques
     assert list((request_.out / "Made").iterdir()) == []
     run(made, Request("x", request_.raw, request_.out, without_images=True))
     assert len(ids(request_)) == 8
+
+
+def test_images_that_lie_a_folder_deeper_are_told_with_their_place(request_: Request) -> None:
+    images = request_.raw / "Made/images"
+    (images / "images").mkdir()
+    (images / "2.png").rename(images / "images/2.png")
+    with pytest.raises(
+        ValueError, match=r"there is .*/images/images/2\.png: move what is in that folder up$"
+    ):
+        run(converter(lambda: [row(2)]), request_)
 
 
 def test_images_of_rows_that_are_not_drawn_may_be_missing(request_: Request) -> None:

@@ -10,18 +10,27 @@ from owners_kit import prepared, put, put_images
 
 from lit_cvit.data.prepare.vizwiz_cap import CONVERTER, NO_CAPTION, NO_IMAGE, UNCAPTIONED
 
+FIRST = {"train": 0, "val": 23431}
+"""Numbers of the first images: those of val go on where train's end, their file names start at 0 again."""
+
 
 def annotations(split: str, said: dict[int, list[str]], *, images: int) -> dict[str, Any]:
+    first = FIRST[split]
     return {
         "info": {},
         "images": [
-            {"id": n, "file_name": f"VizWiz_{split}_{n:08d}.jpg", "vizwiz_url": "", "text_detected": False}
+            {
+                "id": first + n,
+                "file_name": f"VizWiz_{split}_{n:08d}.jpg",
+                "vizwiz_url": "",
+                "text_detected": False,
+            }
             for n in range(images)
         ],
         "annotations": [
             {
-                "id": 5 * image + n,
-                "image_id": image,
+                "id": 5 * (first + image) + n,
+                "image_id": first + image,
                 "caption": caption,
                 "is_precanned": caption.startswith("Quality"),
                 "is_rejected": False,
