@@ -54,14 +54,12 @@ class Family:
         build: Writes the folder.
         backbone: The class that reads it.
         settings: Settings of the backbone that a small model needs.
-        prompt: What its own chat template gives for an image and "Q1", the answer "A1", and "Q2".
         rows: Rows of the projector for images of 40 x 30, of 20 x 60 and of 90 x 80 pixels.
         projector: Canonical names of its projector's layers.
     """
 
     build: Callable[[Path], object]
     backbone: Callable[..., Backbone]
-    prompt: str
     rows: tuple[int, int, int]
     projector: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -230,42 +228,21 @@ def build_internvl(folder: Path) -> None:
     write(folder, transformers.InternVLForConditionalGeneration, config, tokens, images)
 
 
-VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-    "USER: <image>\nQ1 ASSISTANT: A1</s>USER: Q2 ASSISTANT:"
-)
-SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-
-
-def chatml(image: str) -> str:
-    return (
-        f"<|im_start|>user\n{image}Q1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n"
-        "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
-QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 LINEAR = ("projector.linear_1", "projector.linear_2")
 
-# The prompts are what the chat templates of these hub models render (llava: LLaVA's own `vicuna_v1`):
-# llava-hf/llava-1.5-7b-hf, llava-v1.6-vicuna-7b-hf, llava-v1.6-mistral-7b-hf, llava-onevision-qwen2-7b-ov-hf,
-# Qwen/Qwen2-VL-7B-Instruct, Qwen2.5-VL-7B-Instruct, Qwen3-VL-8B-Instruct, OpenGVLab/InternVL3-8B-hf.
 FAMILIES = {
-    "llava": Family(build_llava_folder, Llava, VICUNA, (1, 1, 1), LINEAR, {"image_aspect": "crop"}),
-    "llava_next": Family(build_llava_next, LlavaNext, VICUNA, (3, 3, 5), LINEAR),
+    "llava": Family(build_llava_folder, Llava, (1, 1, 1), LINEAR, {"image_aspect": "crop"}),
+    "llava_next": Family(build_llava_next, LlavaNext, (3, 3, 5), LINEAR),
     "llava_next_mistral": Family(
         lambda folder: build_llava_next(folder, "mistral"),
         LlavaNext,
-        "[INST] <image>\nQ1 [/INST] A1</s>[INST] Q2 [/INST]",
         (3, 3, 5),
         LINEAR,
     ),
-    "llava_onevision": Family(build_llava_onevision, LlavaOnevision, chatml("<image>\n"), (3, 3, 10), LINEAR),
+    "llava_onevision": Family(build_llava_onevision, LlavaOnevision, (3, 3, 10), LINEAR),
     "qwen2_vl": Family(
         build_qwen2_vl,
         Qwen2VL,
-        SYSTEM + chatml(QWEN_IMAGE),
         (4, 4, 30),
         ("projector.mlp.0", "projector.mlp.2"),
         {"max_pixels": 9216},
@@ -273,7 +250,6 @@ FAMILIES = {
     "qwen2_5_vl": Family(
         build_qwen2_5_vl,
         Qwen2VL,
-        SYSTEM + chatml(QWEN_IMAGE),
         (4, 4, 30),
         ("projector.mlp.0", "projector.mlp.2"),
         {"max_pixels": 9216},
@@ -281,7 +257,6 @@ FAMILIES = {
     "qwen3_vl": Family(
         build_qwen3_vl,
         Qwen3VL,
-        chatml(QWEN_IMAGE),
         (4, 4, 30),
         ("projector.linear_fc1", "projector.linear_fc2"),
         {"max_pixels": 9216},
@@ -289,7 +264,6 @@ FAMILIES = {
     "internvl": Family(
         build_internvl,
         InternVL,
-        chatml("<img><IMG_CONTEXT></img>\n"),
         (1, 4, 5),
         LINEAR,
         {"max_tiles": 4},

@@ -61,7 +61,8 @@ class TileGrid:
 class LlavaNext(DynamicBackbone):
     """A LLaVA-NeXT model, for example `llava-hf/llava-v1.6-vicuna-7b-hf`.
 
-    Models on Vicuna speak `vicuna_v1`, as LLaVA-1.5 does, and those on Mistral its `[INST]` format.
+    Models on Vicuna speak `vicuna_v1`, as LLaVA-1.5 does, and those on Mistral its `[INST]` format with a
+    space between two turns, as the template of `llava-hf/llava-v1.6-mistral-7b-hf`.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
@@ -71,7 +72,7 @@ class LlavaNext(DynamicBackbone):
     def chat_format(self) -> ChatFormat:
         """The conversation format of the model's decoder."""
         if self.config.text_config.model_type == "mistral":
-            return ChatFormat(user="[INST] ", assistant=" [/INST]")
+            return ChatFormat(user="[INST] ", assistant=" [/INST]", between=" ")
         return ChatFormat(system=f"{VICUNA_V1} ")
 
     @property

@@ -16,7 +16,7 @@ class LlavaOnevision(LlavaNext):
     Args:
         name_or_path: Model folder, or hub name.
         image_aspect: `crop` gives images as they are, as these families are trained; `pad` makes squares.
-        max_length: Longest sequence in tokens; one image takes up to about 8720.
+        max_length: Longest sequence in tokens; one image takes up to 8765.
         kwargs: The other settings of a backbone.
     """
 

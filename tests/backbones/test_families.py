@@ -110,10 +110,6 @@ def test_parts_are_found_and_named_alike(built: Built, backbone: Backbone) -> No
 # -- prompts and batches -----------------------------------------------------------------------------------
 
 
-def test_prompts_are_those_of_the_familys_own_template(built: Built, backbone: Backbone) -> None:
-    assert backbone.prompt(SAMPLES[3]) == built.family.prompt
-
-
 def test_the_answer_mask_marks_the_answers_and_their_ends(backbone: Backbone) -> None:
     batch = backbone.encode(SAMPLES, with_answers=True)
     assert batch.answer_mask is not None
