@@ -24,8 +24,8 @@ from lit_cvit.report import run_summary
 from lit_cvit.resume import introduce, restored_stages
 from lit_cvit.run import RunFolder, ScoreMatrix, StageScores
 
-# Expanded and fused layers, coefficient of the fused. Table 3: merged and expanded layers; Fig. 2: one expanded
-# layer at a depth, the rest fused; Fig. 5: other coefficients.
+# Expanded layers, fused ones, coefficient of the fused. Table 3: merged and expanded layers; Fig. 2: one
+# expanded layer at a depth, the rest fused; Fig. 5: other coefficients.
 ROWS: dict[str, tuple[Layers, Layers, float]] = {
     "merge all": ([], "all", 1.0),
     "merge all but the top": ([], "below_top", 1.0),
