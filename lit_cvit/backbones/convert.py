@@ -7,7 +7,6 @@ where the vocabulary has none, with the mean of the other tokens' embeddings.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def convert_llava(projector: Path, language_model: str, vision_tower: str, out: 
     Raises:
         ValueError: the folder is not empty, the file is no such projector, or the parts do not fit together.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.is_file() or (out.exists() and any(out.iterdir())):
         raise ValueError(f"--out {out} is not empty; give a new folder")
     layers = read_projector(projector)
     with hub.quiet():
@@ -91,8 +90,10 @@ def read_projector(path: Path) -> dict[str, Tensor]:
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"--projector {path} cannot be read as a file of tensors: {error}") from error
+    except Exception as error:  # torch raises anything on other files; all of it means the same
+        raise ValueError(f"--projector {path} cannot be read as a file of tensors: {error!r}") from error
+    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise ValueError(f"--projector {path} must hold tensors by name; it holds {stored!r:.80}")
     found = {str(name).rpartition("mm_projector.")[2]: value for name, value in stored.items()}
     if set(found) != set(_NAMES):
         raise ValueError(

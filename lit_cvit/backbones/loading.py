@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from lit_cvit import hub
@@ -66,10 +69,16 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     """Read a folder's config with every dropout rate set to 0.
 
     A frozen backbone runs without dropout of its own, also in training mode: dropout belongs to adapters.
+
+    Raises:
+        ValueError: its `config.json` is broken, or names no kind of model.
     """
-    config = transformers.AutoConfig.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=trust_remote_code
-    )
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except OSError as error:
+        raise ValueError(f"model folder {folder.name!r}: {error} Fetch or copy it again") from error
     _without_dropout(config)
     return config
 
@@ -85,14 +94,14 @@ def load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
     """Load a folder's processor (tokenizer and image processor).
 
     Raises:
-        ValueError: the folder lacks files of the processor.
+        ValueError: the folder lacks files of the processor, or they are broken.
     """
     try:
         with hub.quiet():
             return transformers.AutoProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
-    except OSError as error:
+    except (OSError, json.JSONDecodeError) as error:
         raise _lacks_processor(folder) from error
 
 
@@ -107,7 +116,7 @@ def load_image_processor_and_tokenizer(
         settings: Settings of the image processor that replace the folder's.
 
     Raises:
-        ValueError: the folder lacks files of one of them.
+        ValueError: the folder lacks files of one of them, or they are broken.
     """
     common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
@@ -117,14 +126,14 @@ def load_image_processor_and_tokenizer(
                 folder, backend="pil", **settings, **common
             )
             return Processor(images, transformers.AutoTokenizer.from_pretrained(folder, **common))
-    except OSError as error:
+    except (OSError, json.JSONDecodeError) as error:
         raise _lacks_processor(folder) from error
 
 
 def _lacks_processor(folder: Path) -> ValueError:
     return ValueError(
-        f"model folder {folder.name!r} lacks files of its tokenizer or image processor (tokenizer.json, "
-        "tokenizer_config.json, processor_config.json or preprocessor_config.json)"
+        f"model folder {folder.name!r} lacks files of its tokenizer or image processor, or has broken ones "
+        "(tokenizer.json, tokenizer_config.json, processor_config.json or preprocessor_config.json)"
     )
 
 
@@ -148,19 +157,23 @@ def load_model(
         full_precision: Paths of modules that are never quantised (whole prefixes).
 
     Raises:
-        ValueError: the files lack weights of the model, or a setting has an unknown value.
+        ValueError: the files are broken or lack weights of the model, or a setting has an unknown value.
     """
     family: Any = transformers.AutoModelForImageTextToText
-    with hub.quiet():
-        model, report = family.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch_dtype(dtype),
-            quantization_config=_quantization_config(quantization, dtype, full_precision),
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+    try:
+        with hub.quiet():
+            model, report = family.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch_dtype(dtype),
+                quantization_config=_quantization_config(quantization, dtype, full_precision),
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+    except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
+        what = f"its weights are cut off or broken ({error!r})"
+        raise ValueError(f"model folder {folder.name!r}: {what}; fetch or copy it again") from error
     lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if lacking:
         raise ValueError(f"{folder.name!r} lacks weights of the model: {', '.join(lacking[:5])}")

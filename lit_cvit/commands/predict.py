@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_cvit.data.hints import unknown
 from lit_cvit.errors import CleanExit
@@ -24,10 +25,11 @@ def run(argv: Sequence[str]) -> int:
 
     from lit_cvit.cli import load_run
 
-    loaded = load_run(options.run, stage=options.stage)
     if options.jsonl:
-        _answer_file(loaded, options)
+        samples = _read_questions(options.jsonl)
+        _answer_file(load_run(options.run, stage=options.stage), samples, options)
         return 0
+    loaded = load_run(options.run, stage=options.stage)
     history: tuple[tuple[str, str], ...] = ()
     for question in options.question:
         sample = _sample(
@@ -97,7 +99,8 @@ def _sample(
 
     source = None
     if image is not None:
-        path = image if image.is_absolute() else root / image
+        # A link that the user names may lead anywhere.
+        path = Path(os.path.realpath(root / image))
         source = FileImage(path.parent, path.name, f"question {name}")
     return SampleType(name, task, question, instruction, ("",), image=source, history=history)
 
@@ -108,10 +111,9 @@ def _answer(loaded: LoadedRun, samples: list[Sample], max_new_tokens: int) -> li
     return loaded.method.generate(batch.to(device), max_new_tokens=max_new_tokens)
 
 
-def _answer_file(loaded: LoadedRun, options: argparse.Namespace) -> None:
+def _answer_file(loaded: LoadedRun, samples: list[Sample], options: argparse.Namespace) -> None:
     from lit_cvit.run import Writer
 
-    samples = _read_questions(options.jsonl)
     answers: list[str] = []
     for start in range(0, len(samples), options.batch_size):
         answers += _answer(loaded, samples[start : start + options.batch_size], options.max_new_tokens)
@@ -126,33 +128,32 @@ def _read_questions(path: Path) -> list[Sample]:
     """Read rows of `question`, and optionally `id`, `image`, `instruction` and `task`.
 
     Raises:
-        ValueError: a line is no such object; names file and line.
+        ValueError: the file is empty or broken, or a row is no such object; names file and line.
     """
-    keys = {"id", "image", "question", "instruction", "task"}
-    samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not JSON ({error})") from error
-        if not isinstance(row, dict) or "question" not in row:
-            raise ValueError(f"{place}: want an object with the key 'question', got {line[:80]}")
-        for key, value in row.items():
-            if key not in keys:
-                raise ValueError(f"{place}: {unknown('key', key, sorted(keys))}")
-            if key != "id" and not isinstance(value, str):
-                raise ValueError(f"{place}: {key!r} must be a text, got {value!r}")
-        samples.append(
-            _sample(
-                str(row.get("id", number)),
-                image=Path(row["image"]) if row.get("image") else None,
-                root=path.parent,
-                question=row["question"],
-                instruction=row.get("instruction", ""),
-                task=row.get("task", ""),
-            )
-        )
-    return samples
+    from lit_cvit.data.record_file import RecordFile
+
+    rows = RecordFile(path)
+    return [
+        _read_question(rows[index], rows.where(index), name=str(index + 1), root=path.parent)
+        for index in range(len(rows))
+    ]
+
+
+def _read_question(row: dict[str, Any], place: str, *, name: str, root: Path) -> Sample:
+    keys = ("id", "image", "instruction", "question", "task")
+    if "question" not in row:
+        raise ValueError(f"{place}: want an object with the key 'question', got {json.dumps(row)[:80]}")
+    for key, value in row.items():
+        if key not in keys:
+            raise ValueError(f"{place}: {unknown('key', key, keys)}")
+        if not isinstance(value, str) and (key != "id" or type(value) is not int):
+            kind = "a text or a whole number" if key == "id" else "a text"
+            raise ValueError(f"{place}: {key!r} must be {kind}, got {value!r}")
+    return _sample(
+        str(row.get("id", name)),
+        image=Path(row["image"]) if row.get("image") else None,
+        root=root,
+        question=row["question"],
+        instruction=row.get("instruction", ""),
+        task=row.get("task", ""),
+    )

@@ -168,6 +168,17 @@ class _TaskCheck:
         if not any(answer.strip() for answer in answers):
             message = f"{place}: got {sample.answers!r}; {which} must not be blank"
             self.tell(ProblemKind.ANSWER, number, message)
+        elif _SPLITS[number] == "test":
+            self.references(sample, number, place)
+
+    def references(self, sample: Sample, number: int, place: str) -> None:
+        """Otherwise a stage would be trained before its scores fail."""
+        for scorer in (self.task.scorer, *self.task.also):
+            try:
+                scorer.check(sample)
+            except ValueError as error:
+                named = f"scorer {scorer.name!r}"
+                self.tell(ProblemKind.REFERENCE, number, f"{place}: {named}: {error}", named)
 
     def image(self, image: ImageSource, key: bytes, number: int, index: int, place: str) -> None:
         self.report.num_images += 1

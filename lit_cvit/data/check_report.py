@@ -25,6 +25,7 @@ class ProblemKind(enum.StrEnum):
     RECORD = "bad record"
     IMAGE = "bad image"
     ANSWER = "empty answer"
+    REFERENCE = "unscorable answer"
     DUPLICATE_ID = "duplicate id"
     OVERLAP = "train/test overlap"
     EMPTY_SPLIT = "empty split"

@@ -18,6 +18,7 @@ import mmap
 import os
 import tempfile
 import time
+import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,8 +153,9 @@ def _checksum(flat: Offsets) -> Offsets:
 
 def _load(place: Path) -> Offsets | None:
     try:
-        flat = np.asarray(np.load(place, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError):
+        flat = np.asarray(np.lib.format.open_memmap(place, mode="r"))
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError):
+        # The last two come of a header that is no Python literal.
         return None
     if flat.dtype != np.int64 or flat.ndim != 1 or len(flat) < _HEAD or flat[0] != _VERSION:
         return None

@@ -13,6 +13,8 @@ NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
 # Neither the end of a word nor a part of a longer number ("1e-1", "1.2.3").
 _ALONE = re.compile(rf"(?<![\w.])(?<!\w-){NUMBER}(?!\w|\.\d)")
 _NUM_EDGES = 4
+# Longer ones are no edges of a box, and Python refuses those of thousands of digits.
+_MAX_DIGITS = 100
 
 
 def read_box(text: str) -> Box | None:
@@ -20,8 +22,10 @@ def read_box(text: str) -> Box | None:
 
     Whatever stands around and between the numbers does not matter: brackets of any kind, none, words.
     """
-    numbers = [Fraction(number) for number in _ALONE.findall(text)]
-    return _box(numbers)
+    numbers = _ALONE.findall(text)
+    if any(len(number) > _MAX_DIGITS for number in numbers):
+        return None
+    return _box([Fraction(number) for number in numbers])
 
 
 def official_read_box(text: str) -> Box | None:

@@ -62,6 +62,14 @@ class Scorer(Protocol):
         """
         ...
 
+    def check(self, sample: ScoredSample) -> None:
+        """Refuse a sample that no prediction can be scored on; takes no longer than scoring it.
+
+        Raises:
+            ValueError: its references are not what this scorer compares with.
+        """
+        ...
+
 
 class MeanScorer:
     """Base of the scorers whose score of a split is 100 times the mean over its samples."""
@@ -73,6 +81,9 @@ class MeanScorer:
     def score(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> Scored:
         """Return the scores of the samples and 100 times their mean; see `Scorer`."""
         return mean_of_samples(self(predictions, samples))
+
+    def check(self, sample: ScoredSample) -> None:
+        """Refuse a sample that cannot be scored; see `Scorer`. Here any sample with a reference can."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,10 @@ class SampleScorer(MeanScorer):
     def __call__(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> list[float]:
         _check(self.name, predictions, samples)
         return [self._score(index, predictions[index], sample) for index, sample in enumerate(samples)]
+
+    def check(self, sample: ScoredSample) -> None:
+        """Refuse a sample that cannot be scored; see `Scorer`."""
+        self.rule("", sample)
 
     def _score(self, index: int, prediction: str, sample: ScoredSample) -> float:
         try:
@@ -142,12 +157,12 @@ class PooledScorer:
     Attributes:
         name: Its name.
         metric: Predictions and their references to the scores; a module-level function or a value.
-        check: Refuses the scorer with a ValueError where something that it needs is not installed.
+        needs: Refuses the scorer with a ValueError where something that it needs is not installed.
     """
 
     name: str
     metric: Callable[[Sequence[str], Sequence[Sequence[str]]], Scored]
-    check: Callable[[], None] | None = None
+    needs: Callable[[], None] | None = None
 
     def __call__(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> list[float]:
         return self.score(predictions, samples).samples
@@ -156,6 +171,9 @@ class PooledScorer:
         """Return the scores of the samples and that of the pooled counts; see `Scorer`."""
         _check(self.name, predictions, samples)
         return self.metric(predictions, [sample.answers for sample in samples])
+
+    def check(self, sample: ScoredSample) -> None:
+        """Refuse a sample that cannot be scored; see `Scorer`. Here any sample with a reference can."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +201,10 @@ class ExactContent(MeanScorer):
             for prediction, sample in zip(predictions, samples, strict=True)
         ]
 
+    def check(self, sample: ScoredSample) -> None:
+        """Refuse a sample whose reference states no objects; see `Scorer`."""
+        self._reference(sample)
+
     def _read(self, caption: str) -> Content | None:
         return read_content(caption, colours=self.colours, shapes=self.shapes, places=self.places)
 
@@ -190,7 +212,7 @@ class ExactContent(MeanScorer):
         content = self._read(sample.answers[0])
         if not content:
             raise ValueError(
-                f"scorer {self.name!r} cannot read objects out of the reference {sample.answers[0]!r} "
+                f"cannot read objects out of the reference {sample.answers[0]!r} "
                 f"with colours {self.colours}, shapes {self.shapes}, places {self.places}"
             )
         return content
@@ -276,9 +298,9 @@ def scorer(name: str) -> Scorer:
     if name not in known:
         raise unknown_name("scorer", name, known)
     found = known[name]
-    if isinstance(found, PooledScorer) and found.check is not None:
+    if isinstance(found, PooledScorer) and found.needs is not None:
         try:
-            found.check()
+            found.needs()
         except ValueError as error:
             raise ValueError(f"scorer {name!r}: {error}") from error
     return found

@@ -8,6 +8,7 @@ stands. Source of the rules: the TextVQA (M4C) answer processor, which copies th
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
@@ -41,6 +42,7 @@ _MAX_FULL_STOPS = 32
 _EDGE_PUNCTUATION = " \t\r\n.,;:!?\"'`"
 
 
+@lru_cache(maxsize=1 << 16)
 def evalai_normalize(text: str) -> str:
     """Return the EvalAI normal form: lower case, no punctuation, digits for number words, no articles."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
@@ -69,14 +71,19 @@ def normalize_words(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return the text in lower case without outer white space and without one final full stop."""
-    return text.strip().lower().removesuffix(".").rstrip()
+    """Return the text in lower case without outer white space and without one final full stop.
+
+    A text that is nothing but that stays as it is: it must not equal an empty answer.
+    """
+    text = text.strip().lower()
+    return text.removesuffix(".").rstrip() or text
 
 
 def class_name(text: str) -> str:
     """Return the normal form of a class name: lower case, words apart by one space, no leading article.
 
-    Underscores and hyphens count as spaces, and punctuation at either end is dropped.
+    Underscores and hyphens count as spaces, and punctuation at either end is dropped. A text of such marks
+    alone stays as it is: it must not equal an empty answer.
     """
-    words = re.sub(r"[\s_-]+", " ", text.lower()).strip(_EDGE_PUNCTUATION).split()
+    words = re.sub(r"[\s_-]+", " ", text.lower()).strip(_EDGE_PUNCTUATION).split() or text.lower().split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in _ARTICLES else words)

@@ -13,6 +13,7 @@ from family_kit import tokenizer
 from torch import nn
 
 from lit_cvit.__main__ import main
+from lit_cvit.backbones.convert import read_projector
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.data.tasks import Sample
 
@@ -111,3 +112,19 @@ def test_missing_parts_and_a_full_folder_are_named(
     (tmp_path / "full" / "file").write_text("")
     assert parts.convert(tmp_path / "full") == 1
     assert "is not empty" in complaint(capsys)
+    assert parts.convert(tmp_path / "full" / "file") == 1
+    assert "is not empty" in complaint(capsys)
+
+
+@pytest.mark.parametrize("stored", [torch.zeros(2), [1], {"model.mm_projector.0.weight": 1}])
+def test_a_file_that_holds_no_tensors_by_name_is_named(tmp_path: Path, stored: object) -> None:
+    torch.save(stored, tmp_path / "other.bin")
+    with pytest.raises(ValueError, match=r"other\.bin must hold tensors by name"):
+        read_projector(tmp_path / "other.bin")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04"])
+def test_a_file_that_torch_cannot_read_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "torn.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"torn\.bin cannot be read as a file of tensors"):
+        read_projector(tmp_path / "torn.bin")

@@ -284,7 +284,12 @@ def test_a_run_that_was_started_from_python_says_that_it_cannot_be_reopened(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        (
+            "{",
+            "broken JSON at column 2: Expecting property name enclosed in double quotes; a record file is a "
+            "JSON list of objects, or JSONL with one object a line, in UTF-8",
+        ),
+        ('{"question": "x", "id": null}', "'id' must be a text or a whole number, got None"),
         ('{"image": "a.png"}', 'want an object with the key \'question\', got {"image": "a.png"}'),
         ('{"question": 3}', "'question' must be a text, got 3"),
         (

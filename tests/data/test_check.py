@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,6 +141,22 @@ def test_a_blank_answer_is_listed() -> None:
         "must not be blank",
         "T test: empty answer: sample 1 (id '4'): got (' ',); at least one answer must not be blank",
     ]
+
+
+def test_a_test_answer_that_the_scorers_cannot_compare_with_is_listed() -> None:
+    train = Listed(sample("1", answers=("blue",)))
+    test = Listed(sample("2", text="x", answers=("B",)), sample("3", text="y", answers=("blue",)))
+    checked = dataclasses.replace(task(train, test), scorer=scorer("letter"), also=(scorer("vqa_soft"),))
+    report = check_task(checked)
+    needs = "scorer 'vqa_soft': soft accuracy needs 10 human answers, got 1"
+    assert [str(problem).partition(";")[0] for problem in report.problems] == [
+        f"T test: unscorable answer: sample 0 (id '2'): {needs}",
+        "T test: unscorable answer: sample 1 (id '3'): scorer 'letter': the reference answer 'blue' is not an "
+        "option letter",
+        f"T test: unscorable answer: sample 1 (id '3'): {needs}",
+    ]
+    with pytest.raises(BenchmarkError, match="3 problems in 1 task"):
+        require_clean([report])
 
 
 def test_ids_may_repeat_across_splits_but_not_within_one() -> None:

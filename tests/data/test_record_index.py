@@ -143,6 +143,26 @@ def test_an_index_with_a_flipped_bit_is_made_anew(tmp_path: Path, calls: list[st
     assert calls.count("scan") == 2
 
 
+@pytest.mark.parametrize(("at", "byte"), [(8, 1), (22, ord("0"))])
+def test_an_index_with_a_broken_header_is_made_anew(
+    tmp_path: Path, calls: list[str], at: int, byte: int
+) -> None:
+    path = write(tmp_path / "a.jsonl", LINES)
+    RecordFile(path)
+    whole = bytearray(index_of(path).read_bytes())
+    whole[at] = byte
+    index_of(path).write_bytes(whole)
+    assert ids(RecordFile(path)) == [1, 2]
+    assert calls.count("scan") == 2
+
+
+def test_an_archive_in_place_of_an_index_is_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", LINES)
+    index_of(path).write_bytes(b"PK\x03\x04 cut off")
+    assert ids(RecordFile(path)) == [1, 2]
+    assert np.load(index_of(path))[0] == record_index._VERSION
+
+
 def test_a_foreign_file_in_place_of_an_index_is_replaced(tmp_path: Path) -> None:
     for name, values in (("a.jsonl", np.zeros(3)), ("b.jsonl", np.zeros(50, np.int64))):
         path = write(tmp_path / name, LINES)

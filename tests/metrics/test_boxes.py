@@ -65,6 +65,7 @@ def test_the_standard_scorer_is_the_script_without_its_cut_that_also_reads_whole
         ("[0,41, 0,45, 0,63, 0,62]", None),
         ("[1e-1, 2e-1, 5e-1, 6e-1]", None),
         ("[nan, 0.1, 0.2, 0.3]", None),
+        (f"[{'1' * 5000}, 0.1, 0.2, 0.3]", None),
         ("", None),
     ],
 )

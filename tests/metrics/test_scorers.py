@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 
@@ -106,6 +107,13 @@ def test_short_answer_of_articles_alone_is_not_empty(prediction: str, score: flo
     assert _score("short_answer", prediction, "The") == score
 
 
+@pytest.mark.parametrize("name", ["exact", "short_answer", "class_name"])
+@pytest.mark.parametrize("reference", [".", "...", "-", "?"])
+def test_an_empty_prediction_does_not_equal_a_reference_of_marks_alone(name: str, reference: str) -> None:
+    assert _score(name, "", reference) == 0.0
+    assert _score(name, reference, reference) == 1.0
+
+
 @pytest.mark.parametrize(
     ("prediction", "score"),
     [
@@ -180,6 +188,26 @@ def test_letter_reference_that_is_no_option_is_an_error() -> None:
         ValueError, match="scorer 'letter', sample 0: the reference answer 'C' is not one of its 2 choices"
     ):
         _score("letter", "A", "C", choices=("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "message"),
+    [
+        ("letter", ("blue",), "the reference answer 'blue' is not an option letter"),
+        ("vqa_soft", ("a",) * 9, "soft accuracy needs 10 human answers, got 9"),
+        ("grounding_iou", ("[nan, 1, 2, 3]",), "the reference answer '[nan, 1, 2, 3]' is no box"),
+    ],
+)
+def test_a_scorer_refuses_references_it_cannot_compare_with(
+    name: str, answers: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        scorer(name).check(Answered(answers))
+
+
+@pytest.mark.parametrize("tested", [each for each in SCORERS if each.name in ("exact", "cider", "bleu_4")])
+def test_a_scorer_of_any_text_takes_any_reference(tested: Scorer) -> None:
+    tested.check(Answered(("?",)))
 
 
 def test_letter_reference_may_be_the_text_of_a_choice() -> None:
