@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from cells import is_finished
 from tables import table, with_content
 
 from lit_cvit.cli import StreamCLI
@@ -69,6 +70,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="finished runs of HiDe")
     parser.add_argument("--only", default="", help="rows whose names contain this")
     options = parser.parse_args()
+    if unfinished := [str(folder) for folder in options.runs if not is_finished(folder)]:
+        parser.error(f"finished runs are needed; not finished: {', '.join(unfinished)}")
     lines = []
     for name, (expand, fuse, epsilon) in ROWS.items():
         if options.only not in name:
