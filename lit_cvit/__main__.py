@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import select
 import sys
 import textwrap
 import traceback
@@ -13,15 +15,32 @@ from lit_cvit import __version__, commands
 from lit_cvit.data.hints import unknown
 from lit_cvit.errors import CleanExit
 
-_TERMINATED, _INTERRUPTED = 143, 130
+_TERMINATED, _INTERRUPTED, _UNREAD = 143, 130, 141
 _TRACEBACK = "--traceback"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 SIGTERM.
 
-    A user's error is one message without a stack trace, unless `--traceback` asks for it.
+    A user's error is one message without a stack trace, unless `--traceback` asks for it. Where nobody reads
+    the output any more (`| head`), the verb ends without a message and with status 141.
     """
+    try:
+        status = _run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        unread = _unread()
+        if not unread:
+            raise
+        # Python flushes both once more on its way out.
+        for number in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        return _UNREAD
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     wants_traceback = _TRACEBACK in arguments
     arguments = [argument for argument in arguments if argument != _TRACEBACK]
@@ -45,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"lit_cvit {verb}: stopped by SIGTERM{_advice(verb)}", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise
         if wants_traceback:
             traceback.print_exc()
         print(f"lit_cvit {verb}: {error}", file=sys.stderr)
@@ -52,6 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _interrupted(verb)
     return status
+
+
+def _unread() -> list[int]:
+    """The numbers of standard output and error, where they are pipes that nobody reads any more."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return [number for number, event in poll.poll(0) if event & select.POLLERR]
 
 
 def _interrupted(verb: str) -> int:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import re
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,43 @@ def _is_whole(folder: Path, name: str) -> bool:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{index}: no index of weights ({error!r}); fetch or copy it again") from error
     return all((folder / each).is_file() for each in names)
+
+
+def require_whole_weights(folder: Path) -> None:
+    """Refuse files of weights that are cut off; of each only its table of contents is read.
+
+    Raises:
+        ValueError: a file of weights is cut off or broken; names it and the fix.
+    """
+    for path in sorted({*folder.glob("*.safetensors"), *folder.glob(_OLDER[0])}):
+        problem = _cut_off(path) if path.suffix == ".safetensors" else _broken_archive(path)
+        if problem:
+            raise ValueError(f"{path}: cut off or broken ({problem}); download or copy it again")
+
+
+def _cut_off(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + length > size:
+            return f"it ends inside its header, after {size} bytes"
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return "its header is not that of a safetensors file"
+    expected = 8 + length + max(ends, default=0)
+    return f"it has {size} bytes, but its header tells of {expected}" if size != expected else ""
+
+
+def _broken_archive(path: Path) -> str:
+    with path.open("rb") as file:
+        # Files from before torch 1.6 are pickles; only reading them shows where they end.
+        is_archive = file.read(2) == b"PK"
+    size = path.stat().st_size
+    lacks_end = not size or (is_archive and not zipfile.is_zipfile(path))
+    return f"it has {size} bytes and lacks its end" if lacks_end else ""
 
 
 def cached(name: str) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lit_cvit.data.check_report import tolerated
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stream import Stage
 from lit_cvit.methods.base import ContinualMethod
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("lit_cvit")
 
 _SHOWN = 4
+
+
+def check_data(method: ContinualMethod, data: ContinualDataModule, *, tells: bool) -> None:
+    """Check every record, also whether the method's backbone can take it.
+
+    Args:
+        method: The method as configured; its backbone need not be loaded.
+        data: Its data.
+        tells: Whether this process says in a line what is tolerated.
+
+    Raises:
+        BenchmarkError: something is wrong; lists it.
+    """
+    line = tolerated(data.check(encoder=method.backbone.encoder))
+    if tells and line:
+        log.warning(line)
 
 
 def introduce(method: ContinualMethod, data: ContinualDataModule) -> None:

@@ -29,7 +29,7 @@ from lit_cvit.logger import StepLog
 from lit_cvit.memory_plan import checked_plan
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.ranks import from_first, gathered
-from lit_cvit.resume import describe, introduce, open_run, restore_method
+from lit_cvit.resume import check_data, describe, introduce, open_run, restore_method
 from lit_cvit.run import RunFolder, RunRecord, Status, Writer, tensors_digest
 from lit_cvit.stages import StageCallback
 
@@ -181,7 +181,7 @@ class ContinualTrainer(L.Trainer):
             )
         self._data = datamodule
         datamodule.trainer = self
-        datamodule.check()
+        check_data(method, datamodule, tells=self.is_global_zero)
         self._require_callbacks(method)
         introduce(method, datamodule)
         self.stages = self._plan_stream(method, datamodule)

@@ -40,12 +40,13 @@ TASKS = {
     "coin": ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCR-VQA"),
     "ucit": ("ImageNet-R", "ArxivQA", "VizWiz-cap", "IconQA", "CLEVR-Math", "Flickr30k"),
 }
+IMAGES = {"train": "a.png", "test": "b.png"}
 TEST_ONLY = tuple(name for name, spec in DOWNSTREAM.items() if not spec.trained)
 
 
 def records(task: str, split: str, count: int) -> list[dict[str, Any]]:
-    """So many records of a task, which differ in their ids alone."""
-    return [{"id": f"{split}-{n}", "image": "a.png", **WHAT[task]} for n in range(count)]
+    """So many records of a task; those of a split differ in their ids alone."""
+    return [{"id": f"{split}-{n}", "image": IMAGES[split], **WHAT[task]} for n in range(count)]
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -68,7 +69,8 @@ def write_task(
     write_jsonl(folder / task / "test.jsonl", records(task, "test", num_test))
     written = {"task": task, "benchmark": benchmark, "image_root": f"../../raw/{task}", **manifest}
     (folder / task / "manifest.json").write_text(json.dumps(written))
-    write_image(folder.parent / "raw" / task / "a.png")
+    for image in IMAGES.values():
+        write_image(folder.parent / "raw" / task / image)
 
 
 def write_prepared(parent: Path, benchmark: str, **sizes: int) -> Path:

@@ -33,7 +33,6 @@ def test_every_file_that_an_index_names_must_be_there(tmp_path: Path, weights: s
     assert hub.has_weights(folder_of(tmp_path, parts["b"]))
 
 
-@pytest.mark.parametrize(("weights", "rounds"), [("model.safetensors", 1), ("pytorch_model.bin", 2)])
 @pytest.mark.parametrize("index", ["{", "{}", "[]"])
 def test_a_broken_index_of_weights_is_named(tmp_path: Path, index: str) -> None:
     (tmp_path / "config.json").touch()
@@ -42,6 +41,7 @@ def test_a_broken_index_of_weights_is_named(tmp_path: Path, index: str) -> None:
         hub.has_weights(tmp_path)
 
 
+@pytest.mark.parametrize(("weights", "rounds"), [("model.safetensors", 1), ("pytorch_model.bin", 2)])
 def test_older_weights_are_downloaded_only_where_there_are_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, rounds: int
 ) -> None:

@@ -37,9 +37,19 @@ class Room:
 ROOMS = {
     "lit_cvit.adapters.kernels": Room(("torch",)),
     "lit_cvit.adapters": Room(("torch", "safetensors"), ("lit_cvit.adapters",), ("bitsandbytes",)),
-    "lit_cvit.metrics": Room(("torch", "torchmetrics"), ("lit_cvit.metrics",)),
+    "lit_cvit.metrics": Room(("torch", "torchmetrics"), ("lit_cvit.metrics", "lit_cvit.data.hints")),
     "lit_cvit.analysis": Room(("torch", "torchmetrics"), ("lit_cvit.analysis",)),
     # These run a method to see what the pure functions look at.
+    "lit_cvit.analysis.passes": Room(
+        ("torch",),
+        (
+            "lit_cvit.adapters",
+            "lit_cvit.data",
+            "lit_cvit.evaluation",
+            "lit_cvit.methods.base",
+            "lit_cvit.ranks",
+        ),
+    ),
     "lit_cvit.analysis.features": Room(
         ("torch",),
         (
@@ -47,21 +57,12 @@ ROOMS = {
             "lit_cvit.adapters",
             "lit_cvit.backbones.base",
             "lit_cvit.data",
-            "lit_cvit.evaluation",
             "lit_cvit.methods.base",
-            "lit_cvit.ranks",
         ),
     ),
     "lit_cvit.analysis.tracing": Room(
         ("torch",),
-        (
-            "lit_cvit.analysis",
-            "lit_cvit.adapters",
-            "lit_cvit.data",
-            "lit_cvit.evaluation",
-            "lit_cvit.methods.base",
-            "lit_cvit.ranks",
-        ),
+        ("lit_cvit.analysis", "lit_cvit.adapters", "lit_cvit.data", "lit_cvit.methods.base"),
     ),
     "lit_cvit.data": Room(("torch", "PIL", "numpy", "yaml"), ("lit_cvit.data", "lit_cvit.metrics")),
     "lit_cvit.data.datamodule": Room(("torch", "lightning"), ("lit_cvit.data", "lit_cvit.metrics")),

@@ -1,31 +1,23 @@
-"""What test samples look like inside the decoder: one pooled vector for each sample and layer.
-
-The samples take the method's own way at test: batches as in an evaluation, without answers, under the
-method's context, read once up to where the first answer token would come.
-"""
+"""What test samples look like inside the decoder: one pooled vector for each sample and layer."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_cvit.adapters import routing
+from lit_cvit.adapters import RoutingContext
 from lit_cvit.adapters.kernels import sample_means
 from lit_cvit.analysis.cka import MIN_ROWS, At
+from lit_cvit.analysis.passes import Precision, looked_at
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.data.memory import SubsetSource
 from lit_cvit.data.sampling import evenly_spaced
-from lit_cvit.data.tasks import Task
-from lit_cvit.evaluation import evaluating
+from lit_cvit.data.tasks import Batch, Task
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.ranks import gathered, num_ranks, rank
 
 _DOWN = "mlp.down_proj"
 
@@ -58,23 +50,21 @@ def pooled_outputs(
     *,
     at: At = "layer",
     device: torch.device,
-    precision: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    precision: Precision = contextlib.nullcontext,
 ) -> Tensor:
     """Run test samples of a task and average each decoder layer's output over the prompt, the image included.
 
-    The method comes out as it went in: nothing is drawn at random, no gradient is kept, and every module has
-    its mode again. Batches are dealt to the ranks; every rank must call this, and gets the same bits, on any
-    number of ranks.
+    Every rank must call this, and gets the same bits, on any number of ranks.
 
     Args:
-        method: The method, as it is.
-        data: Makes the batches; what the method does not declare to know stays hidden from it.
+        method: As in `looked_at`.
+        data: As in `looked_at`.
         task: The task.
         rows: Positions in its test split.
         at: `layer` for the outputs of the decoder's layers, `down_proj` for those of their `mlp.down_proj`,
             its adapter included, before they are added to the residual stream.
-        device: Where to run.
-        precision: Makes the context to run in, for example a precision plugin's `forward_context`.
+        device: As in `looked_at`.
+        precision: As in `looked_at`.
 
     Returns:
         (L, n, d) float32 on the CPU; layers from input to output, samples in the order of `rows`.
@@ -82,18 +72,15 @@ def pooled_outputs(
     Raises:
         ValueError: the decoder has no such module.
     """
-    chosen = dataclasses.replace(task, test=SubsetSource(task.test, tuple(rows)))
-    sampler = data.eval_sampler(chosen, rank=rank(), world_size=num_ranks())
-    own: dict[int, Tensor] = {}
-    with evaluating(method, device), precision(), torch.no_grad():
-        for batch in data.eval_loader(chosen, sampler):
-            moved = batch.to(device)
-            with routing(method.context(moved)), _pooling(method.backbone, at, moved.prompt_mask) as pooled:
-                method.backbone.forward_hidden(moved)
-            layers = torch.stack(pooled).cpu()
-            own |= {index: layers[:, row] for row, index in enumerate(batch.indices)}
-    every = {index: vectors for part in gathered(own) for index, vectors in part.items()}
-    return torch.stack([every[number] for number in range(len(rows))], dim=1)
+
+    def look(batch: Batch, context: RoutingContext) -> tuple[Sequence[int], Tensor]:
+        with _pooling(method.backbone, at, batch.prompt_mask) as pooled:
+            method.backbone.forward_hidden(batch)
+        return batch.indices, torch.stack(pooled).cpu()
+
+    seen = looked_at(method, data, task, rows, look, device=device, precision=precision)
+    order = torch.tensor([index for indices, _ in seen for index in indices]).argsort()
+    return torch.cat([layers for _, layers in seen], dim=1)[:, order]
 
 
 def observed_modules(backbone: Backbone, at: At) -> list[nn.Module]:

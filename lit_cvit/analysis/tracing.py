@@ -1,34 +1,26 @@
 """Running test samples through a method to see how it routes them; what is counted is in `routing`.
 
-The samples take the method's own way at test: batches as in an evaluation, without answers and with the
-method's test-time context, read once up to where the first answer token would come. What is decided there is
-kept while decoding by every method but SMoLoRA's `preset: official`, which chooses anew at every token.
+The samples are read once up to where the first answer token would come. What is decided there is kept while
+decoding by every method but SMoLoRA's `preset: official`, which chooses anew at every token.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_cvit.adapters import DECODER, LoRABank, RoutingContext, routing
+from lit_cvit.adapters import DECODER, LoRABank, RoutingContext
 from lit_cvit.adapters.kernels import sample_means
+from lit_cvit.analysis.passes import Precision, looked_at
 from lit_cvit.analysis.routing import BankRouting, GateSums, TaskRouting, added, bank_routing, gate_sums
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.data.memory import SubsetSource
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.stream import Stage
-from lit_cvit.data.tasks import Task
-from lit_cvit.evaluation import evaluating
+from lit_cvit.data.tasks import Batch, Task
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.ranks import gathered, num_ranks, rank
-
-Precision = Callable[[], AbstractContextManager[Any]]
 
 
 class Recorder(dict[str, Tensor]):
@@ -73,31 +65,24 @@ def trace_routing(
     """How test samples of a task are routed, by bank; every rank must call it, and gets the whole result.
 
     Args:
-        method: The method, as it is; it is put into evaluation mode and on `device` meanwhile.
-        data: Makes the batches.
+        method: As in `looked_at`.
+        data: As in `looked_at`.
         task: Whose test samples, evenly spaced over the split.
         num_samples: How many, or all there are.
-        device: Where to run.
-        precision: Makes the context to run in, for example a precision plugin's `forward_context`.
+        device: As in `looked_at`.
+        precision: As in `looked_at`.
 
     Returns:
         Banks in model order; those without a gate, and those that no sample went through, are left out.
     """
+
+    def look(batch: Batch, context: RoutingContext) -> dict[str, GateSums]:
+        recorder = context.trace = Recorder(method.banks, context)
+        method.backbone.forward_hidden(batch)
+        return recorder.sums
+
     rows = evenly_spaced(len(task.test), num_samples)
-    chosen = dataclasses.replace(task, test=SubsetSource(task.test, tuple(rows)))
-    sampler = data.eval_sampler(chosen, rank=rank(), world_size=num_ranks())
-    own: dict[int, dict[str, GateSums]] = {}
-    with evaluating(method, device), precision(), torch.no_grad():
-        for number, batch in enumerate(data.eval_loader(chosen, sampler)):
-            moved = batch.to(device)
-            context = method.context(moved)
-            recorder = context.trace = Recorder(method.banks, context)
-            with routing(context):
-                method.backbone.forward_hidden(moved)
-            own[rank() + number * num_ranks()] = recorder.sums
-    # In the order of the batches, so that the number of ranks changes no bit.
-    batches = {number: sums for part in gathered(own) for number, sums in part.items()}
-    total = added(batches[number] for number in sorted(batches))
+    total = added(looked_at(method, data, task, rows, look, device=device, precision=precision))
     found = {}
     for name, bank in method.banks.items():
         if name in total and total[name].samples:

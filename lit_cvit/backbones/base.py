@@ -5,7 +5,6 @@ A family adds what differs (chat format, image tokens, where the projector is); 
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.encode import ImageTokens, SampleEncoder
 from lit_cvit.backbones.outputs import AnswerLogits, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
+from lit_cvit.data.hints import unknown
 from lit_cvit.data.tasks import Batch, Sample
 
 ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
@@ -120,8 +120,23 @@ class Backbone(nn.Module, ABC):
         return self.model.get_output_embeddings()(hidden)
 
     def locate(self) -> tuple[Path, str]:
-        """The folder of the model's files and where it comes from (see `loading.locate`)."""
-        return loading.locate(self.name_or_path)
+        """The folder of the model's files and where it comes from (see `loading.locate`).
+
+        Raises:
+            ValueError: the folder holds a model of another family, is broken, or there is none.
+        """
+        folder, source = loading.locate(self.name_or_path)
+        found = loading.model_type(folder)
+        if found not in self.model_types:
+            takers = [
+                kind.__name__ for kind in _families(Backbone.__subclasses__()) if found in kind.model_types
+            ]
+            advice = f"; use --model.backbone {' or '.join(takers)}" if takers else "; no backbone takes it"
+            raise ValueError(
+                f"backbone {type(self).__name__} takes models of type {', '.join(self.model_types)}; "
+                f"name_or_path {self.name_or_path!r} is of type {found!r}{advice}"
+            )
+        return folder, source
 
     # -- loading and parts ----------------------------------------------------------------------------------
 
@@ -132,13 +147,7 @@ class Backbone(nn.Module, ABC):
         Raises:
             ValueError: the folder holds a model of another family, or there is no such folder.
         """
-        config = loading.load_config(self.locate()[0], trust_remote_code=self.trust_remote_code)
-        if config.model_type not in self.model_types:
-            raise ValueError(
-                f"backbone {type(self).__name__} takes models of type {', '.join(self.model_types)}; "
-                f"name_or_path {self.name_or_path!r} is of type {config.model_type!r}"
-            )
-        return config
+        return loading.load_config(self.locate()[0], trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def processor(self) -> Any:
@@ -242,9 +251,7 @@ class Backbone(nn.Module, ABC):
         """
         for group in groups:
             if group not in (known := [*self.linear_groups, "projector"]):
-                near = difflib.get_close_matches(group, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown group of layers {group!r}; known: {', '.join(known)}{hint}")
+                raise ValueError(unknown("group of layers", group, known))
         assert self.model is not None
         chosen = {name for group in groups for name in self._linears[group]}
         return {n: t for targets in self._linears.values() for n, t in targets.items() if n in chosen}
@@ -385,3 +392,9 @@ class Backbone(nn.Module, ABC):
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(loading.torch_dtype(self.dtype))
         return inputs
+
+
+def _families(kinds: Iterable[type[Backbone]]) -> list[type[Backbone]]:
+    """The classes, and those below, that say which models they take; not those that only inherit it."""
+    below = [each for kind in kinds for each in (kind, *_families(kind.__subclasses__()))]
+    return [kind for kind in below if "model_types" in vars(kind)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -22,22 +22,34 @@ _TEXT = (
 )
 
 
-def build_tokenizer(texts: Iterable[str] = _TEXT, *, vocab_size: int = 400) -> Any:
-    """Train a byte-level BPE tokenizer with LLaVA's special tokens on `texts`."""
+def build_tokenizer(
+    texts: Iterable[str] = _TEXT, *, vocab_size: int = 400, special: Sequence[str] = _SPECIAL, alone: str = ""
+) -> Any:
+    """Train a byte-level BPE tokenizer with LLaVA's special tokens.
+
+    Args:
+        texts: What it is trained on.
+        vocab_size: Most tokens.
+        special: The special tokens, by id; "<unk>" is the only one that may be left out.
+        alone: Pattern of what is never joined with its neighbours.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if alone:
+        split = pre_tokenizers.Split(Regex(alone), behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, tokenizer.pre_tokenizer])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         texts,
         BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(_SPECIAL),
+            special_tokens=list(special),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
     begin = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", _SPECIAL.index("<s>"))]
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", special.index("<s>"))]
     )
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), begin])
     return transformers.PreTrainedTokenizerFast(
@@ -46,6 +58,20 @@ def build_tokenizer(texts: Iterable[str] = _TEXT, *, vocab_size: int = 400) -> A
         eos_token="</s>",
         pad_token="<pad>",
         extra_special_tokens=["<image>"],
+        **({"unk_token": "<unk>"} if "<unk>" in special else {}),
+    )
+
+
+def build_processor(tokenizer: Any, *, image_size: int, patch_size: int) -> transformers.LlavaProcessor:
+    """Wrap a tokenizer with CLIP's image processor, which needs no torchvision."""
+    return transformers.LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+        ),
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
     )
 
 
@@ -88,7 +114,23 @@ def build_llava_folder(
     vision = transformers.CLIPVisionConfig(
         **sizes, image_size=image_size, patch_size=patch_size, projection_dim=hidden_size
     )
-    text = transformers.LlamaConfig(
+    config = transformers.LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=_text_config(tokenizer, sizes, max_length).to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(image_size // patch_size) ** 2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.LlavaForConditionalGeneration(config)
+    with hub.quiet():
+        model.save_pretrained(folder)
+    build_processor(tokenizer, image_size=image_size, patch_size=patch_size).save_pretrained(folder)
+    return folder
+
+
+def _text_config(tokenizer: Any, sizes: dict[str, Any], max_length: int) -> transformers.LlamaConfig:
+    return transformers.LlamaConfig(
         **sizes,
         num_key_value_heads=4,
         vocab_size=len(tokenizer),
@@ -98,25 +140,3 @@ def build_llava_folder(
         eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.1,
     )
-    config = transformers.LlavaConfig(
-        vision_config=vision.to_dict(),
-        text_config=text.to_dict(),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(image_size // patch_size) ** 2,
-    )
-    processor = transformers.LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
-        ),
-        tokenizer=tokenizer,
-        patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = transformers.LlavaForConditionalGeneration(config)
-    with hub.quiet():
-        model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder

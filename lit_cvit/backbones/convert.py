@@ -88,10 +88,13 @@ def read_projector(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: there is no such file, or it holds anything else than two linear layers.
     """
+    if not path.is_file():
+        raise ValueError(f"--projector {path} cannot be read: no such file; give an mm_projector.bin")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything on other files; all of it means the same
-        raise ValueError(f"--projector {path} cannot be read as a file of tensors: {error!r}") from error
+        what = "cannot be read as a file of tensors: it is cut off, broken or of another kind"
+        raise ValueError(f"--projector {path} {what}; download or copy it again") from error
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise ValueError(f"--projector {path} must hold tensors by name; it holds {stored!r:.80}")
     found = {str(name).rpartition("mm_projector.")[2]: value for name, value in stored.items()}

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lit_cvit.backbones.chat import ChatFormat
-from lit_cvit.data.tasks import Batch, Sample
+from lit_cvit.data.images import FileImage
+from lit_cvit.data.tasks import Batch, ImageSource, Sample, SampleError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-ImageTokens = Callable[[int, int], int]
-"""Decoder positions of an image of a width and height in pixels; picklable, for loader workers."""
+# What a tokenizer adds at both ends of a text, and to spare.
+_ADDED_TOKENS = 8
+
+
+class ImageTokens(Protocol):
+    """How the size of an image decides its decoder positions; picklable, for loader workers."""
+
+    def __call__(self, width: int, height: int) -> int:
+        """Decoder positions of an image of a width and height in pixels."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """No image takes more."""
+        ...
 
 
 class _Row(NamedTuple):
@@ -53,12 +69,16 @@ class SampleEncoder:
         self.image_processor = image_processor
         self.chat = chat
         self.num_image_tokens = num_image_tokens
+        self._most_in_image = num_image_tokens if isinstance(num_image_tokens, int) else num_image_tokens.most
         self.image_aspect = image_aspect
         self.max_length = max_length
         self.image_inputs = tuple(image_inputs)
         self.end_id = self._token_id(chat.end)
         self.image_id = self._token_id(chat.image_token)
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        tokens = {chat.end, chat.image_token, *tokenizer.all_special_tokens, *special}
+        self._special = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
     def prompt(self, sample: Sample) -> str:
         """The generation prompt: earlier turns with their answers, then the open last turn."""
@@ -73,6 +93,29 @@ class SampleEncoder:
         if not isinstance(number, int):
             number = sum(self._image_tokens([sample], self._images([sample])))
         return len(self._row(sample, number, with_answers=False).ids)
+
+    def check(self, sample: Sample, *, with_answers: bool) -> None:
+        """Refuse a sample that `encode` would refuse, before it does.
+
+        Only what may be too long by its bytes is tokenised, and of a file the header is read where the
+        image's size decides.
+
+        Args:
+            sample: The sample.
+            with_answers: True for one to train on, False for one to generate from.
+
+        Raises:
+            SampleError: it is longer than `max_length`, or has an answer that cannot be learned.
+            ValueError: its image decides how long it is, and is unreadable.
+        """
+        text, _ = self._rendered(sample, with_answers=with_answers)
+        in_image = 0 if sample.image is None else self._most_in_image
+        if _most_tokens(text) + in_image <= self.max_length:
+            return
+        number = self.num_image_tokens
+        if sample.image is not None and not isinstance(number, int):
+            in_image = _sized(number, sample, self._size(sample.image))
+        self._row(sample, in_image, with_answers=with_answers)
 
     def num_answer_tokens(self, sample: Sample) -> int:
         """Tokens that the loss counts in a training batch: all answers and their ends; opens no image."""
@@ -96,8 +139,8 @@ class SampleEncoder:
             indices: Position of each sample in its split; none means unknown (-1).
 
         Raises:
-            ValueError: a sample is longer than `max_length`, has no answer to train on, or its image is
-                unreadable; names the sample.
+            SampleError: a sample is longer than `max_length`, or has no answer that can be learned; names it.
+            ValueError: its image is unreadable.
         """
         if not samples:
             raise ValueError("encode needs at least one sample, got none")
@@ -139,8 +182,7 @@ class SampleEncoder:
         return [text.strip() for text in texts]
 
     def _row(self, sample: Sample, image_tokens: int, *, with_answers: bool) -> _Row:
-        turns = _turns(sample, self._target(sample) if with_answers else None)
-        text, spans = self.chat.render(turns, has_image=sample.image is not None)
+        text, spans = self._rendered(sample, with_answers=with_answers)
         tokens = self.tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
         row = _Row([], [])
         first = spans[0][0] if spans else len(text)
@@ -150,19 +192,24 @@ class SampleEncoder:
             inside = end > first and any(start < stop and end > begin for begin, stop in spans)
             row.in_answer.extend([inside] * copies)
         if len(row.ids) > self.max_length:
-            raise ValueError(
-                f"sample {sample.id!r} of task {sample.task!r} has {len(row.ids)} tokens, more than the "
-                f"backbone's max_length {self.max_length}; raise max_length or leave the sample out"
-            )
+            fix = "shorten the record or leave it out, or raise model.backbone.max_length"
+            limit = f"more than the backbone's max_length {self.max_length}"
+            raise SampleError.of(sample, "too long", f"has {len(row.ids)} tokens, {limit}; {fix}")
         return row
+
+    def _rendered(self, sample: Sample, *, with_answers: bool) -> tuple[str, list[tuple[int, int]]]:
+        turns = _turns(sample, self._target(sample) if with_answers else None)
+        return self.chat.render(turns, has_image=sample.image is not None)
 
     def _target(self, sample: Sample) -> str:
         answers = [answer for _, answer in sample.history] + list(sample.answers[:1])
         if not sample.answers or not all(answers):
-            raise ValueError(f"sample {sample.id!r} of task {sample.task!r} has an empty answer to train on")
-        if any(self.chat.image_token in answer for answer in answers):
-            token = self.chat.image_token
-            raise ValueError(f"sample {sample.id!r} of task {sample.task!r} has {token!r} in an answer")
+            raise SampleError.of(sample, "empty answer", "has an empty answer to train on")
+        for answer in answers:
+            if found := self._special.search(answer):
+                # The model would learn to stop there, or to say what is no text.
+                words = f"has {found[0]!r} in an answer, a special token of the backbone; remove it"
+                raise SampleError.of(sample, "special token in an answer", words)
         return sample.answers[0]
 
     def _images(self, samples: Sequence[Sample]) -> list[Image.Image]:
@@ -173,7 +220,11 @@ class SampleEncoder:
         if isinstance(number, int):
             return [number] * len(images)
         shown = [sample for sample in samples if sample.image is not None]
-        return [_sized(number, *pair) for pair in zip(shown, images, strict=True)]
+        return [_sized(number, sample, image.size) for sample, image in zip(shown, images, strict=True)]
+
+    def _size(self, image: ImageSource) -> tuple[int, int]:
+        width, height = image.size() if isinstance(image, FileImage) else image.open().size
+        return (max(width, height),) * 2 if self.image_aspect == "pad" else (width, height)
 
     def _token_id(self, token: str) -> int:
         ids = self.tokenizer.encode(token, add_special_tokens=False)
@@ -214,14 +265,20 @@ def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
     return square
 
 
-def _sized(number: ImageTokens, sample: Sample, image: Image.Image) -> int:
+def _sized(number: ImageTokens, sample: Sample, size: tuple[int, int]) -> int:
     try:
-        return number(image.width, image.height)
+        return number(*size)
     except ValueError as error:
-        raise ValueError(
-            f"sample {sample.id!r} of task {sample.task!r} has an image of {image.width} x {image.height} "
-            f"pixels, which the image processor does not take: {error}"
-        ) from error
+        words = f"has an image of {size[0]} x {size[1]} pixels, which the image processor does not take: "
+        raise SampleError.of(sample, "image size", f"{words}{error}") from error
+
+
+def _most_tokens(text: str) -> int:
+    """At least as many tokens as a text has: each is a byte or more of it, as the tokenizer normalises it."""
+    if text.isascii():
+        return len(text) + _ADDED_TOKENS
+    forms = (text, unicodedata.normalize("NFC", text))
+    return max(len(form.encode("utf-8", "surrogatepass")) for form in forms) + _ADDED_TOKENS
 
 
 def _turns(sample: Sample, answer: str | None) -> list[tuple[str, str | None]]:

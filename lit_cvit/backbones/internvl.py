@@ -29,6 +29,12 @@ class Tiles:
         tiles: int = self.image_processor.get_number_of_image_patches(height, width)
         return tiles * self.per_tile
 
+    @property
+    def most(self) -> int:
+        """No image takes more: all tiles and the thumbnail."""
+        tiles: int = self.image_processor.max_patches
+        return (tiles + 1) * self.per_tile
+
 
 class InternVL(DynamicBackbone):
     """An InternVL model in transformers' own format, for example `OpenGVLab/InternVL3-8B-hf`.

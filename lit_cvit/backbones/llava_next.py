@@ -14,6 +14,9 @@ from lit_cvit.backbones.dynamic import DynamicBackbone
 from lit_cvit.backbones.llava import VICUNA_V1, patch_features, patch_width
 from lit_cvit.data.tasks import Batch
 
+# Up to this ratio of the sides the models leave the features of many tiles as they are.
+_UNTHINNED = 1.1
+
 
 @dataclass(frozen=True)
 class TileGrid:
@@ -43,10 +46,21 @@ class TileGrid:
             columns -= 2 * ((columns - int(round(width * (rows / height), 7))) // 2)
         if self.max_tiles is not None:
             ratio = (rows * columns / (self.max_tiles * self.patches**2)) ** 0.5
-            # Below this the models leave the features as they are.
-            if ratio > 1.1:
+            if ratio > _UNTHINNED:
                 rows, columns = int(rows // ratio), int(columns // ratio)
         return self.patches**2 + rows * (columns + 1)
+
+    @property
+    def most(self) -> int:
+        """No image takes more: a canvas without padding, or what is just not thinned out."""
+        found = []
+        for height, width in self.resolutions:
+            rows, columns = (side // self.tile * self.patches for side in (height, width))
+            shown = rows * columns
+            if self.max_tiles is not None:
+                shown = min(shown, int(_UNTHINNED**2 * self.max_tiles * self.patches**2))
+            found.append(shown + rows)
+        return self.patches**2 + max(found)
 
     def num_tiles(self, width: int, height: int) -> int:
         """Tiles, the whole image included."""
@@ -70,8 +84,26 @@ class LlavaNext(DynamicBackbone):
 
     @property
     def chat_format(self) -> ChatFormat:
-        """The conversation format of the model's decoder."""
-        if self.config.text_config.model_type == "mistral":
+        """The conversation format of the model's decoder.
+
+        Raises:
+            ValueError: the decoder is neither a Vicuna nor a Mistral, so its format is not known.
+        """
+        decoder = self.config.text_config.model_type
+        known = self.tokenizer.get_vocab()
+        told = "" if decoder in ("llama", "mistral") else f"of type {decoder!r}"
+        # Yi, and Llama 3, are Llamas by type; their tokenizers tell them apart.
+        if not told and "<|im_start|>" in known:
+            told = "one that speaks ChatML (its tokenizer has <|im_start|>)"
+        elif not told and "</s>" not in known:
+            told = "one whose tokenizer lacks </s>"
+        if told:
+            raise ValueError(
+                f"name_or_path {self.name_or_path!r}: its decoder is {told}; backbone {type(self).__name__} "
+                "knows the prompts of Vicuna (llama) and Mistral decoders, as in "
+                "llava-hf/llava-v1.6-vicuna-7b-hf and llava-hf/llava-v1.6-mistral-7b-hf"
+            )
+        if decoder == "mistral":
             return ChatFormat(user="[INST] ", assistant=" [/INST]", between=" ")
         return ChatFormat(system=f"{VICUNA_V1} ")
 

@@ -48,6 +48,7 @@ def locate(name: str) -> tuple[Path, str]:
                 f"backbone name_or_path {name!r}: the folder is not complete; it must have config.json, "
                 "tokenizer and processor files, and all its weights (*.safetensors)"
             )
+        hub.require_whole_weights(folder)
         return folder, "folder"
     if not hub.is_hub_name(name):
         raise ValueError(
@@ -56,13 +57,29 @@ def locate(name: str) -> tuple[Path, str]:
         )
     try:
         found = hub.cached(name) or hub.download(name)
-        return found, f"hub {found.name}"
     except OSError as error:
         raise ValueError(
             f"backbone name_or_path {name!r} is no folder here, is not in the hub's cache, and could not be "
             f"downloaded ({type(error).__name__}). Ways to get it: (1) run once with network access; "
             "(2) copy the cache of another machine and set HF_HOME; (3) give the path of a local folder"
         ) from error
+    hub.require_whole_weights(found)
+    return found, f"hub {found.name}"
+
+
+def model_type(folder: Path) -> str:
+    """The kind of model that a folder's `config.json` names; nothing else is read.
+
+    Raises:
+        ValueError: the file is broken, or names none.
+    """
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        what = f"not a valid JSON file that names a model_type ({error!r})"
+        raise ValueError(f"{path}: {what}; download or copy it again") from error
+    return str(found)
 
 
 def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
@@ -101,8 +118,8 @@ def load_processor(folder: Path, *, trust_remote_code: bool) -> Any:
             return transformers.AutoProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
-    except (OSError, json.JSONDecodeError) as error:
-        raise _lacks_processor(folder) from error
+    except (OSError, ValueError) as error:
+        raise _no_processor(folder, error) from error
 
 
 def load_image_processor_and_tokenizer(
@@ -126,14 +143,29 @@ def load_image_processor_and_tokenizer(
                 folder, backend="pil", **settings, **common
             )
             return Processor(images, transformers.AutoTokenizer.from_pretrained(folder, **common))
-    except (OSError, json.JSONDecodeError) as error:
-        raise _lacks_processor(folder) from error
+    except (OSError, ValueError) as error:
+        raise _no_processor(folder, error) from error
 
 
-def _lacks_processor(folder: Path) -> ValueError:
+def _no_processor(folder: Path, error: Exception) -> ValueError:
+    """Which files of the processor are not there, or else what is wrong with them."""
+    names = {
+        "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json"),
+        "image processor": ("preprocessor_config.json", "processor_config.json"),
+    }
+    lacking = [
+        f"{part} ({' or '.join(files)})"
+        for part, files in names.items()
+        if not any((folder / name).is_file() for name in files)
+    ]
+    if lacking:
+        return ValueError(
+            f"model folder {folder} lacks files of its {' and its '.join(lacking)}; copy them there"
+        )
+    said = str(error).strip().partition("\n")[0]
     return ValueError(
-        f"model folder {folder.name!r} lacks files of its tokenizer or image processor, or has broken ones "
-        "(tokenizer.json, tokenizer_config.json, processor_config.json or preprocessor_config.json)"
+        f"model folder {folder} has broken files of its tokenizer or image processor, or of another model "
+        f"({said}); download or copy them again"
     )
 
 
@@ -173,7 +205,7 @@ def load_model(
             )
     except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
         what = f"its weights are cut off or broken ({error!r})"
-        raise ValueError(f"model folder {folder.name!r}: {what}; fetch or copy it again") from error
+        raise ValueError(f"model folder {folder}: {what}; download or copy it again") from error
     lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if lacking:
         raise ValueError(f"{folder.name!r} lacks weights of the model: {', '.join(lacking[:5])}")

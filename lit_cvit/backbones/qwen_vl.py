@@ -16,6 +16,9 @@ from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.dynamic import DynamicBackbone
 from lit_cvit.data.tasks import Batch
 
+# Sides of an image may be 1 to 200; the image processor refuses others.
+_LONGEST_STRIP = 200
+
 
 @dataclass(frozen=True)
 class MergedPatches:
@@ -31,6 +34,12 @@ class MergedPatches:
         """Decoder positions of an image of a size in pixels."""
         patches: int = self.image_processor.get_number_of_image_patches(height, width)
         return patches // self.image_processor.merge_size**2
+
+    @property
+    def most(self) -> int:
+        """No image takes more: the largest resolution, or a strip as long as the image processor takes."""
+        side = self.image_processor.patch_size * self.image_processor.merge_size
+        return max(self.image_processor.size["longest_edge"] // side**2, _LONGEST_STRIP)
 
 
 class Qwen2VL(DynamicBackbone):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from tokenizers.trainers import BpeTrainer
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -18,8 +16,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from lit_cvit.backbones import build
 from lit_cvit.data.scenes import SIZE
 
 PATCH = 8
@@ -29,49 +27,12 @@ _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 
 def build_tokenizer(lines: Iterable[str], *, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
     """Train the tokenizer. Single capitals and digits stay single tokens, as signs are read one by one."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex("[A-Z](?![a-z])|[0-9]"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(_SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=False),
-            processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]),
-        ]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        extra_special_tokens=["<image>"],
-    )
+    return build.build_tokenizer(lines, vocab_size=vocabulary, special=_SPECIAL, alone="[A-Z](?![a-z])|[0-9]")
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """Wrap the tokenizer with the torchvision-free CLIP image processor."""
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
+    return build.build_processor(tokenizer, image_size=SIZE, patch_size=PATCH)
 
 
 def build_model(

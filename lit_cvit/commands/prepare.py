@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_cvit.data.prepare import benchmark_names
+from lit_cvit.data.prepare.base import Request
 from lit_cvit.data.prepare.running import prepare
-from lit_cvit.data.prepare.writing import Request
 from lit_cvit.errors import CleanExit
 from lit_cvit.verb_parser import VerbParser
 
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
         print("\n".join(outcome.lines()))
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
-        reasons = "\n".join(f"  {outcome.error}" for outcome in failed)
+        reasons = "\n".join(f"  {outcome.task}: {outcome.error}" for outcome in failed)
         raise ValueError(
             f"{len(failed)} of {len(outcomes)} tasks failed:\n{reasons}\n"
             "The others are done and will not be made again."

@@ -101,7 +101,7 @@ def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
     for name in names or ():
         if name not in known:
             raise CleanExit(f"--tasks: {unknown('task', name, known)}")
-    return [known[name] for name in names or known]
+    return [known[name] for name in dict.fromkeys(names or known)]
 
 
 def _own_tasks(loaded: LoadedRun, names: Sequence[str] | None) -> list[Task]:

@@ -22,7 +22,7 @@ from lit_cvit.data.check_report import (
 from lit_cvit.data.image_check import ImageLookup, decode_images
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.record_source import RecordSource
-from lit_cvit.data.tasks import Benchmark, ImageSource, Sample, SampleSource, Task
+from lit_cvit.data.tasks import Benchmark, Encoder, ImageSource, Sample, SampleError, SampleSource, Task
 from lit_cvit.data.templated_source import DrawnRecords, TemplatedSource
 
 __all__ = [
@@ -41,6 +41,8 @@ OnProgress = Callable[[str, int, int], None]
 
 _SPLITS = ("train", "test")
 _STEP = 1000
+# Of the test samples; published splits that were drawn apart share a few, by chance or with other ids.
+_TOLERATED_SHARE = 0.5
 
 
 def check_task(
@@ -50,6 +52,7 @@ def check_task(
     workers: int | None = None,
     on_problem: Callable[[Problem], None] | None = None,
     on_progress: OnProgress | None = None,
+    encoder: Encoder | None = None,
 ) -> TaskReport:
     """Go through both splits of a task.
 
@@ -59,8 +62,9 @@ def check_task(
         workers: Number of processes that open images; None: one for each CPU.
         on_problem: Called with every problem as it is found, beyond the listed ones too.
         on_progress: Called now and then; see `OnProgress`.
+        encoder: That of the backbone to come, which refuses what it cannot take; None: any sample may do.
     """
-    check = _TaskCheck(task, decode_images, on_problem, on_progress)
+    check = _TaskCheck(task, decode_images, on_problem, on_progress, encoder)
     for number, source in enumerate(check.sources):
         if source is not None:
             check.split(number, source)
@@ -78,6 +82,7 @@ def check_benchmark(
     workers: int | None = None,
     on_problem: Callable[[Problem], None] | None = None,
     on_progress: OnProgress | None = None,
+    encoder: Encoder | None = None,
 ) -> list[TaskReport]:
     """Check every task, stream first; see `check_task`."""
     return [
@@ -87,6 +92,7 @@ def check_benchmark(
             workers=workers,
             on_problem=on_problem,
             on_progress=on_progress,
+            encoder=encoder,
         )
         for task in (*benchmark.stream, *benchmark.downstream)
     ]
@@ -101,8 +107,10 @@ class _TaskCheck:
         decode: bool,
         on_problem: Callable[[Problem], None] | None,
         on_progress: OnProgress | None,
+        encoder: Encoder | None,
     ) -> None:
         self.task = task
+        self.encoder = encoder
         self.sources = (task.train, task.test)
         self.on_problem = on_problem
         self.on_progress = on_progress
@@ -123,7 +131,17 @@ class _TaskCheck:
             self.on_problem(problem)
 
     def tolerate(self) -> None:
-        """Take published splits as they are; but predictions are kept by id, so test ids must differ."""
+        """Take published splits as they are, unless most of what is tested was trained on.
+
+        Predictions are kept by id, so test ids must differ.
+        """
+        shared, num_test = self.report.counts[ProblemKind.OVERLAP], self.report.num_test
+        if shared > _TOLERATED_SHARE * num_test:
+            message = (
+                f"{shared} of {num_test} test samples, more than half, have image and text of a training "
+                "sample; is one file in the place of the other?"
+            )
+            self.tell(ProblemKind.TRAINED_TEST, 1, message)
         ids_repeat = self.report.alike[f"{_SPLITS[1]}: {ProblemKind.DUPLICATE_ID}"] > 0
         kinds = (ProblemKind.OVERLAP,) if ids_repeat else (ProblemKind.OVERLAP, ProblemKind.DUPLICATE_ID)
         self.report.tolerated = frozenset(kinds)
@@ -151,25 +169,29 @@ class _TaskCheck:
                 cause = "neither question nor instruction"
                 message = f"{place}: got {cause}; give the task an instruction"
                 self.tell(ProblemKind.RECORD, number, message, cause)
-            self.answers(sample, number, place)
+            fits = self.answers(sample, number, place)
             key = "" if sample.image is None else _image_key(sample.image)
             if sample.image is not None:
-                self.image(sample.image, _hash(key), number, index, place)
+                fits &= self.image(sample.image, _hash(key), number, index, place)
+            if fits and self.encoder is not None:
+                self.encoding(self.encoder, sample, number, place)
             if (first := first_with_id.setdefault(sample.id, index)) != index:
                 message = f"{place}: the id is already that of {_place(source, first)}; make ids unique"
                 self.tell(ProblemKind.DUPLICATE_ID, number, message)
             self.overlap(sample, key, number, place, index)
         self.progress(what, len(source), len(source))
 
-    def answers(self, sample: Sample, number: int, place: str) -> None:
+    def answers(self, sample: Sample, number: int, place: str) -> bool:
         answers, which = sample.answers, "at least one answer"
         if _SPLITS[number] == "train":
             answers, which = sample.answers[:1], "the first answer is what is learned, it"
         if not any(answer.strip() for answer in answers):
             message = f"{place}: got {sample.answers!r}; {which} must not be blank"
             self.tell(ProblemKind.ANSWER, number, message)
-        elif _SPLITS[number] == "test":
+            return False
+        if _SPLITS[number] == "test":
             self.references(sample, number, place)
+        return True
 
     def references(self, sample: Sample, number: int, place: str) -> None:
         """Otherwise a stage would be trained before its scores fail."""
@@ -180,17 +202,27 @@ class _TaskCheck:
                 named = f"scorer {scorer.name!r}"
                 self.tell(ProblemKind.REFERENCE, number, f"{place}: {named}: {error}", named)
 
-    def image(self, image: ImageSource, key: bytes, number: int, index: int, place: str) -> None:
+    def encoding(self, encoder: Encoder, sample: Sample, number: int, place: str) -> None:
+        """Otherwise hours would be trained before the sample's batch is drawn."""
+        try:
+            encoder.check(sample, with_answers=_SPLITS[number] == "train")
+        except SampleError as error:
+            self.tell(ProblemKind.UNFIT, number, f"{place}: it {error.words}", error.cause)
+        except ValueError as error:
+            self.bad_image(str(error), number, place)
+
+    def image(self, image: ImageSource, key: bytes, number: int, index: int, place: str) -> bool:
         self.report.num_images += 1
         if key not in self.found and isinstance(image, FileImage):
             try:
                 self.lookup.find(image)
             except ValueError as error:
                 self.bad_image(str(error), number, place)
-                return
+                return False
         self.found.add(key)
         if self.uses is not None:
             self.uses.setdefault(key, array("q")).extend((number, index))
+        return True
 
     def bad_image(self, message: str, number: int, place: str) -> None:
         if not message.startswith(place):

@@ -28,6 +28,8 @@ class ProblemKind(enum.StrEnum):
     REFERENCE = "unscorable answer"
     DUPLICATE_ID = "duplicate id"
     OVERLAP = "train/test overlap"
+    TRAINED_TEST = "trained test split"
+    UNFIT = "unfit record"
     EMPTY_SPLIT = "empty split"
 
 
@@ -124,6 +126,17 @@ def require_clean(reports: Sequence[TaskReport], *, allow: Collection[ProblemKin
         lines = [line for report in bad for line in report.lines()]
         total = counted(sum(report.num_problems for report in bad), "problem")
         raise BenchmarkError("\n".join([f"{total} in {counted(len(bad), 'task')}", *lines]))
+
+
+def tolerated(reports: Sequence[TaskReport]) -> str:
+    """What was found and is tolerated, in one line; empty where there is nothing."""
+    found = [
+        f"{report.task} {counted(report.counts[kind], str(kind))}"
+        for report in reports
+        for kind in ProblemKind
+        if kind in report.tolerated and report.counts[kind]
+    ]
+    return f"tolerated in published splits: {', '.join(found)}; `check` lists them" if found else ""
 
 
 def counted(count: int, noun: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -17,24 +17,10 @@ from lit_cvit.data.check import OnProgress, TaskReport, check_benchmark, require
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, global_batches
 from lit_cvit.data.stream import Stage, UnionSource, joint_task
-from lit_cvit.data.tasks import Batch, Benchmark, Sample, SampleSource, Task
+from lit_cvit.data.tasks import Batch, Benchmark, Encoder, SampleSource, Task
 from lit_cvit.data.veil import veil_batch
 
-
-class Encoder(Protocol):
-    """The part of a backbone that turns samples into batches; it must pickle."""
-
-    def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
-        """Build a batch."""
-        ...
-
-    def num_answer_tokens(self, sample: Sample) -> int:
-        """Tokens of a sample that the loss counts; opens no image."""
-        ...
-
-    def prompt_length(self, sample: Sample) -> int:
-        """Tokens of a sample's prompt; opens no image."""
-        ...
+log = logging.getLogger("lit_cvit")
 
 
 class _Batches(Dataset[Batch]):
@@ -189,9 +175,7 @@ class ContinualDataModule(L.LightningDataModule):
             if chosen is not None:
                 self.benchmark_settings[name] = chosen
         if tasks is not None and "order" in self.benchmark_settings:
-            warnings.warn(
-                "data.order has no effect beside data.tasks, which is an order itself", stacklevel=2
-            )
+            log.warning("data.order has no effect beside data.tasks, which is an order itself")
         self.batch_size, self.global_batch_size = batch_size, global_batch_size
         self.eval_batch_size, self.epochs, self.num_workers = eval_batch_size, epochs, num_workers
         self.joint = False
@@ -244,6 +228,7 @@ class ContinualDataModule(L.LightningDataModule):
         decode_images: bool = False,
         workers: int | None = None,
         on_progress: OnProgress | None = None,
+        encoder: Encoder | None = None,
     ) -> list[TaskReport]:
         """Check every record before anything is trained; see `check_benchmark`.
 
@@ -252,7 +237,7 @@ class ContinualDataModule(L.LightningDataModule):
         """
         tested = Benchmark(self.benchmark.name, self.stream, self.downstream)
         reports = check_benchmark(
-            tested, decode_images=decode_images, workers=workers, on_progress=on_progress
+            tested, decode_images=decode_images, workers=workers, on_progress=on_progress, encoder=encoder
         )
         require_clean(reports)
         return reports

@@ -13,3 +13,8 @@ def unknown(what: str, got: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(got.casefold(), folded, n=1) if isinstance(got, str) else []
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return f"unknown {what} {got!r}.{hint} Known: {', '.join(names)}"
+
+
+def printed(count: int, unit: int) -> str:
+    """A published count in words: `about 12000` where it is printed in thousands."""
+    return str(count) if unit == 1 else f"about {count}"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -76,6 +78,19 @@ class FileImage:
         except ValueError as error:
             raise self._problem(str(error)) from error
 
+    def size(self) -> tuple[int, int]:
+        """Read width and height in pixels off the header; they are those of the image that `open` returns.
+
+        Raises:
+            ValueError: as in `open`, but for damage behind the header.
+        """
+        found = self.locate()
+        try:
+            with _opened(found) as image:
+                return image.size
+        except ValueError as error:
+            raise self._problem(str(error)) from error
+
     def _problem(self, what: str) -> ValueError:
         place = f"{self.record}: " if self.record else ""
         return ValueError(f"{place}image {self.path!r} under {self.root}: {what}")
@@ -87,14 +102,21 @@ def decode_image(source: Path | BinaryIO) -> Image.Image:
     Raises:
         ValueError: it is not a readable image or is too large; says why, without a place.
     """
+    with _opened(source) as image:
+        image.load()
+        return _to_rgb(image)
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
+    """An image file of which only the header is read yet; what goes wrong inside is a ValueError too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source, formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-                image.load()
-                return _to_rgb(image)
+                yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         fix = f"at most {MAX_PIXELS} pixels are decoded; scale the image down"
         raise ValueError(f"too large ({error}); {fix}") from error

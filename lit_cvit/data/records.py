@@ -16,8 +16,8 @@ counted from 0, is its id then ("17"). Predictions are kept by id, so a row of a
 
 The image stands at the start of the first turn, whether the text says so or not: `<image>` at the start or
 the end of a user's turn is dropped, and a record with `image` whose text has no `<image>`, as test rows are
-published, is the same record. `<image>` without an `image`, twice, or in the middle of a text is an error,
-and so is a record of more than one image.
+published, is the same record. `<image>` without an `image`, twice, in the middle of a text or in a later turn
+is an error, and so is a record of more than one image.
 """
 
 from __future__ import annotations
@@ -254,6 +254,9 @@ def _turns(reader: _Row) -> list[tuple[str, str]]:
             reader.fail(f"{name}.value", "it must be a string that is not blank", value)
         reader.clean(f"{name}.value", value)
         if speaker == "human":
+            if position and IMAGE_PLACEHOLDER in value:
+                fix = f"the image is shown in the first turn; put {IMAGE_PLACEHOLDER} there, or leave it out"
+                reader.fail(f"{name}.value", fix, value)
             value = reader.user_text(f"{name}.value", value)
         else:
             reader.refuse_placeholder(f"{name}.value", value)

@@ -14,6 +14,7 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
+from lit_cvit.data.hints import printed
 from lit_cvit.metrics.general import Summary
 from lit_cvit.metrics.scoring import Scorer
 
@@ -100,6 +101,26 @@ class SampleSource(Protocol):
         ...
 
 
+class SampleError(ValueError):
+    """A sample that a backbone cannot take.
+
+    Attributes:
+        cause: Why, in words that are the same for all samples of one kind.
+        words: What goes on after "the sample" or "it": the values got and the fix.
+    """
+
+    cause: str = ""
+    words: str = ""
+
+    @classmethod
+    def of(cls, sample: Sample, cause: str, words: str) -> SampleError:
+        """The error of a sample, which its message names."""
+        # Loader workers build their errors anew, from the message alone.
+        error = cls(f"sample {sample.id!r} of task {sample.task!r} {words}")
+        error.cause, error.words = cause, words
+        return error
+
+
 @dataclass(frozen=True)
 class Counts:
     """Published numbers of samples.
@@ -107,20 +128,20 @@ class Counts:
     Attributes:
         train: Of the training split; None where there is none, or none is published.
         test: Of the test split; None where none is published.
-        unit: What the numbers are printed in: 1000 for "12k", which 12726 is.
+        units: What the two numbers are printed in: 1000 for "12k", which 12726 is.
     """
 
     train: int | None = None
     test: int | None = None
-    unit: int = 1
+    units: tuple[int, int] = (1, 1)
 
     def difference(self, train: int, test: int) -> str:
         """The published sizes that are not those found, in words; empty where all agree."""
         pairs = (("train", self.train, train), ("test", self.test, test))
         told = [
-            f"{published} {split}"
-            for split, published, found in pairs
-            if published is not None and abs(found - published) >= self.unit
+            f"{printed(published, unit)} {split}"
+            for (split, published, found), unit in zip(pairs, self.units, strict=True)
+            if published is not None and abs(found - published) >= unit
         ]
         return ", ".join(told)
 
@@ -140,7 +161,8 @@ class Task:
         max_new_tokens: Decoding budget of the task.
         few_shot: True for a downstream task that is learned from a few samples, not tested zero-shot.
         published: Sizes of the splits behind published numbers, for a task of a published benchmark. What
-            such a task has twice in training, or in training and test, is told by a check, not refused.
+            such a task has twice in training, or in training and test, is told by a check; it is refused
+            where it is more than half of the test samples.
         summary: Prediction rows of the test split to further figures of it, reported like `also`.
     """
 
@@ -233,3 +255,28 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Pin every tensor; called by the data loader."""
         return self.map_tensors(lambda tensor: tensor.pin_memory())
+
+
+class Encoder(Protocol):
+    """The part of a backbone that turns samples into batches; it must pickle."""
+
+    def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
+        """Build a batch."""
+        ...
+
+    def check(self, sample: Sample, *, with_answers: bool) -> None:
+        """Refuse a sample that `encode` would refuse, before it does; cheap.
+
+        Raises:
+            SampleError: it has too many tokens, or an answer that cannot be learned.
+            ValueError: its image decides how many they are, and is unreadable.
+        """
+        ...
+
+    def num_answer_tokens(self, sample: Sample) -> int:
+        """Tokens of a sample that the loss counts; opens no image."""
+        ...
+
+    def prompt_length(self, sample: Sample) -> int:
+        """Tokens of a sample's prompt; opens no image."""
+        ...

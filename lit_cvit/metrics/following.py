@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from lit_cvit.data.hints import unknown
 from lit_cvit.metrics.boxes import NUMBER
-from lit_cvit.metrics.names import unknown_name
 
 _MAX_SHORT_WORDS = 2
 _MIN_CAPTION_WORDS = 5
@@ -62,5 +62,5 @@ def follows(format_name: str, prediction: str, answers: Sequence[str]) -> bool:
         ValueError: the format is unknown; names the nearest one and lists all.
     """
     if format_name not in FORMATS:
-        raise unknown_name("answer format", format_name, FORMATS)
+        raise ValueError(unknown("answer format", format_name, FORMATS))
     return FORMATS[format_name](prediction, answers)

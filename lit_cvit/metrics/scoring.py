@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lit_cvit.data.hints import unknown
 from lit_cvit.metrics import general, rules, text
 from lit_cvit.metrics.bleu import Bleu
 from lit_cvit.metrics.caption_means import mean_of_seven, mean_of_six
 from lit_cvit.metrics.captions import best_reference_cider, cider, raw_cider
 from lit_cvit.metrics.content import Content, read_content
 from lit_cvit.metrics.meteor import check_meteor, meteor
-from lit_cvit.metrics.names import unknown_name
 from lit_cvit.metrics.rouge import rouge_l
 from lit_cvit.metrics.scored import Scored, mean_of_samples
 
@@ -296,7 +296,7 @@ def scorer(name: str) -> Scorer:
     """
     known = {each.name: each for each in SCORERS}
     if name not in known:
-        raise unknown_name("scorer", name, known)
+        raise ValueError(unknown("scorer", name, known))
     found = known[name]
     if isinstance(found, PooledScorer) and found.needs is not None:
         try:

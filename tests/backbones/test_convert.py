@@ -123,8 +123,8 @@ def test_a_file_that_holds_no_tensors_by_name_is_named(tmp_path: Path, stored: o
         read_projector(tmp_path / "other.bin")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04"])
+@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04", b"PK\x03\x04" * 500])
 def test_a_file_that_torch_cannot_read_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "torn.bin").write_bytes(content)
-    with pytest.raises(ValueError, match=r"torn\.bin cannot be read as a file of tensors"):
+    with pytest.raises(ValueError, match=r"torn\.bin cannot be read as .* kind; download or copy it again$"):
         read_projector(tmp_path / "torn.bin")

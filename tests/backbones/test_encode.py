@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_cvit.backbones.encode import open_images
+from lit_cvit.backbones.encode import _most_tokens, open_images
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.backbones.tiny import Tiny
-from lit_cvit.data.tasks import Sample
+from lit_cvit.data.tasks import Sample, SampleError
 
 
 def texts(backbone: Llava, ids: torch.Tensor, mask: torch.Tensor) -> list[str]:
@@ -118,9 +120,50 @@ def test_a_sample_that_is_too_long_is_named_with_its_length(
         short.encode([samples[2]], with_answers=True)
 
 
+def test_a_check_refuses_what_is_too_long_and_opens_no_image(
+    llava_folder: Path, llava: Llava, samples: list[Sample]
+) -> None:
+    class Unreadable:
+        def open(self) -> Image.Image:
+            raise AssertionError("opened")
+
+    for sample in samples:
+        blind = replace(sample, image=Unreadable() if sample.image else None)
+        for with_answers in (True, False):
+            length = llava.encode([sample], with_answers=with_answers).inputs["input_ids"].shape[1]
+            Llava(str(llava_folder), max_length=length).encoder.check(blind, with_answers=with_answers)
+            with pytest.raises(SampleError) as caught:
+                Llava(str(llava_folder), max_length=length - 1).encoder.check(
+                    blind, with_answers=with_answers
+                )
+            assert (caught.value.cause, caught.value.words) == (
+                "too long",
+                f"has {length} tokens, more than the backbone's max_length {length - 1}; shorten the record "
+                "or leave it out, or raise model.backbone.max_length",
+            )
+
+
+def test_a_check_tokenises_only_what_may_be_too_long_by_its_bytes(
+    llava: Llava, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = copy.copy(llava.encoder)
+    monkeypatch.setattr(encoder, "tokenizer", None)
+    for sample in samples:
+        encoder.check(sample, with_answers=True)
+
+
+@pytest.mark.parametrize("text", ["\u0958" * 9, "caf\u00e9 \U0001f600 \u4e2d\u6587", "a b  c\n\td"])
+def test_no_text_has_more_tokens_than_its_bound(llava: Llava, text: str) -> None:
+    tokens = llava.tokenizer(unicodedata.normalize("NFC", text))["input_ids"]
+    assert len(tokens) <= _most_tokens(text)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"answers": ("Ve</s> nus",)}, "'talk' of task 'Chat' has '</s>' in an answer, a special token"),
+        ({"answers": ("<pad>",)}, "'talk' of task 'Chat' has '<pad>' in an answer"),
+        ({"history": (("hi", "<s>"),)}, "'talk' of task 'Chat' has '<s>' in an answer"),
         ({"answers": ()}, "'talk' of task 'Chat' has an empty answer"),
         ({"answers": ("",)}, "'talk' of task 'Chat' has an empty answer"),
         ({"history": (("hi", ""),)}, "'talk' of task 'Chat' has an empty answer"),
@@ -132,6 +175,8 @@ def test_an_answer_that_cannot_be_learned_is_an_error(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         llava.encode([samples[0], replace(samples[4], **change)], with_answers=True)
+    with pytest.raises(SampleError, match=words):
+        llava.encoder.check(replace(samples[4], **change), with_answers=True)
 
 
 def test_the_encoder_pickles_without_the_model(llava: Llava, samples: list[Sample]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from family_kit import FAMILIES, Noise
+from family_kit import FAMILIES, Noise, tokenizer
 
-from lit_cvit.backbones import InternVL, LlavaOnevision, Qwen2VL, Qwen3VL
-from lit_cvit.data.tasks import Sample
+from lit_cvit.backbones import InternVL, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL
+from lit_cvit.data.images import FileImage
+from lit_cvit.data.tasks import Sample, SampleError
 
 SAMPLE = Sample("one", "VQA", "Q", "", ("A",), Noise(0, 640, 480))
 
@@ -106,7 +109,63 @@ def test_another_way_to_limit_tiles_is_refused(folder: Path) -> None:
         LlavaOnevision(str(folder)).encode([SAMPLE], with_answers=True)
 
 
+@pytest.mark.parametrize(
+    ("decoder", "special", "told"),
+    [
+        (
+            "qwen2",
+            ("</s>",),
+            "its decoder is of type 'qwen2'; backbone LlavaNext knows the prompts of Vicuna",
+        ),
+        ("llama", ("</s>", "<|im_start|>"), "its decoder is one that speaks ChatML"),
+        ("llama", ("<|eot_id|>",), "its decoder is one whose tokenizer lacks </s>;"),
+    ],
+)
+def test_a_llava_next_whose_decoder_has_an_unknown_prompt_is_refused(
+    decoder: str, special: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokenizer(special, end=special[0], pad=special[0])
+    config = SimpleNamespace(text_config=SimpleNamespace(model_type=decoder))
+    monkeypatch.setattr(LlavaNext, "config", config)
+    monkeypatch.setattr(LlavaNext, "tokenizer", tokens)
+    with pytest.raises(ValueError, match=re.escape(told)):
+        _ = LlavaNext("some/model").chat_format
+
+
 @pytest.mark.parametrize("folder", ["llava_next"], indirect=True)
 def test_the_backbone_of_another_family_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="Qwen2VL takes models of type qwen2_vl, qwen2_5_vl;.*'llava_next'"):
         Qwen2VL(str(folder)).load()
+
+
+SIZES = [(side, other) for side in (28, 60, 336, 700, 4000) for other in (28, 336, 672, 1344, 4000)]
+
+
+@pytest.mark.parametrize(
+    "folder", ["qwen2_vl", "qwen3_vl", "internvl", "llava_next", "llava_onevision"], indirect=True
+)
+def test_no_image_takes_more_positions_than_the_most(folder: Path, request: pytest.FixtureRequest) -> None:
+    family = FAMILIES[request.node.callspec.params["folder"]]
+    backbone: Any = family.backbone(str(folder), **family.settings)
+    tokens = backbone.num_image_tokens
+    largest = max(tokens(*size) for size in SIZES)
+    assert largest <= tokens.most <= 1.5 * largest + 200
+
+
+@pytest.mark.parametrize("folder", ["qwen2_vl", "internvl", "llava_next"], indirect=True)
+def test_a_check_reads_an_images_header_where_its_size_decides(
+    folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    family = FAMILIES[request.node.callspec.params["folder"]]
+    assert SAMPLE.image is not None
+    SAMPLE.image.open().save(tmp_path / "shown.png")
+    sample = replace(SAMPLE, image=FileImage(tmp_path, "shown.png"))
+    backbone: Any = family.backbone(str(folder), **family.settings)
+    length = backbone.encode([sample], with_answers=True).inputs["input_ids"].shape[1]
+    for limit in (length, length - 1):
+        limited: Any = family.backbone(str(folder), **{**family.settings, "max_length": limit})
+        if limit == length:
+            limited.encoder.check(sample, with_answers=True)
+        else:
+            with pytest.raises(SampleError, match=f"has {length} tokens"):
+                limited.encoder.check(sample, with_answers=True)

@@ -185,7 +185,7 @@ def test_linear_targets_have_names_of_our_own(llava: Llava) -> None:
 
 
 def test_an_unknown_group_of_layers_names_the_nearest(llava: Llava) -> None:
-    with pytest.raises(ValueError, match="'atention'.*did you mean 'attention'"):
+    with pytest.raises(ValueError, match=r"'atention'\. Did you mean 'attention'\?"):
         llava.linear_targets(["atention"])
 
 
@@ -286,7 +286,7 @@ def test_an_incomplete_folder_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_without_its_processor_is_an_error(llava_folder: Path, tmp_path: Path) -> None:
     folder = own(llava_folder, tmp_path)
     (folder / "processor_config.json").unlink()
-    with pytest.raises(ValueError, match="lacks files of its tokenizer or image processor"):
+    with pytest.raises(ValueError, match="lacks files of its image processor"):
         _ = Llava(str(folder)).encoder
 
 

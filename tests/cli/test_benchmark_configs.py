@@ -71,6 +71,17 @@ def test_it_builds_beside_another_configuration(there: Path, name: str) -> None:
         assert image.open().size == (4, 4)
 
 
+@pytest.mark.parametrize("name", ["coin", "coin_mini", "ucit", "ucit_mini"])
+def test_its_usual_order_is_no_complaint_beside_a_list_of_tasks(
+    there: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    arguments = ("--config", f"benchmarks/{name}")
+    usual = [task.name for task in build(*arguments).datamodule.stream]
+    picked = build(*arguments, "--data.tasks", f"[{usual[1]},{usual[0]}]").datamodule
+    assert [task.name for task in picked.stream] == [usual[1], usual[0]]
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_without_data_it_says_how_to_prepare_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -23,7 +23,7 @@ from lit_cvit.data.check_report import cause_of
 from lit_cvit.data.image_check import ImageLookup
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.record_source import RecordSource
-from lit_cvit.data.tasks import AnswerFormat, Benchmark, ImageSource, Sample, Task
+from lit_cvit.data.tasks import AnswerFormat, Benchmark, ImageSource, Sample, SampleError, Task
 from lit_cvit.metrics.scoring import scorer
 
 
@@ -149,14 +149,53 @@ def test_a_test_answer_that_the_scorers_cannot_compare_with_is_listed() -> None:
     checked = dataclasses.replace(task(train, test), scorer=scorer("letter"), also=(scorer("vqa_soft"),))
     report = check_task(checked)
     needs = "scorer 'vqa_soft': soft accuracy needs 10 human answers, got 1"
+    no_letter = "scorer 'letter': the reference answer 'blue' is not an option letter"
     assert [str(problem).partition(";")[0] for problem in report.problems] == [
         f"T test: unscorable answer: sample 0 (id '2'): {needs}",
-        "T test: unscorable answer: sample 1 (id '3'): scorer 'letter': the reference answer 'blue' is not an "
-        "option letter",
+        f"T test: unscorable answer: sample 1 (id '3'): {no_letter}",
         f"T test: unscorable answer: sample 1 (id '3'): {needs}",
     ]
     with pytest.raises(BenchmarkError, match="3 problems in 1 task"):
         require_clean([report])
+
+
+class Picky:
+    """An encoder that takes no question `long` and no answer `</s>`, and reads the images of others."""
+
+    def check(self, sample: Sample, *, with_answers: bool) -> None:
+        if sample.question.startswith("long"):
+            raise SampleError.of(sample, "too long", "has 9 tokens; shorten it")
+        if with_answers and sample.answers[0] == "</s>":
+            raise SampleError.of(sample, "special token in an answer", "has '</s>' in an answer; remove it")
+        if sample.image is not None:
+            sample.image.open()
+
+
+def test_what_the_backbone_cannot_take_is_listed_with_its_place_before_training(tmp_path: Path) -> None:
+    train = [row("1", text="long"), row("2", answer="</s>"), row("3", answer=3), *map(row, "456")]
+    test = [row("7", text="long 7"), row("8", answer="</s>")]
+    checked = of_files(tmp_path, train, test)
+    assert check_task(checked).counts == {ProblemKind.RECORD: 1}
+    report = check_task(checked, encoder=Picky())  # type: ignore[arg-type]
+    found = [str(each).replace(str(tmp_path), "DIR") for each in report.problems]
+    assert [each for each in found if "unfit" in each] == [
+        "T train: unfit record: DIR/train.jsonl, line 1 (id '1'): it has 9 tokens; shorten it",
+        "T train: unfit record: DIR/train.jsonl, line 2 (id '2'): it has '</s>' in an answer; remove it",
+        "T test: unfit record: DIR/test.jsonl, line 1 (id '7'): it has 9 tokens; shorten it",
+    ]
+    assert report.alike["train: unfit record: too long"] == 1
+    with pytest.raises(BenchmarkError, match="4 problems in 1 task"):
+        require_clean([report])
+
+
+def test_an_unfit_record_is_told_once(tmp_path: Path) -> None:
+    """What is blank, or has no image, is not held against the backbone too."""
+    train = Listed(
+        sample("1", answers=("",), text="long"), sample("2", FileImage(tmp_path, "no.png"), "long")
+    )
+    damaged = sample("3", Drawn(-1))
+    report = check_task(task(train, Listed(damaged)), encoder=Picky())  # type: ignore[arg-type]
+    assert report.counts == {ProblemKind.ANSWER: 1, ProblemKind.IMAGE: 2}
 
 
 def test_ids_may_repeat_across_splits_but_not_within_one() -> None:

@@ -14,6 +14,7 @@ from lit_cvit.data.benchmarks.cvit import cvit
 from lit_cvit.data.check import BenchmarkError, ProblemKind, check_benchmark, require_clean
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.instructions import coin_instructions
+from lit_cvit.data.prepare import converters_of
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Counts
 
 GOLDEN = json.loads(
@@ -92,7 +93,7 @@ def test_main_scorers_are_those_that_were_asked_for(prepared: Path, choice: Any,
         assert task.scorer([sample.answers[0] for sample in rows], rows)[0] in (0.0, 1.0)
 
 
-def test_published_counts_are_those_of_prologras_table_in_thousands(prepared: Path) -> None:
+def test_published_counts_are_those_of_progloras_table_in_thousands_or_exact(prepared: Path) -> None:
     thousands = {
         "ScienceQA": (12, 4),
         "TextVQA": (34, 5),
@@ -103,9 +104,32 @@ def test_published_counts_are_those_of_prologras_table_in_thousands(prepared: Pa
         "VQAv2": (82, 107),
         "OCR-VQA": (165, 100),
     }
-    assert {task.name: task.published for task in coin(root=str(prepared)).stream} == {
-        name: Counts(1000 * train, 1000 * test, unit=1000) for name, (train, test) in thousands.items()
+    exact = {
+        ("ImageNet", "train"): 129_833,
+        ("ImageNet", "test"): 5_050,
+        ("TextVQA", "test"): 5_000,
+        ("GQA", "train"): 72_140,
+        ("Grounding", "train"): 55_885,
+        ("Grounding", "test"): 30_969,
+        ("VQAv2", "train"): 82_783,
     }
+    for task in coin(root=str(prepared)).stream:
+        published = task.published
+        assert published is not None
+        found = zip(("train", "test"), (published.train, published.test), published.units, strict=True)
+        for number, (split, count, unit) in zip(thousands[task.name], found, strict=True):
+            known = exact.get((task.name, split))
+            assert (count, unit) == ((1000 * number, 1000) if known is None else (known, 1)), task.name
+            assert count is not None
+            assert abs(count - 1000 * number) < 1000
+
+
+def test_prepare_and_check_tell_the_same_published_counts(prepared: Path) -> None:
+    gqa = next(each for each in converters_of("coin") if each.task == "GQA").splits["coin"]
+    published = coin(root=str(prepared)).task("GQA").published
+    assert published is not None
+    assert published.difference(0, 0) == "72140 train, about 1000 test"
+    assert (gqa["train"].printed, gqa["test"].printed) == ("72140", "about 1000")
 
 
 # -- HiDe's version ------------------------------------------------------------------------------------------
@@ -162,11 +186,11 @@ def text_of(task: str, instruction: str) -> str:
 def as_authors_write(folder: Path, task: str, instruction: str, *, single: bool = True) -> dict[str, str]:
     """The two files of a task as CoIN lays them out: training rows without ids, one answer of ten."""
     text, answers = text_of(task, instruction), WHAT[task]["answers"]
-    image = f"./COCO2014/{task}.png"
+    image, other = f"./COCO2014/{task}.png", f"./COCO2014/{task}-test.png"
     turns = [{"from": "human", "value": f"<image>\n{text}"}, {"from": "gpt", "value": answers[0]}]
     train = [{"image": image, "conversations": turns} for _ in range(5)]
     test = [
-        {"question_id": n, "image": image, "text": text, "answer": answers[0] if single else answers}
+        {"question_id": n, "image": other, "text": text, "answer": answers[0] if single else answers}
         for n in range(4)
     ]
     if task == "Grounding":
@@ -178,7 +202,8 @@ def as_authors_write(folder: Path, task: str, instruction: str, *, single: bool 
     (folder / task).mkdir(parents=True)
     (folder / task / "train.json").write_text(json.dumps(train))
     (folder / task / "test.json").write_text(json.dumps(test))
-    write_image(folder / "images" / image)
+    for shown in (image, other):
+        write_image(folder / "images" / shown)
     return {
         "train": str(folder / task / "train.json"),
         "test": str(folder / task / "test.json"),

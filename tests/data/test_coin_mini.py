@@ -267,7 +267,7 @@ def test_an_unknown_style_wording_and_task_are_refused_with_the_nearest() -> Non
         coin_instructions("OCRVQA", "Original", "coin")
 
 
-def test_an_order_beside_a_list_of_tasks_is_ignored_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="data.order has no effect beside data.tasks"):
-        data = ContinualDataModule("coin-mini", tasks=["VQAv2", "GQA"], order="reverse")
+def test_an_order_beside_a_list_of_tasks_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    data = ContinualDataModule("coin-mini", tasks=["VQAv2", "GQA"], order="reverse")
+    assert caplog.messages == ["data.order has no effect beside data.tasks, which is an order itself"]
     assert [task.name for task in data.stream] == ["VQAv2", "GQA"]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.data.benchmarks.custom import custom
 from lit_cvit.data.check import ProblemKind, check_task
 from lit_cvit.data.images import FileImage
@@ -367,3 +368,9 @@ def test_a_missing_file_and_a_wrong_encoding_are_refused(tmp_path: Path) -> None
     assert error_of(path) == "DIR/my.yaml: no such file; `custom` needs a YAML file that lists tasks"
     path.write_bytes(b"name: \xe9")
     assert error_of(path) == "DIR/my.yaml: not UTF-8 at byte 6; save it as UTF-8"
+
+
+def test_a_yaml_file_takes_no_settings_not_even_another_path(folder: Path) -> None:
+    path = write(folder, settings())
+    with pytest.raises(ValueError, match=r"my\.yaml: got path; a \.yaml file takes none"):
+        load_benchmark(str(path), {"path": "other.yaml"})

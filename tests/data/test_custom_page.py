@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from prepared_kit import write_image
 
 from lit_cvit.__main__ import main
+from lit_cvit.backbones import InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Tiny
 from lit_cvit.data.benchmarks import custom as custom_module
 from lit_cvit.data.benchmarks.custom import custom
 from lit_cvit.data.check import check_benchmark
@@ -61,6 +63,15 @@ def test_the_example_reads_as_the_page_says(folder: Path) -> None:
     assert (shown.question, shown.instruction) == ("What is happening here?", "")
     assert (caption.train, caption.decoding_budget) == (None, 64)
     assert [report.counts for report in check_benchmark(benchmark, decode_images=True)] == [{}, {}, {}]
+
+
+def test_the_limits_of_length_are_those_of_the_backbones() -> None:
+    said = [int(number) for number in re.findall(r"\b\d+(?= for )", " ".join(PAGE.split()))]
+    families = (Tiny, Llava, LlavaOnevision, LlavaNext, Qwen2VL, InternVL)
+    limits = [inspect.signature(family).parameters["max_length"].default for family in families[:3]]
+    for family in families[3:]:
+        assert family("x").max_length == said[3]
+    assert limits == said[:3]
 
 
 def test_every_key_is_explained() -> None:

@@ -24,6 +24,7 @@ from general_kit import (
 
 from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.data.check import check_benchmark, require_clean
+from lit_cvit.data.general import read_tasks, suites
 from lit_cvit.data.tasks import Sample
 
 SHORT = "Answer the question using a single word or phrase."
@@ -233,7 +234,7 @@ def test_a_bad_row_of_mmbench_is_named_with_its_line(
     tmp_path: Path, changed: dict[str, object], message: str
 ) -> None:
     path = write_mmbench(tmp_path, [question(1, ("a", "b"), "A", image=encoded(1)) | changed])
-    with pytest.raises(ValueError, match="^" + re.escape(f"{path}, {message}")):
+    with pytest.raises(ValueError, match=re.escape(f"\n  MMBench: {path}, {message}")):
         read(tmp_path, "MMBench")
 
 
@@ -277,6 +278,17 @@ def test_an_image_that_cannot_be_decoded_is_named_with_its_line(tmp_path: Path) 
     path.write_text("short")
     with pytest.raises(ValueError, match="line 2: column 'image': "):
         image.open()
+    path.unlink()
+    with pytest.raises(ValueError, match="line 2: column 'image': .*No such file"):
+        image.open()
+
+
+def test_a_question_of_mme_may_hold_a_line_break_of_unicode(tmp_path: Path) -> None:
+    write_mme(tmp_path)
+    pair = tmp_path / "MME" / "MME_Benchmark_release_version" / "OCR" / "0001.txt"
+    pair.write_text("Is it\u2028so?\tYes\r\nIs it not?\tNo\r\n", encoding="utf-8")
+    texts = [sample.question for sample in read(tmp_path, "MME") if sample.id.startswith("OCR/0001.jpg/")]
+    assert texts == ["Is it\u2028so?", "Is it not?"]
 
 
 def test_a_bad_record_of_pope_mme_and_seed_bench_is_named(tmp_path: Path) -> None:
@@ -289,13 +301,20 @@ def test_a_bad_record_of_pope_mme_and_seed_bench_is_named(tmp_path: Path) -> Non
         read(tmp_path, "POPE")
     pair = tmp_path / "MME" / "MME_Benchmark_release_version" / "OCR" / "0001.txt"
     pair.write_text("Is it?\tYes\nIs it not? No\n")
-    with pytest.raises(ValueError, match="0001.txt, line 2: field 'question': got ''"):
+    with pytest.raises(
+        ValueError, match="0001.txt, line 2: got .*; it must be a question, a tab, and Yes or No"
+    ):
         read(tmp_path, "MME")
     pair.write_text("Is it?\tYes\n")
     with pytest.raises(ValueError, match="0001.txt: got 1 lines; MME has two questions on every image"):
         read(tmp_path, "MME")
     seed = tmp_path / "seed_bench" / "SEED-Bench.json"
     data = json.loads(seed.read_text())
+    seed.write_text(json.dumps(data), encoding="utf-8-sig")
+    assert len(read(tmp_path, "SEED")) == 3
+    seed.write_text(json.dumps({**data, "question_type": ["Scene"]}))
+    with pytest.raises(ValueError, match=r"field 'question_type': got \['Scene'\]; it must map names"):
+        read(tmp_path, "SEED")
     del data["questions"][2]["choice_d"]
     seed.write_text(json.dumps(data))
     with pytest.raises(ValueError, match="SEED-Bench.json, question 2: field 'choice_d': got nothing;"):
@@ -303,3 +322,23 @@ def test_a_bad_record_of_pope_mme_and_seed_bench_is_named(tmp_path: Path) -> Non
     seed.write_text("[]")
     with pytest.raises(ValueError, match="it must be a JSON object with a list 'questions'"):
         read(tmp_path, "SEED")
+
+
+def test_a_missing_benchmark_does_not_hide_broken_files_of_the_others(tmp_path: Path) -> None:
+    write_pope(tmp_path)
+    write_seed(tmp_path)
+    pope = tmp_path / "pope" / "coco" / "coco_pope_random.json"
+    pope.write_text(pope.read_text()[:-20])
+    (tmp_path / "mmbench").mkdir()
+    (tmp_path / "mmbench" / "dev.tsv").write_text("garbage")
+    (seed,) = tmp_path.rglob("SEED-Bench.json")
+    seed.write_text(re.sub(r'"answer": "."', '"answer": "E"', seed.read_text()))
+    with pytest.raises(ValueError, match="^general: 14 files or folders are missing; ") as caught:
+        read_tasks(tuple(suites().values()), tmp_path, None)
+    first, *listed = str(caught.value).splitlines()
+    assert first.endswith("some files are broken; the first problem of each benchmark is told")
+    assert len(listed) == 14 + 3
+    assert listed[14].startswith(f"  MMBench: {tmp_path / 'mmbench' / 'dev.tsv'}: lacks the columns index")
+    assert listed[15].startswith(f"  POPE: {pope}, line 2")
+    assert listed[16].startswith(f"  SEED: {seed}, question ")
+    assert "field 'answer': got 'E'; allowed are A, B, C, D" in listed[16]

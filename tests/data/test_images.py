@@ -172,3 +172,15 @@ def test_a_file_image_is_a_picklable_value_and_the_record_is_no_part_of_it(root:
     assert hash(FileImage(root, "a.png", record="other")) == hash(image)
     with pytest.raises(dataclasses.FrozenInstanceError):
         image.path = "b.png"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif", "ppm"])
+def test_the_header_has_the_size_of_the_image(root: Path, suffix: str) -> None:
+    image = save(root, Image.new("RGB", (5, 3)), f"a.{suffix}")
+    assert image.size() == image.open().size == (5, 3)
+
+
+def test_a_size_that_cannot_be_read_is_an_error_as_the_image_is(root: Path) -> None:
+    (root / "a.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match="t.json, index 3: image 'a.png'.*not a readable image"):
+        FileImage(root, "a.png", record="t.json, index 3").size()

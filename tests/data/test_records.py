@@ -238,8 +238,9 @@ def test_a_misplaced_image_placeholder_is_refused(row: dict[str, Any], message: 
             "field 'conversations[1].value': got ' '; it must be a string that is not blank",
         ),
         (
-            [("human", "<image>\na"), ("gpt", "b"), ("human", "<image>\nc"), ("gpt", "d")],
-            "field 'conversations[2].value': got '<image>\\nc'; a record may have <image> once",
+            [("human", "a"), ("gpt", "b"), ("human", "<image>\nc"), ("gpt", "d")],
+            "field 'conversations[2].value': got '<image>\\nc'; the image is shown in the first turn; put "
+            "<image> there, or leave it out",
         ),
     ],
 )

@@ -205,6 +205,12 @@ def test_a_scorer_refuses_references_it_cannot_compare_with(
         scorer(name).check(Answered(answers))
 
 
+@pytest.mark.parametrize("name", ["letter", "letter_or_short", "official_scienceqa"])
+def test_a_letter_beyond_the_choices_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="the reference answer 'D' is not one of its 2 choices"):
+        scorer(name).check(Answered(("D",), ("yes", "no")))
+
+
 @pytest.mark.parametrize("tested", [each for each in SCORERS if each.name in ("exact", "cider", "bleu_4")])
 def test_a_scorer_of_any_text_takes_any_reference(tested: Scorer) -> None:
     tested.check(Answered(("?",)))

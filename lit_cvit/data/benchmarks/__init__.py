@@ -13,7 +13,7 @@ from lit_cvit.data.hints import unknown
 from lit_cvit.data.tasks import Benchmark
 
 _SUFFIXES = (".yaml", ".yml")
-_SHARED = ("mini", "mini_drawing", "prepared", "prepared_files")
+_SHARED = ("mini", "mini_drawing", "prepared", "prepared_files", "settings")
 
 
 def benchmark_names() -> tuple[str, ...]:
@@ -38,7 +38,9 @@ def load_benchmark(
     if name.endswith(_SUFFIXES):
         if not Path(name).is_file():
             raise ValueError(f"data.benchmark: no file {name}")
-        return _call(builders["custom"], name, {"path": name, **settings}, None)
+        if settings:
+            raise ValueError(f"data.settings of {name}: got {', '.join(settings)}; a .yaml file takes none")
+        return _call(builders["custom"], name, {"path": name}, None)
     shipped = {each.replace("_", "-"): each for each in builders if each != "custom"}
     if name not in shipped:
         hint = "; for your own data give the path of a .yaml file"
@@ -56,8 +58,7 @@ def _call(module: str, name: str, settings: dict[str, Any], tasks: Sequence[str]
     known = inspect.signature(build).parameters
     for key in settings:
         if key not in known:
-            allowed = [parameter for parameter in known if parameter != "path"]
-            raise ValueError(f"data.settings of {name}: {unknown('setting', key, allowed)}")
+            raise ValueError(f"data.settings of {name}: {unknown('setting', key, known)}")
     if tasks is not None and "tasks" in known:
         settings["tasks"] = list(tasks)
     return build(**settings)

@@ -1,10 +1,12 @@
 """`coin`: the CoIN benchmark (arXiv 2403.08350), as ProgLoRA, LCIA and HiDe-LLaVA use it.
 
-Counts are those of ProgLoRA's Table 4, printed in thousands, and of HiDe-LLaVA's Table 6 (arXiv
-2503.12941). Defects of the published scripts that `official` repeats: ImageNet calls an empty answer right;
-VizWiz and VQAv2 want one answer of ten, letter by letter; OCR-VQA never counts "Unanswerable"; Grounding
-drops the last digit of a box. ProgLoRA and LCIA state the rules of their script; HiDe's paper states
-another, that the prediction is a part of the reference, so `paper` is `official` but for `version: hide`.
+Counts are those of ProgLoRA's Table 4, printed in thousands, or exact where the data sets or CoIN's files
+tell them; the converters of `lit_cvit.data.prepare` have them. Those of `version: hide` are of HiDe-LLaVA's
+Table 6 (arXiv 2503.12941). Defects of the published scripts that `official` repeats: ImageNet calls an empty
+answer right; VizWiz and VQAv2 want one answer of ten, letter by letter; OCR-VQA never counts "Unanswerable";
+Grounding drops the last digit of a box. ProgLoRA and LCIA state the rules of their script; HiDe's paper
+states another, that the prediction is a part of the reference, so `paper` is `official` but for
+`version: hide`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from lit_cvit.data.benchmarks.mini import order_of
 from lit_cvit.data.benchmarks.prepared import PreparedTask, Reading, ScorerChoice, chosen_tasks
+from lit_cvit.data.benchmarks.settings import order_of
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.instructions import Style, Wording, coin_instructions, task_orders
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Counts
@@ -24,22 +26,18 @@ OBJECT_QUESTION = "What is the object in the image?"
 _LETTER, _SHORT, _BOX = AnswerFormat.LETTER, AnswerFormat.SHORT, AnswerFormat.BOX
 
 
-def _printed(train: int, test: int) -> Counts:
-    return Counts(1000 * train, 1000 * test, unit=1000)
-
-
 TASKS = {
-    "ScienceQA": PreparedTask(_LETTER, _printed(12, 4), "letter", "official_scienceqa"),
-    "TextVQA": PreparedTask(_SHORT, _printed(34, 5), "vqa_soft"),
+    "ScienceQA": PreparedTask(_LETTER, "letter", "official_scienceqa"),
+    "TextVQA": PreparedTask(_SHORT, "vqa_soft"),
     # The refined wording asks the question itself.
-    "ImageNet": PreparedTask(_SHORT, _printed(129, 5), "class_name", "official_imagenet_coin", question=""),
-    "GQA": PreparedTask(_SHORT, _printed(72, 1), "exact", "official_gqa"),
-    "VizWiz": PreparedTask(_SHORT, _printed(20, 8), "vqa_soft", "official_exact"),
+    "ImageNet": PreparedTask(_SHORT, "class_name", "official_imagenet_coin", question=""),
+    "GQA": PreparedTask(_SHORT, "exact", "official_gqa"),
+    "VizWiz": PreparedTask(_SHORT, "vqa_soft", "official_exact"),
     "Grounding": PreparedTask(
-        _BOX, _printed(55, 31), "grounding_iou", "official_grounding", layout="{instruction}: {question}"
+        _BOX, "grounding_iou", "official_grounding", layout="{instruction}: {question}"
     ),
-    "VQAv2": PreparedTask(_SHORT, _printed(82, 107), "vqa_soft", "official_exact"),
-    "OCR-VQA": PreparedTask(_SHORT, _printed(165, 100), "short_answer", "official_ocrvqa"),
+    "VQAv2": PreparedTask(_SHORT, "vqa_soft", "official_exact"),
+    "OCR-VQA": PreparedTask(_SHORT, "short_answer", "official_ocrvqa"),
 }
 _HIDE_TEST = 3_000
 # As printed; ScienceQA has no 20,000 training questions, so that all 12,726 are taken.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from lit_cvit.data.benchmarks.mini import Drawn, MiniTask, check_settings, order_of
+from lit_cvit.data.benchmarks.mini import Drawn, MiniTask
 from lit_cvit.data.benchmarks.mini_drawing import (
     LINES,
     OBJECT_QUESTION,
@@ -29,6 +29,7 @@ from lit_cvit.data.benchmarks.mini_drawing import (
     sign_of,
     written,
 )
+from lit_cvit.data.benchmarks.settings import check_settings, order_of
 from lit_cvit.data.instructions import Style, Wording, coin_instructions, task_orders
 from lit_cvit.data.scenes import SHAPES, thing_box
 from lit_cvit.data.tasks import AnswerFormat, Benchmark

@@ -1,9 +1,10 @@
 """`cvit`: the CVIT benchmark of SMoLoRA (arXiv 2411.13949): six tasks, three zero-shot, one few-shot.
 
-Counts are those of the paper's Table 8. Defects of the published scripts that `official` repeats: ImageNet
-and Places365 call an empty answer right; VizWiz and VQAv2 want one answer, letter by letter, of ten;
-captions are split at white space, and those of Flickr30k are compared with the best single reference.
-TextVQA is scored as its owners do. The paper names no rule, so `paper` is `official`.
+Counts are those of the paper's Table 8; the converters of `lit_cvit.data.prepare` have them. Defects of the
+published scripts that `official` repeats: ImageNet and Places365 call an empty answer right; VizWiz and VQAv2
+want one answer, letter by letter, of ten; captions are split at white space, and those of Flickr30k are
+compared with the best single reference. TextVQA is scored as its owners do. The paper names no rule, so
+`paper` is `official`.
 """
 
 from __future__ import annotations
@@ -12,38 +13,40 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from lit_cvit.data.benchmarks.mini import check_settings
-from lit_cvit.data.benchmarks.prepared import PreparedTask, Reading, ScorerChoice, chosen_tasks
+from lit_cvit.data.benchmarks.prepared import (
+    PreparedTask,
+    Reading,
+    ScorerChoice,
+    chosen_tasks,
+    printed_counts,
+)
+from lit_cvit.data.benchmarks.settings import check_settings
 from lit_cvit.data.instructions import cvit_instructions
-from lit_cvit.data.tasks import AnswerFormat, Benchmark, Counts
+from lit_cvit.data.tasks import AnswerFormat, Benchmark
 
 _PLACES = 365
 _LETTER, _SHORT = AnswerFormat.LETTER, AnswerFormat.SHORT
 
 
-def _captions(counts: Counts, official: str, *, trained: bool = True) -> PreparedTask:
+def _captions(official: str, *, trained: bool = True) -> PreparedTask:
     # The instruction asks the question, as with classes.
     also = ("cider", "bleu_4", "rouge_l")
-    return PreparedTask(
-        AnswerFormat.CAPTION, counts, "cider", official, also=also, question="", trained=trained
-    )
+    return PreparedTask(AnswerFormat.CAPTION, "cider", official, also=also, question="", trained=trained)
 
 
 STREAM = {
-    "ScienceQA": PreparedTask(_LETTER, Counts(12_726, 4_241), "letter", "official_scienceqa"),
-    "TextVQA": PreparedTask(_SHORT, Counts(34_602, 5_000), "vqa_soft"),
-    # 29,000 images with five captions each, every caption a training sample.
-    "Flickr30k": _captions(Counts(145_000, 1_014), "official_flickr30k"),
-    "ImageNet": PreparedTask(_SHORT, Counts(117_715, 5_050), "class_name", "official_substring", question=""),
-    "GQA": PreparedTask(_SHORT, Counts(72_140, 12_578), "exact", "official_gqa"),
-    "VQAv2": PreparedTask(_SHORT, Counts(82_783, 53_588), "vqa_soft", "official_exact"),
+    "ScienceQA": PreparedTask(_LETTER, "letter", "official_scienceqa"),
+    "TextVQA": PreparedTask(_SHORT, "vqa_soft"),
+    "Flickr30k": _captions("official_flickr30k"),
+    "ImageNet": PreparedTask(_SHORT, "class_name", "official_substring", question=""),
+    "GQA": PreparedTask(_SHORT, "exact", "official_gqa"),
+    "VQAv2": PreparedTask(_SHORT, "vqa_soft", "official_exact"),
 }
 DOWNSTREAM = {
-    "VizWiz": PreparedTask(_SHORT, Counts(None, 4_319), "vqa_soft", "official_exact", trained=False),
-    # Printed as 15,830, which is five captions for each of 3,166 images; a sample is an image here.
-    "TextCaps": _captions(Counts(None, 3_166), "official_textcaps", trained=False),
-    "OCR-VQA": PreparedTask(_SHORT, Counts(None, 99_926), "short_answer", "official_ocrvqa", trained=False),
-    "Places365": PreparedTask(_SHORT, Counts(None, 36_500), "class_name", "official_substring", question=""),
+    "VizWiz": PreparedTask(_SHORT, "vqa_soft", "official_exact", trained=False),
+    "TextCaps": _captions("official_textcaps", trained=False),
+    "OCR-VQA": PreparedTask(_SHORT, "short_answer", "official_ocrvqa", trained=False),
+    "Places365": PreparedTask(_SHORT, "class_name", "official_substring", question=""),
 }
 
 
@@ -85,7 +88,8 @@ def cvit(
     learned = chosen_tasks("cvit", "data.tasks", tuple(STREAM) if tasks is None else tasks, names)
     held_out = chosen_tasks("cvit", "data.settings.downstream", downstream, tuple(DOWNSTREAM))
     every = {**STREAM, **DOWNSTREAM}
-    every["Places365"] = replace(every["Places365"], shots=shots, published=Counts(shots * _PLACES, 36_500))
+    published = replace(printed_counts("cvit")["Places365"], train=shots * _PLACES)
+    every["Places365"] = replace(every["Places365"], shots=shots, published=published)
     specs = {
         name: replace(every[name], instructions=cvit_instructions(name, instructions))
         for name in names

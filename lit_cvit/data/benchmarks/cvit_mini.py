@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from lit_cvit.data.benchmarks.mini import Drawn, MiniTask, check_settings
+from lit_cvit.data.benchmarks.mini import Drawn, MiniTask
 from lit_cvit.data.benchmarks.mini_drawing import (
     INLINE,
     Generator,
@@ -25,6 +25,7 @@ from lit_cvit.data.benchmarks.mini_drawing import (
     sign_of,
     written,
 )
+from lit_cvit.data.benchmarks.settings import check_settings
 from lit_cvit.data.instructions import cvit_instructions
 from lit_cvit.data.scenes import Scene
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Task

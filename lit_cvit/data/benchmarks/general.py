@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_cvit.data.general import suites
+from lit_cvit.data.general import read_tasks, suites
 from lit_cvit.data.hints import unknown
 from lit_cvit.data.tasks import Benchmark
 
@@ -41,13 +41,5 @@ def general(
     folder = Path(root)
     if not folder.is_dir():
         raise ValueError(f"root of general: no folder {folder}; it holds the benchmarks' own folders")
-    missing = [each for name in names for each in known[name].missing(folder)]
-    if missing:
-        listed = "\n".join(f"  {each}" for each in missing)
-        hint = "fetch them, or name the tasks whose files you have"
-        raise ValueError(f"general: {len(missing)} files or folders are missing; {hint}\n{listed}")
-    return Benchmark(
-        name="general",
-        stream=(),
-        downstream=tuple(known[name].task(folder, limit) for name in names),
-    )
+    asked = [known[name] for name in names]
+    return Benchmark(name="general", stream=(), downstream=read_tasks(asked, folder, limit))

@@ -7,13 +7,12 @@ other, so the two splits can never show the same scene, whatever their sizes and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from lit_cvit.data.hints import unknown
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene
 from lit_cvit.data.tasks import AnswerFormat, Sample, Task
@@ -149,27 +148,3 @@ class MiniTask:
             instructions=instructions,
             few_shot=few_shot,
         )
-
-
-def check_settings(benchmark: str, *, seed: int, **sizes: int) -> None:
-    """Refuse sizes and a seed that are none.
-
-    Raises:
-        ValueError: a size or the seed is no whole number, or a size is below 1.
-    """
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{benchmark}: {name} must be a whole number of at least 1, got {value!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"{benchmark}: seed must be a whole number, got {seed!r}")
-
-
-def order_of(benchmark: str, order: str, orders: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The names of a benchmark's tasks in one of its orders.
-
-    Raises:
-        ValueError: there is no such order.
-    """
-    if order not in orders:
-        raise ValueError(f"{benchmark}: {unknown('order', order, orders)}")
-    return orders[order]

@@ -13,9 +13,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lit_cvit.data.benchmarks.mini import check_settings
 from lit_cvit.data.benchmarks.prepared_files import Place, Places
+from lit_cvit.data.benchmarks.settings import check_settings
 from lit_cvit.data.hints import unknown
+from lit_cvit.data.prepare import converters_of
+from lit_cvit.data.prepare.base import Split
 from lit_cvit.data.record_source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Counts, SampleSource, Task
 from lit_cvit.data.templated_source import DrawnRecords, TemplatedSource
@@ -26,6 +28,7 @@ _NUM_HUMANS = 10
 # Scorers that compare with ten human answers, which the authors' files often cut down to one.
 _OF_HUMANS = ("vqa_soft", "official_vqav2")
 _OF_ONE = "short_answer"
+_NO_SPLIT = Split(rows=lambda raw: iter(()), raw=())
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,6 @@ class PreparedTask:
 
     Attributes:
         answer_format: Form of the answers.
-        published: Sizes of its splits as printed.
         standard: Name of the scorer of the main score.
         official: Name of the scorer that repeats the authors' script; empty: as `standard`.
         paper: Name of the scorer that the paper states; empty: as `official`.
@@ -46,10 +48,10 @@ class PreparedTask:
         trained: Whether it has a training split.
         shots: Training samples of each class of a downstream task that is learned from a few; else None.
         drawn: Whether the samples are drawn down to the published numbers.
+        published: Sizes of its splits as printed, where they are not those that its converter has.
     """
 
     answer_format: AnswerFormat
-    published: Counts
     standard: str
     official: str = ""
     paper: str = ""
@@ -61,6 +63,7 @@ class PreparedTask:
     trained: bool = True
     shots: int | None = None
     drawn: bool = False
+    published: Counts | None = None
 
     def scorer_name(self, choice: ScorerChoice) -> str:
         """The name of its scorer of one of the three kinds."""
@@ -109,7 +112,21 @@ class Reading:
         needed = {name: ("train", "test") if spec.trained else ("test",) for name, spec in specs.items()}
         places = Places(self.benchmark, self.root, {} if self.files is None else self.files, self.image_root)
         found = places.find(needed, known)
-        return [_TaskBuilder(self, name, spec, found[name]).build() for name, spec in specs.items()]
+        printed = printed_counts(self.benchmark)
+        return [
+            _TaskBuilder(self, name, spec, found[name], spec.published or printed[name]).build()
+            for name, spec in specs.items()
+        ]
+
+
+def printed_counts(benchmark: str) -> dict[str, Counts]:
+    """Sizes of the splits as the authors of a benchmark print them, by task; its converters have them."""
+    found = {}
+    for converter in converters_of(benchmark):
+        splits = [converter.splits[benchmark].get(name, _NO_SPLIT) for name in ("train", "test")]
+        train, test = (split.published or None for split in splits)
+        found[converter.task] = Counts(train, test, units=(splits[0].unit, splits[1].unit))
+    return found
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,7 @@ class _TaskBuilder:
     name: str
     spec: PreparedTask
     place: Place
+    published: Counts
 
     def build(self) -> Task:
         spec, place = self.spec, self.place
@@ -134,7 +152,7 @@ class _TaskBuilder:
             test=test,
             instructions=instructions,
             few_shot=spec.shots is not None,
-            published=spec.published if self.reading.limit is None else Counts(),
+            published=self.published if self.reading.limit is None else Counts(),
         )
 
     def source(self, split: str, instructions: tuple[str, ...]) -> SampleSource:
@@ -154,7 +172,7 @@ class _TaskBuilder:
         )
 
     def drawn(self, records: RecordSource, split: str) -> RecordSource | DrawnRecords:
-        published = self.spec.published.train if split == "train" else self.spec.published.test
+        published = self.published.train if split == "train" else self.published.test
         limits = (self.reading.limit, published if self.spec.drawn else None)
         limit = min((each for each in limits if each is not None), default=None)
         shots = self.spec.shots if split == "train" else None

@@ -1,9 +1,10 @@
 """`ucit`: the UCIT benchmark of HiDe-LLaVA (arXiv 2503.12941): six tasks, three orders.
 
-Counts are those of its Table 5. The published scripts, which `official` repeats, want the very letters of
-the one answer, but for case; the paper (App. G), which `paper` repeats, calls a prediction right that is a
-part of the answer, an empty one too. Both score captions by the mean of seven metrics, which needs the
-extra `captions`; `mean_of_six`, without METEOR, is always reported beside.
+Counts are those of its Table 5; the converters of `lit_cvit.data.prepare` have them. The published scripts,
+which `official` repeats, want the very letters of the one answer, but for case; the paper (App. G), which
+`paper` repeats, calls a prediction right that is a part of the answer, an empty one too. Both score captions
+by the mean of seven metrics, which needs the extra `captions`; `mean_of_six`, without METEOR, is always
+reported beside.
 """
 
 from __future__ import annotations
@@ -13,41 +14,36 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from lit_cvit.data.benchmarks.coin import OBJECT_QUESTION
-from lit_cvit.data.benchmarks.mini import order_of
 from lit_cvit.data.benchmarks.prepared import PreparedTask, Reading, ScorerChoice, chosen_tasks
+from lit_cvit.data.benchmarks.settings import order_of
 from lit_cvit.data.instructions import task_orders, ucit_instructions
-from lit_cvit.data.tasks import AnswerFormat, Benchmark, Counts
+from lit_cvit.data.tasks import AnswerFormat, Benchmark
 
 _HAPPENING = "What is happening in the image?"
-_TEST = 3_000
 
 
-def _answered(
-    answer_format: AnswerFormat, standard: str, train: int, question: str | None = None
-) -> PreparedTask:
-    counts = Counts(train, _TEST)
-    return PreparedTask(answer_format, counts, standard, "official_exact", "paper_hide", question=question)
+def _answered(answer_format: AnswerFormat, standard: str, question: str | None = None) -> PreparedTask:
+    return PreparedTask(answer_format, standard, "official_exact", "paper_hide", question=question)
 
 
 _CAPTIONS = PreparedTask(
     AnswerFormat.CAPTION,
-    Counts(40_000, _TEST),
     "cider",
     "mean_of_seven",
     also=("cider", "mean_of_six"),
     question=_HAPPENING,
 )
 TASKS = {
-    "ImageNet-R": _answered(AnswerFormat.SHORT, "class_name", 23_998, OBJECT_QUESTION),
-    "ArxivQA": _answered(AnswerFormat.LETTER, "letter", 40_000),
+    "ImageNet-R": _answered(AnswerFormat.SHORT, "class_name", OBJECT_QUESTION),
+    "ArxivQA": _answered(AnswerFormat.LETTER, "letter"),
     "VizWiz-cap": _CAPTIONS,
     # Table 5 prints one instruction for it, for a letter. A third of its questions has no options; the
     # authors' files ask those for a word.
     "IconQA": replace(
-        _answered(AnswerFormat.SHORT, "letter_or_short", 29_859),
+        _answered(AnswerFormat.SHORT, "letter_or_short"),
         open_instructions=ucit_instructions("CLEVR-Math"),
     ),
-    "CLEVR-Math": _answered(AnswerFormat.SHORT, "short_answer", 40_000),
+    "CLEVR-Math": _answered(AnswerFormat.SHORT, "short_answer"),
     "Flickr30k": _CAPTIONS,
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_cvit.data.benchmarks.mini import Drawn, MiniTask, check_settings, order_of
+from lit_cvit.data.benchmarks.mini import Drawn, MiniTask
 from lit_cvit.data.benchmarks.mini_drawing import (
     COLOUR_NAMES,
     OBJECT_QUESTION,
@@ -22,6 +22,7 @@ from lit_cvit.data.benchmarks.mini_drawing import (
     one_of,
     scene_of,
 )
+from lit_cvit.data.benchmarks.settings import check_settings, order_of
 from lit_cvit.data.instructions import task_orders, ucit_instructions
 from lit_cvit.data.scenes import FILLS, PATTERNS, SHAPES, TINTS, Scene, Thing, random_shift
 from lit_cvit.data.tasks import AnswerFormat, Benchmark

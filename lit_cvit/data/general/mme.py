@@ -69,14 +69,17 @@ def _read(root: Path, limit: int | None) -> Iterator[Question]:
 
 def _read_pair(category: str, path: Path, image: Path) -> Iterator[Question]:
     try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        # Not `splitlines`, which also breaks at marks that may stand in a question.
+        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8: {error}") from error
     if len(lines) != 2:
         raise ValueError(f"{path}: got {len(lines)} lines; MME has two questions on every image")
     for number, line in enumerate(lines, start=1):
         place = f"{path}, line {number}"
-        question, _, answer = line.rpartition("\t")
+        question, tab, answer = line.rpartition("\t")
+        if not tab:
+            raise ValueError(f"{place}: got {line!r:.80}; it must be a question, a tab, and Yes or No")
         yield Question(
             id=f"{category}/{image.name}/{number}",
             text=_worded(text_of({"question": question}, "question", place)),

@@ -44,12 +44,15 @@ def _missing(root: Path) -> list[str]:
 def _load(path: Path) -> tuple[list[Any], dict[str, str]]:
     """The questions, and the names of their types by number."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}; fetch it again") from error
     if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
         raise ValueError(f"{path}: it must be a JSON object with a list 'questions'")
-    return data["questions"], {str(number): name for name, number in data.get("question_type", {}).items()}
+    types = data.get("question_type", {})
+    if not isinstance(types, dict):
+        raise ValueError(f"{path}: field 'question_type': got {types!r:.80}; it must map names to numbers")
+    return data["questions"], {str(number): name for name, number in types.items()}
 
 
 def _read(root: Path, limit: int | None) -> Iterator[Question]:

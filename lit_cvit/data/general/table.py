@@ -49,16 +49,16 @@ class TableImage:
         Raises:
             ValueError: the cell holds no readable image; names the file and the record.
         """
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            raw = file.read(self.end - self.start)
         try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                raw = file.read(self.end - self.start)
             with _long_cells():
                 cell = next(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))[
                     self.column
                 ]
             return decode_image(io.BytesIO(base64.b64decode(cell)))
-        except (ValueError, csv.Error, IndexError, StopIteration) as error:
+        except (OSError, ValueError, csv.Error, IndexError, StopIteration) as error:
             fix = "it must be an image file in base64; fetch the table again"
             raise ValueError(f"{self.record}: column {_IMAGE!r}: {error}; {fix}") from error
 

@@ -14,7 +14,7 @@ from lit_cvit.data.prepare.base import Converter
 
 __all__ = ["Converter", "benchmark_names", "converters", "converters_of"]
 
-_SHARED = ("base", "drawing", "running", "scanning", "writing")
+_SHARED = ("base", "drawing", "locating", "running", "scanning", "storing", "writing")
 
 
 def converters() -> list[Converter]:

@@ -14,12 +14,15 @@ import hashlib
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lit_cvit.data.prepare.scanning import members
+from lit_cvit.data.hints import printed
+from lit_cvit.data.prepare.scanning import members, text_lines
 
 Fields = Mapping[str, type | tuple[type, ...]]
 """Fields that an entry of a raw file must have, with the Python types that JSON may give them."""
@@ -32,6 +35,29 @@ _KINDS = {
     dict: "an object",
     type(None): "null",
 }
+
+
+_Entry = TypeVar("_Entry")
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        benchmark: Name of the benchmark.
+        raw: Folder of the downloads.
+        out: Folder of the prepared tasks.
+        limit: Records a split, for a trial; 0 for all.
+        without_images: Whether images lie elsewhere and are not looked for.
+    """
+
+    benchmark: str
+    raw: Path
+    out: Path
+    limit: int = 0
+    without_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +103,9 @@ class Split:
     Attributes:
         rows: Takes the folder RAW, gives rows and what is dropped, one after the other.
         raw: What `rows` reads and the images its rows name.
-        published: Number of records that the benchmark's authors print; 0 where they print none.
+        published: Number of records that the benchmark's authors print; 0 where they print none. The
+            benchmark reads it here too.
+        unit: What that number is printed in: 1000 for "12k".
         per_image: How many rows to keep of each image, by the hash of their ids; 0 keeps all.
         per_class: How many rows to keep of each first answer, by the hash of their ids; 0 keeps all.
         draw: How many rows to keep in all, by the hash of their ids; 0 keeps all.
@@ -87,10 +115,16 @@ class Split:
     rows: Callable[[Path], Rows]
     raw: tuple[Raw, ...]
     published: int = 0
+    unit: int = 1
     per_image: int = 0
     per_class: int = 0
     draw: int = 0
     note: str = ""
+
+    @property
+    def printed(self) -> str:
+        """The published number in words; empty where there is none."""
+        return printed(self.published, self.unit) if self.published else ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +139,8 @@ class Converter:
             {"cvit": {"train": Split(...), "test": Split(...)}, "coin": ...}.
         drops_missing_images: Whether a row without its image file is dropped (owners that publish addresses
             of images, some of which are dead); otherwise it is an error.
+        lists: Files to write beside the records, by name, each with what gives its lines from RAW: what the
+            converter chose where the owner leaves it open ("classes.txt").
     """
 
     task: str
@@ -112,9 +148,12 @@ class Converter:
     images: str
     splits: Mapping[str, Mapping[str, Split]]
     drops_missing_images: bool = False
+    lists: Mapping[str, Callable[[Path], list[str]]] = dataclass_field(default_factory=dict)
 
 
-def entries(path: Path, fields: Fields, key: str = "") -> Iterator[tuple[str, Row]]:
+def entries(
+    path: Path, fields: Fields, key: str = "", stated: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, Row]]:
     """Read the objects of a JSON file one by one, however many there are.
 
     They stand in a list, given as ("0", {...}), or in an object of objects, given as ("its key", {...}).
@@ -123,30 +162,70 @@ def entries(path: Path, fields: Fields, key: str = "") -> Iterator[tuple[str, Ro
         path: The file.
         fields: What every object must have.
         key: Field of the file's top object that they stand in; empty for the top itself.
+        stated: Fields by which the file says what it is, such as its split, with what they must say wherever
+            the top object or an entry has them.
 
     Raises:
-        ValueError: the file is not JSON, has no such list or object, or one of its objects lacks a field;
-            names file, place, field and the value got.
+        ValueError: the file is not JSON, has no such list or object, one of its objects lacks a field, or it
+            says that it is another file; names file, place, field and the value got.
     """
-    for name, entry in members(path, key):
-        yield name, checked(entry, fields, f"{path}, {key}[{name}]")
+    expected = stated or {}
+
+    def compare(place: str, name: str, value: object) -> None:
+        if name in expected and value not in (None, expected[name]):
+            raise ValueError(
+                f"{place}: field {name!r} is {reprlib.repr(value)}, must be {expected[name]!r}; this is the "
+                "file of another split under this name, get the right one"
+            )
+
+    for name, entry in members(path, key, partial(compare, str(path)) if stated else None):
+        place = f"{path}, {key}[{name}]"
+        found = checked(entry, fields, place)
+        for each in expected:
+            compare(place, each, found.get(each))
+        yield name, found
+
+
+def of_splits(
+    listed: Iterable[_Entry], split_of: Callable[[_Entry], object], wanted: Collection[object], path: Path
+) -> Iterator[_Entry]:
+    """Give the entries of some splits, where a file holds several.
+
+    Args:
+        listed: The entries.
+        split_of: Gives the split of an entry.
+        wanted: The splits; at least one of them must be there.
+        path: The file, for the message.
+
+    Raises:
+        ValueError: no entry is of these splits; names the file and the splits that it has.
+    """
+    seen: Counter[object] = Counter()
+    for entry in listed:
+        split = split_of(entry)
+        seen[split] += 1
+        if split in wanted:
+            yield entry
+    if not any(split in seen for split in wanted):
+        names = " or ".join(repr(split) for split in wanted)
+        has = ", ".join(f"{split!r} ({count})" for split, count in seen.most_common(_SHOWN)) or "none"
+        raise ValueError(f"{path}: it has no entry of split {names}; splits that it has: {has}")
 
 
 def read_jsonl(path: Path, fields: Fields) -> Iterator[tuple[str, Row]]:
     """Read a file with one JSON object a line, line by line: ("17", {...}), counted from 1.
 
     Raises:
-        ValueError: a line is not a JSON object, or lacks a field; names file and line.
+        ValueError: a line is not a JSON object or lacks a field, or the file is no text; names it.
     """
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: broken JSON: {error}") from error
-            yield str(number), checked(entry, fields, f"{path}, line {number}")
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: broken JSON: {error}") from error
+        yield str(number), checked(entry, fields, f"{path}, line {number}")
 
 
 def checked(entry: object, fields: Fields, place: str) -> Row:

@@ -17,7 +17,8 @@ _FIELDS: Fields = {"question": str, "answer": (int, str), "image_filename": str,
 
 
 def _rows(raw: Path, *, split: str) -> Rows:
-    for position, entry in entries(raw / "CLEVR-Math" / f"clevr-math-{split}.json", _FIELDS, "questions"):
+    path = raw / "CLEVR-Math" / f"clevr-math-{split}.json"
+    for position, entry in entries(path, _FIELDS, "questions", stated={"split": split}):
         if not entry["question"].strip():
             yield Dropped(NO_QUESTION)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lit_cvit.data.prepare.base import Converter, Raw, Row, Rows, Split, checked, entries
+from lit_cvit.data.prepare.base import Converter, Raw, Row, Rows, Split, checked, entries, of_splits
 
 _PATH = "Flickr30k/dataset_flickr30k.json"
 _FIELDS = {"filename": str, "split": str, "sentences": list}
@@ -25,14 +25,14 @@ _RAW = (
 
 def _images(raw: Path, splits: tuple[str, ...]) -> Iterator[tuple[str, list[Row]]]:
     """Give file name and sentences of each image of some splits."""
-    for index, entry in entries(raw / _PATH, _FIELDS, "images"):
-        if entry["split"] in splits:
-            place = f"{raw / _PATH}, images[{index}].sentences"
-            sentences = [
-                checked(each, {"raw": str, "sentid": int}, f"{place}[{number}]")
-                for number, each in enumerate(entry["sentences"])
-            ]
-            yield entry["filename"], sentences
+    listed = entries(raw / _PATH, _FIELDS, "images")
+    for index, entry in of_splits(listed, lambda each: each[1]["split"], splits, raw / _PATH):
+        place = f"{raw / _PATH}, images[{index}].sentences"
+        sentences = [
+            checked(each, {"raw": str, "sentid": int}, f"{place}[{number}]")
+            for number, each in enumerate(entry["sentences"])
+        ]
+        yield entry["filename"], sentences
 
 
 def _train_rows(raw: Path) -> Rows:

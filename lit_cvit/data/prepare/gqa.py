@@ -24,7 +24,7 @@ def _path(split: str) -> str:
     return f"GQA/{split}_balanced_questions.json"
 
 
-def _split(name: str, published: int, per_image: int = 0, note: str = "") -> Split:
+def _split(name: str, published: int, per_image: int = 0, note: str = "", unit: int = 1) -> Split:
     return Split(
         rows=lambda raw: _rows(raw, name),
         raw=(
@@ -32,6 +32,7 @@ def _split(name: str, published: int, per_image: int = 0, note: str = "") -> Spl
             Raw("GQA/images/", "images", f"images.zip at {_HOME}"),
         ),
         published=published,
+        unit=unit,
         per_image=per_image,
         note=note,
     )
@@ -53,7 +54,9 @@ CONVERTER = Converter(
         },
         "coin": {
             "train": _split("train", 72140, 1, _TRAIN_NOTE),
-            "test": _split("testdev", 1000, note="published as 1k; the scorer goes by all of test-dev"),
+            "test": _split(
+                "testdev", 1000, note="published as 1k; the scorer goes by all of test-dev", unit=1000
+            ),
         },
     },
 )

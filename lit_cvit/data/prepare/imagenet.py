@@ -15,10 +15,12 @@ import re
 from pathlib import Path
 
 from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Rows, Split, chance
+from lit_cvit.data.prepare.scanning import read_text, text_lines
 
 NUM_CLASSES = 100
 _NAMES = "ImageNet/LOC_synset_mapping.txt"
-_CHOSEN = "ImageNet/classes.txt"
+_LIST = "classes.txt"
+_CHOSEN = f"ImageNet/{_LIST}"
 _SOLUTION = "ImageNet/LOC_val_solution.csv"
 _KAGGLE = "https://www.kaggle.com/c/imagenet-object-localization-challenge/data"
 _HOME = "https://image-net.org/download-images"
@@ -52,7 +54,7 @@ def _in_folders(folder: Path, classes: list[str]) -> dict[str, list[str]]:
     if missing:
         raise ValueError(
             f"{folder}: no folders of {len(missing)} of the {len(classes)} classes to take; unpack them, or "
-            f"list others in {_CHOSEN}: {', '.join(missing)}"
+            f"list others in {_CHOSEN} (all to take stand in {_CHOSEN} under --out): {', '.join(missing)}"
         )
     return {
         class_: sorted(f"{class_}/{path.name}" for path in (folder / class_).iterdir()) for class_ in classes
@@ -68,22 +70,21 @@ def _in_one_folder(raw: Path, names: dict[str, str]) -> dict[str, list[str]]:
             f"which tells the classes of images in one folder; get it from {_KAGGLE}"
         )
     images: dict[str, list[str]] = {class_: [] for class_ in names}
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, cells in enumerate(csv.reader(file), 1):
-            class_ = cells[1].split(" ")[0] if len(cells) == 2 else ""
-            if class_ in images:
-                images[class_].append(f"{cells[0]}.JPEG")
-            elif line > 1:
-                raise ValueError(
-                    f"{path}, line {line}: got {','.join(cells)!r}, must be an image, a comma and its class"
-                )
+    for line, cells in enumerate(csv.reader(text for _, text in text_lines(path)), 1):
+        class_ = cells[1].split(" ")[0] if len(cells) == 2 else ""
+        if class_ in images:
+            images[class_].append(f"{cells[0]}.JPEG")
+        elif line > 1:
+            raise ValueError(
+                f"{path}, line {line}: got {','.join(cells)!r}, must be an image, a comma and its class"
+            )
     return {class_: sorted(listed) for class_, listed in images.items()}
 
 
 def _class_names(path: Path) -> dict[str, str]:
     """Read the first name of every class from lines such as "n01440764 tench, Tinca tinca"."""
     names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         found = _NAME_LINE.match(line)
         if found is None:
             raise ValueError(
@@ -97,7 +98,7 @@ def _classes(raw: Path, names: dict[str, str]) -> list[str]:
     path = raw / _CHOSEN
     if not path.exists():
         return sorted(heapq.nsmallest(NUM_CLASSES, names, key=lambda class_: chance(f"ImageNet/{class_}")))
-    classes = path.read_text(encoding="utf-8").split()
+    classes = read_text(path).split()
     for class_ in classes:
         if class_ not in names:
             raise ValueError(f"{path}: unknown class {class_!r}; a class is as 'n01440764', from {_NAMES}")
@@ -123,7 +124,8 @@ def _split(name: str, published: int, note: str, draw: int = 0) -> Split:
         ),
         published=published,
         draw=draw,
-        note=f"the authors' {NUM_CLASSES} classes are not published, ours are listed or drawn; {note}",
+        note=f"which {NUM_CLASSES} classes the authors took is not published; those taken here stand in "
+        f"{_LIST}, beside the records; {note}",
     )
 
 
@@ -143,4 +145,5 @@ CONVERTER = Converter(
             "test": _split("val", 5050, f"{_TEST_NOTE}, so the published 5050 are 101 folders"),
         },
     },
+    lists={_LIST: lambda raw: _classes(raw, _class_names(raw / _NAMES))},
 )

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Rows, Split, chance
+from lit_cvit.data.prepare.scanning import read_text
 
 HELD_OUT = 0.15
 """Share of the images that the test records are drawn from."""
@@ -23,7 +24,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def _rows(raw: Path, *, held_out: bool) -> Rows:
-    names = dict(_CLASS.findall((raw / _NAMES).read_text(encoding="utf-8")))
+    names = dict(_CLASS.findall(read_text(raw / _NAMES)))
     if not names:
         raise ValueError(
             f"{raw / _NAMES}: no line names a class, as 'n01443537 goldfish'; is it the right file?"

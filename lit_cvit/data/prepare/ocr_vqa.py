@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Rows, Split, entries
+from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Rows, Split, entries, of_splits
 
 _PATH = "OCR-VQA/dataset.json"
 _FIELDS = {"imageURL": str, "questions": list, "answers": list, "split": int}
@@ -22,9 +22,8 @@ _RAW = (
 
 
 def _rows(raw: Path, split: str) -> Rows:
-    for book, entry in entries(raw / _PATH, _FIELDS):
-        if entry["split"] != _NUMBERS[split]:
-            continue
+    books = entries(raw / _PATH, _FIELDS)
+    for book, entry in of_splits(books, lambda each: each[1]["split"], (_NUMBERS[split],), raw / _PATH):
         if len(entry["questions"]) != len(entry["answers"]):
             yield Dropped("book with unequal numbers of questions and answers")
             continue
@@ -45,9 +44,14 @@ def _image(raw: Path, book: str, suffix: str) -> str:
     return copied if (raw / "OCR-VQA" / copied).is_file() else own
 
 
-def _split(name: str, published: int, per_image: int = 0, note: str = "") -> Split:
+def _split(name: str, published: int, per_image: int = 0, note: str = "", unit: int = 1) -> Split:
     return Split(
-        rows=lambda raw: _rows(raw, name), raw=_RAW, published=published, per_image=per_image, note=note
+        rows=lambda raw: _rows(raw, name),
+        raw=_RAW,
+        published=published,
+        unit=unit,
+        per_image=per_image,
+        note=note,
     )
 
 
@@ -64,9 +68,13 @@ CONVERTER = Converter(
                 1,
                 "published as 165k, about the number of covers; which question of each the authors took is "
                 "not published",
+                unit=1000,
             ),
             "test": _split(
-                "test", 100000, note="published as 100k; depends on which covers could be downloaded"
+                "test",
+                100000,
+                note="published as 100k; depends on which covers could be downloaded",
+                unit=1000,
             ),
         },
     },

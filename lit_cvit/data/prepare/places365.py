@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lit_cvit.data.prepare.base import Converter, Raw, Rows, Split
+from lit_cvit.data.prepare.scanning import text_lines
 
 _SHOTS = 10
 _HOME = "http://places2.csail.mit.edu/download.html"
@@ -36,14 +37,11 @@ def _rows(raw: Path, split: str) -> Rows:
 
 def _lines(path: Path) -> Iterator[tuple[int, str, int]]:
     """Read line number, path and class from lines such as "/a/airfield/00000001.jpg 0"."""
-    with path.open(encoding="utf-8") as file:
-        for line, text in enumerate(file, 1):
-            found = _LINE.fullmatch(text.strip())
-            if found is None:
-                raise ValueError(
-                    f"{path}, line {line}: got {text.strip()!r}, must be a path and a class number"
-                )
-            yield line, found[1], int(found[2])
+    for line, text in text_lines(path):
+        found = _LINE.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(f"{path}, line {line}: got {text.strip()!r}, must be a path and a class number")
+        yield line, found[1], int(found[2])
 
 
 def _class_name(path: str) -> str:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import pickle
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +30,7 @@ from lit_cvit.data.prepare.base import (
     chance,
     checked,
     entries,
+    of_splits,
 )
 
 NOT_DRAWN = "another expression of the image was drawn"
@@ -103,22 +103,23 @@ def box_on_square(box: Sequence[float], width: int, height: int) -> list[float]:
     return [round(edge / side, 2) for edge in edges]
 
 
-def _expressions(raw: Path, source: _Source, is_wanted: Callable[[str], bool]) -> Rows:
+def _expressions(raw: Path, source: _Source, splits: frozenset[str]) -> Rows:
     folder = raw / "RefCOCO" / source.folder
-    refs = read_plain_pickle(folder / source.refs)
+    path = folder / source.refs
+    refs = read_plain_pickle(path)
     if not isinstance(refs, list):
-        raise ValueError(f"{folder / source.refs}: got {reprlib.repr(refs)}; it must be a list of references")
+        raise ValueError(f"{path}: got {reprlib.repr(refs)}; it must be a list of references")
     instances = folder / "instances.json"
     images = {image["id"]: image for _, image in entries(instances, _IMAGE, "images")}
     boxes = {  # without the outlines, which are most of the file
         box["id"]: (images.get(box["image_id"]), box["bbox"])
         for _, box in entries(instances, _ANNOTATION, "annotations")
     }
-    for position, entry in enumerate(refs):
-        place = f"{folder / source.refs}, [{position}]"
-        ref = checked(entry, _REF, place)
-        if not is_wanted(ref["split"]):
-            continue
+    listed = (
+        (place, checked(entry, _REF, place))
+        for place, entry in ((f"{path}, [{position}]", each) for position, each in enumerate(refs))
+    )
+    for place, ref in of_splits(listed, lambda each: each[1]["split"], splits, path):
         image, box = boxes.get(ref["ann_id"], (None, []))
         for number, sentence in enumerate(ref["sentences"]):
             said = checked(sentence, _SENTENCE, f"{place}, sentences[{number}]")
@@ -159,12 +160,12 @@ def _one_of_each_image(rows: Rows) -> Rows:
 
 def _train(raw: Path) -> Rows:
     for source in _SOURCES:
-        yield from _one_of_each_image(_expressions(raw, source, lambda split: split == "train"))
+        yield from _one_of_each_image(_expressions(raw, source, frozenset({"train"})))
 
 
 def _test(raw: Path) -> Rows:
     for source in _SOURCES:
-        yield from _expressions(raw, source, partial(frozenset.__contains__, source.test))
+        yield from _expressions(raw, source, source.test)
 
 
 _RAW = (

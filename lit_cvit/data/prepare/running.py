@@ -6,18 +6,21 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lit_cvit.data.prepare import converters_of
-from lit_cvit.data.prepare.base import Converter
-from lit_cvit.data.prepare.writing import Request, prepare_task, raw_problems, read_manifest
+from lit_cvit.data.prepare.base import Converter, Request
+from lit_cvit.data.prepare.locating import raw_problems
+from lit_cvit.data.prepare.writing import list_ahead, prepare_task, read_manifest
 
 _POLL = 0.2
 
@@ -31,14 +34,18 @@ class Outcome:
     Attributes:
         task: Its name.
         manifest: Its manifest; empty if it failed.
+        published: Number of records of each split that the authors print, in words.
         was_there: Whether it was complete before.
         error: Why it failed; empty if it did not.
+        folder: Where it lies.
     """
 
     task: str
     manifest: dict[str, Any]
+    published: Mapping[str, str] = field(default_factory=dict)
     was_there: bool = False
     error: str = ""
+    folder: Path = Path()
 
     def lines(self) -> list[str]:
         """What was found, what was dropped and why, for people."""
@@ -46,14 +53,16 @@ class Outcome:
             return [f"{self.task}: failed, see below"]
         lines = []
         for name, split in self.manifest["splits"].items():
-            published = split["published"]
-            beside = "no published count" if published is None else f"published: {published}"
+            published = self.published[name]
+            beside = f"published: {published}" if published else "no published count"
             again = "; was there, raw files unchanged" if self.was_there else ""
             lines.append(f"{self.task} {name}: {split['records']} records ({beside}){again}")
             if split["draw"]:
                 lines.append(f"  drawn from {split['found']}: {split['draw']}")
             lines += [f"  dropped {count}: {reason}" for reason, count in split["dropped"].items()]
             lines += [f"  note: {split['note']}"] if split["note"] else []
+        for name, number in self.manifest.get("lists", {}).items():
+            lines.append(f"{self.task} {Path(name).stem}: {number}, listed in {self.folder / name}")
         return lines
 
 
@@ -76,8 +85,8 @@ def prepare(
             get them), or a folder holds the task of another benchmark.
     """
     chosen = converters_of(request.benchmark, tasks)
-    _check_raw(chosen, request)
     _check_out(chosen, request)
+    _check_raw(chosen, request)
     workers = min(workers or os.cpu_count() or 1, len(chosen))
     columns = (
         TextColumn("{task.description}"),
@@ -101,30 +110,55 @@ def prepare(
 
 
 def _check_raw(chosen: Sequence[Converter], request: Request) -> None:
-    if not request.raw.is_dir():
-        raise ValueError(f"--raw: no folder {request.raw}; it holds a folder of downloads for every data set")
+    holds = "it holds a folder of downloads for every data set"
+    if not os.path.exists(request.raw):
+        raise ValueError(f"--raw: no folder {request.raw}; {holds}")
+    if not os.path.isdir(request.raw):
+        raise ValueError(f"--raw: {request.raw} is a file, it must be a folder; {holds}")
+    if not os.access(request.raw, os.R_OK | os.X_OK):
+        raise ValueError(f"--raw: no permission to read {request.raw}")
     needs: dict[str, list[str]] = {}
+    ahead: list[str] = []
     for converter in chosen:
-        for raw, problem in raw_problems(converter, request).items():
+        problems = raw_problems(converter, request)
+        if problems and all(raw.path.endswith("/") for raw in problems):
+            ahead += [
+                f"Of the folders of {converter.task}, only what {path} lists is needed.\n"
+                for path in list_ahead(converter, request)
+            ]
+        for raw, problem in problems.items():
             about = f"  {raw.path}: {problem}\n    {raw.what}; from {raw.source}"
             needs.setdefault(about, []).append(converter.task)
     if needs:
         listed = "\n".join(f"{about} (for {', '.join(tasks)})" for about, tasks in needs.items())
         raise ValueError(
             f"--raw: these are missing or wrong under {request.raw}:\n{listed}\n"
-            "Or leave their tasks out with --tasks."
+            f"{''.join(ahead)}Or leave their tasks out with --tasks."
         )
 
 
 def _check_out(chosen: Sequence[Converter], request: Request) -> None:
     for converter in chosen:
         folder = request.out / converter.task
+        _check_folder(folder)
         other = read_manifest(folder).get("benchmark", request.benchmark)
         if other != request.benchmark:
             raise ValueError(
                 f"--out: {folder} holds the task as prepared for {other!r}; give every benchmark a folder of "
                 "its own"
             )
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a folder is one, or can be made."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path) or path == path.parent)
+    if not os.path.isdir(there):
+        raise ValueError(
+            f"--out: {there} is no folder, so {folder} cannot be in it; name a folder or a new one"
+        )
+    to_do, needed = ("read", os.R_OK) if there == folder else ("write to", os.W_OK)
+    if not os.access(there, needed | os.X_OK):
+        raise ValueError(f"--out: no permission to {to_do} {there}")
 
 
 def _one_by_one(chosen: Sequence[Converter], request: Request, workers: int, tell: Tell) -> Iterator[Outcome]:
@@ -137,7 +171,9 @@ def _attempt(converter: Converter, request: Request, tell: Tell) -> Outcome:
         manifest, was_there = prepare_task(converter, request, lambda number: tell(converter.task, number))
     except (ValueError, OSError) as error:
         return Outcome(converter.task, {}, error=str(error))
-    return Outcome(converter.task, manifest, was_there)
+    folder = request.out / converter.task
+    published = {name: split.printed for name, split in converter.splits[request.benchmark].items()}
+    return Outcome(converter.task, manifest, published, was_there, folder=folder)
 
 
 def _in_parallel(
@@ -168,8 +204,7 @@ def _result(future: Future[Outcome], task: str) -> Outcome:
     try:
         return future.result()
     except BrokenProcessPool:
-        error = f"{task}: its process died, perhaps for want of memory; give fewer --workers"
-        return Outcome(task, {}, error=error)
+        return Outcome(task, {}, error="its process died, perhaps for want of memory; give fewer --workers")
 
 
 def _pass_on(told: Any, tell: Tell) -> None:
@@ -186,7 +221,16 @@ _told: list[Any] = []
 
 def _start(told: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _told.append(told)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        # A parent that was killed ends no pool: its processes would go on writing, or wait for work for good.
+        os._exit(1)
 
 
 def _attempt_elsewhere(request: Request, task: str) -> Outcome:

@@ -59,7 +59,7 @@ def _row(id_: str, split: str, problem: dict[str, Any]) -> Row | Dropped:
     return row
 
 
-def _split(name: str, published: int, note: str = "") -> Split:
+def _split(name: str, published: int, note: str = "", unit: int = 1) -> Split:
     return Split(
         rows=lambda raw: _rows(raw, name),
         raw=(
@@ -72,6 +72,7 @@ def _split(name: str, published: int, note: str = "") -> Split:
             ),
         ),
         published=published,
+        unit=unit,
         note=note,
     )
 
@@ -83,8 +84,8 @@ CONVERTER = Converter(
     splits={
         "cvit": {"train": _split("train", 12726), "test": _split("test", 4241)},
         "coin": {
-            "train": _split("train", 12000, "published as 12k"),
-            "test": _split("test", 4000, "published as 4k; the published runs score all 4241"),
+            "train": _split("train", 12000, "published as 12k", unit=1000),
+            "test": _split("test", 4000, "published as 4k; the published runs score all 4241", unit=1000),
         },
     },
 )

@@ -13,7 +13,8 @@ _PATH = "TextCaps/TextCaps_0.1_val.json"
 
 def _rows(raw: Path) -> Rows:
     captions: dict[str, list[str]] = {}
-    for _, entry in entries(raw / _PATH, _FIELDS, "data"):
+    stated = {"dataset_type": "val", "set_name": "val"}
+    for _, entry in entries(raw / _PATH, _FIELDS, "data", stated):
         captions.setdefault(entry["image_id"], []).append(entry["caption_str"])
     for image, answers in captions.items():
         yield {"id": image, "image": f"train_images/{image}.jpg", "question": "", "answers": answers}
@@ -28,9 +29,9 @@ CONVERTER = Converter(
             "test": Split(
                 rows=_rows,
                 raw=(Raw(_PATH, "captions, release 0.1", "https://textvqa.org/textcaps/dataset"), IMAGES),
-                published=15830,
-                note="the published number counts captions, five of each of 3166 images; here an image is "
-                "one record with all its captions as references, which gives the same CIDEr",
+                published=3166,
+                note="published as 15830 captions, five of each of 3166 images; here an image is one record "
+                "with all its captions as references, which gives the same CIDEr",
             )
         }
     },

@@ -14,7 +14,7 @@ IMAGES = Raw("TextVQA/train_images/", "images of train and val", f"train_val_ima
 
 def _rows(raw: Path, split: str) -> Rows:
     path = raw / _path(split)
-    for index, entry in entries(path, _FIELDS, "data"):
+    for index, entry in entries(path, _FIELDS, "data", stated={"dataset_type": split, "set_name": split}):
         answers = most_frequent_first(strings(entry["answers"], f"{path}, data[{index}].answers"))
         yield {
             "id": str(entry["question_id"]),
@@ -28,11 +28,12 @@ def _path(split: str) -> str:
     return f"TextVQA/TextVQA_0.5.1_{split}.json"
 
 
-def _split(name: str, published: int, note: str = "") -> Split:
+def _split(name: str, published: int, note: str = "", unit: int = 1) -> Split:
     return Split(
         rows=lambda raw: _rows(raw, name),
         raw=(Raw(_path(name), "questions and answers, release 0.5.1", _HOME), IMAGES),
         published=published,
+        unit=unit,
         note=note,
     )
 
@@ -44,7 +45,7 @@ CONVERTER = Converter(
     splits={
         "cvit": {"train": _split("train", 34602), "test": _split("val", 5000)},
         "coin": {
-            "train": _split("train", 34000, "published as 34k"),
+            "train": _split("train", 34000, "published as 34k", unit=1000),
             "test": _split("val", 5000),
         },
     },

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from lit_cvit.data.prepare.base import Converter, Dropped, Fields, Raw, Row, Rows, Split, entries
+from lit_cvit.data.prepare.vizwiz import check_split
 
 NO_CAPTION = "empty caption"
 NO_IMAGE = "caption of an image that is not listed"
@@ -29,8 +30,11 @@ def _annotations(split: str) -> Raw:
 
 
 def _images(raw: Path, split: str) -> dict[int, str]:
-    listed = entries(raw / _annotations(split).path, _IMAGE, "images")
-    return {image["id"]: image["file_name"] for _, image in listed}
+    path, images = raw / _annotations(split).path, {}
+    for position, image in entries(path, _IMAGE, "images"):
+        check_split(image, "file_name", split, f"{path}, images[{position}]")
+        images[image["id"]] = image["file_name"]
+    return images
 
 
 def _captions(raw: Path) -> Rows:

@@ -16,12 +16,13 @@ _ANNOTATION = {"question_id": int, "image_id": int, "multiple_choice_answer": st
 
 
 def _rows(raw: Path, split: str) -> Rows:
+    stated = {"data_subtype": f"{split}2014"}
     questions = {
         entry["question_id"]: entry["question"]
-        for _, entry in entries(raw / _questions(split), _QUESTION, "questions")
+        for _, entry in entries(raw / _questions(split), _QUESTION, "questions", stated)
     }
     path = raw / _annotations(split)
-    for index, entry in entries(path, _ANNOTATION, "annotations"):
+    for index, entry in entries(path, _ANNOTATION, "annotations", stated):
         question = questions.pop(entry["question_id"], None)
         if question is None:
             yield Dropped("answers to no question")
@@ -52,7 +53,9 @@ def _annotations(split: str) -> str:
     return f"VQAv2/v2_mscoco_{split}2014_annotations.json"
 
 
-def _split(name: str, published: int, note: str, *, per_image: int = 0, draw: int = 0) -> Split:
+def _split(
+    name: str, published: int, note: str, *, per_image: int = 0, draw: int = 0, unit: int = 1
+) -> Split:
     part = name.capitalize()
     return Split(
         rows=lambda raw: _rows(raw, name),
@@ -66,6 +69,7 @@ def _split(name: str, published: int, note: str, *, per_image: int = 0, draw: in
             ),
         ),
         published=published,
+        unit=unit,
         per_image=per_image,
         draw=draw,
         note=note,
@@ -102,6 +106,7 @@ CONVERTER = Converter(
                 "published as 107k, of which no list is published; so many are drawn from val, whose answers "
                 "are public",
                 draw=107000,
+                unit=1000,
             ),
         },
     },

@@ -5,50 +5,34 @@ Files are complete when they have their name: they are written beside it and ren
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Rows, Split
+from lit_cvit.data.prepare.base import Converter, Dropped, Request, Rows, Split
 from lit_cvit.data.prepare.drawing import Line, draw_in_words, drawn
+from lit_cvit.data.prepare.locating import NO_IMAGE, ImageFolder, all_raw
+from lit_cvit.data.prepare.storing import (
+    MANIFEST,
+    digest_of_file,
+    digest_of_names,
+    only_writer,
+    replace_file,
+)
 
-MANIFEST = "manifest.json"
 VERSION = 2
 """Raised when a converter gives other rows than before, so that prepared tasks are made again."""
 
 NO_ANSWER = "no answer"
-NO_IMAGE = "image file missing"
 HALF_CHARACTER = "half a character (lone surrogate) in its text"
 _STEP = 512
-_SHOWN = 3
 
 Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        benchmark: Name of the benchmark.
-        raw: Folder of the downloads.
-        out: Folder of the prepared tasks.
-        limit: Records a split, for a trial; 0 for all.
-        without_images: Whether images lie elsewhere and are not looked for.
-    """
-
-    benchmark: str
-    raw: Path
-    out: Path
-    limit: int = 0
-    without_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,32 +56,6 @@ class SplitReport:
     published: int | None
     draw: str
     note: str
-
-
-def raw_problems(converter: Converter, request: Request) -> dict[Raw, str]:
-    """Find the raw files of a task that are missing or empty, or a folder for a file, and say which it is."""
-    problems, needed = {}, _all_raw(converter, request)
-    for raw in needed:
-        path, is_folder = request.raw / raw.path, raw.path.endswith("/")
-        if not path.exists():
-            if not raw.optional:
-                problems[raw] = f"missing{_elsewhere(raw, needed, request.raw)}"
-        elif path.is_dir() != is_folder:
-            problems[raw] = "a file, it must be a folder" if is_folder else "a folder, it must be a file"
-        elif not (any(path.iterdir()) if is_folder else path.stat().st_size):
-            problems[raw] = "empty"
-    return problems
-
-
-def _elsewhere(raw: Raw, needed: Iterable[Raw], folder: Path) -> str:
-    """Tell where a missing file may lie instead: some programs unpack into a folder of the archive's name."""
-    data_set, name = raw.path.partition("/")[0], Path(raw.path).name
-    taken = {folder / each.path for each in needed}
-    for pattern in (name, f"{data_set}/{name}", f"{data_set}/*/{name}", f"{data_set}/*/*/{name}"):
-        for path in sorted(folder.glob(pattern)):
-            if path not in taken and path.is_dir() == raw.path.endswith("/"):
-                return f"; there is {path.relative_to(folder)}: if it is this, move it"
-    return ""
 
 
 def prepare_task(converter: Converter, request: Request, advance: Advance) -> tuple[dict[str, Any], bool]:
@@ -128,18 +86,46 @@ def prepare_task(converter: Converter, request: Request, advance: Advance) -> tu
     }
     splits = converter.splits[request.benchmark]
     done = read_manifest(folder)
-    if _is_complete(done, wanted, folder, splits):
+    if _is_complete(done, wanted, folder, converter, splits):
         return done, True
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (MANIFEST, "train.jsonl", "test.jsonl"):
-        (folder / stale).unlink(missing_ok=True)
-    reports = {
-        name: asdict(_write_split(name, split, converter, request, advance)) for name, split in splits.items()
-    }
-    manifest = {**wanted, "splits": reports}
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    _replace(folder / MANIFEST, [text.encode("utf-8")])
+    with only_writer(folder):
+        for stale in (MANIFEST, "train.jsonl", "test.jsonl"):
+            (folder / stale).unlink(missing_ok=True)
+        lists = _write_lists(converter, request)
+        reports = {
+            name: asdict(_write_split(name, split, converter, request, advance))
+            for name, split in splits.items()
+        }
+        manifest = {**wanted, **({"lists": lists} if lists else {}), "splits": reports}
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        replace_file(folder / MANIFEST, [text.encode("utf-8")])
     return manifest, False
+
+
+def list_ahead(converter: Converter, request: Request) -> list[Path]:
+    """Write the lists of a task that cannot be prepared yet, as they say which images to get; return them.
+
+    Lists beside records that are there are left alone.
+
+    Raises:
+        ValueError: a raw file is not as it should be, or another process writes the task.
+    """
+    folder = request.out / converter.task
+    if not converter.lists or read_manifest(folder):
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        return [folder / name for name in _write_lists(converter, request)]
+
+
+def _write_lists(converter: Converter, request: Request) -> dict[str, int]:
+    """Write the lists of a task; return the number of lines of each."""
+    counts = {}
+    for name, lines_of in converter.lists.items():
+        lines = (f"{line}\n".encode() for line in lines_of(request.raw))
+        counts[name], _ = replace_file(request.out / converter.task / name, lines)
+    return counts
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -151,12 +137,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_complete(done: dict[str, Any], wanted: dict[str, Any], folder: Path, splits: Iterable[str]) -> bool:
-    if {name: value for name, value in done.items() if name != "splits"} != wanted:
+def _is_complete(
+    done: dict[str, Any], wanted: dict[str, Any], folder: Path, converter: Converter, splits: Iterable[str]
+) -> bool:
+    if {name: value for name, value in done.items() if name not in ("lists", "splits")} != wanted:
+        return False
+    if done.get("lists", {}).keys() != converter.lists.keys():
+        return False
+    if not all((folder / name).is_file() for name in converter.lists):
         return False
     files = {name: folder / f"{name}.jsonl" for name in splits}
     return done["splits"].keys() == files.keys() and all(
-        path.is_file() and _digest_of_file(path) == done["splits"][name]["digest"]
+        path.is_file() and digest_of_file(path) == done["splits"][name]["digest"]
         for name, path in files.items()
     )
 
@@ -164,24 +156,24 @@ def _is_complete(done: dict[str, Any], wanted: dict[str, Any], folder: Path, spl
 def _write_split(
     name: str, split: Split, converter: Converter, request: Request, advance: Advance
 ) -> SplitReport:
-    images = None if request.without_images else request.raw / converter.images
+    images = ImageFolder(None if request.without_images else request.raw / converter.images)
     dropped: Counter[str] = Counter()
     num_found = itertools.count()
     rows = _counted(split.rows(request.raw), advance)
-    lines = _usable(rows, dropped, images if converter.drops_missing_images else None)
+    lines = _usable(rows, dropped, images if converter.drops_missing_images else ImageFolder(None))
     lines = (line for line, _ in zip(lines, num_found, strict=False))
     chosen = (
         itertools.islice(lines, request.limit)
         if request.limit
         else drawn(lines, split, f"{converter.task}/{name}")
     )
-    missing: list[str] = []
+    missing: Counter[str] = Counter()
     path = request.out / converter.task / f"{name}.jsonl"
-    records, digest = _replace(path, (line.text for line in _looked_for(chosen, images, missing)))
+    records, digest = replace_file(path, (line.text for line in _looked_for(chosen, images, missing)))
     problem = _problem(records, missing, dropped, images)
     if problem:
         path.unlink()
-        raise ValueError(f"{converter.task} {name}: {problem}")
+        raise ValueError(f"{name} split: {problem}")
     return SplitReport(
         records=records,
         found=next(num_found),
@@ -193,16 +185,15 @@ def _write_split(
     )
 
 
-def _usable(rows: Rows, dropped: Counter[str], images: Path | None) -> Iterator[Line]:
-    """Give the lines of rows to keep and count the others; with `images`, a row must have its image there."""
-    exists = _finder(images)
+def _usable(rows: Rows, dropped: Counter[str], images: ImageFolder) -> Iterator[Line]:
+    """Give the lines of rows to keep and count the others; a row must have its image in `images`."""
     for row in rows:
         if isinstance(row, Dropped):
             dropped[row.reason] += 1
         elif not row["answers"] or not row["answers"][0].strip():
             dropped[NO_ANSWER] += 1
-        elif not exists(row.get("image", "")):
-            dropped[NO_IMAGE] += 1
+        elif reason := images.problem(row.get("image", "")):
+            dropped[reason] += 1
         else:
             try:
                 text = json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
@@ -212,35 +203,24 @@ def _usable(rows: Rows, dropped: Counter[str], images: Path | None) -> Iterator[
             yield Line(row["id"], row.get("image", ""), row["answers"][0], text)
 
 
-def _looked_for(lines: Iterable[Line], images: Path | None, missing: list[str]) -> Iterator[Line]:
-    exists = _finder(images)
+def _looked_for(lines: Iterable[Line], images: ImageFolder, missing: Counter[str]) -> Iterator[Line]:
     for line in lines:
-        if not exists(line.image):
-            missing.append(line.image)
+        if reason := images.problem(line.image):
+            missing[reason] += 1
         yield line
 
 
-def _finder(images: Path | None) -> Callable[[str], bool]:
-    # Questions about one image mostly stand together.
-    @lru_cache(maxsize=1024)
-    def exists(image: str) -> bool:
-        return images is None or not image or (images / image).is_file()
-
-    return exists
-
-
-def _problem(records: int, missing: list[str], dropped: Counter[str], images: Path | None) -> str:
+def _problem(records: int, missing: Counter[str], dropped: Counter[str], images: ImageFolder) -> str:
     if missing:
-        shown = ", ".join(list(dict.fromkeys(missing))[:_SHOWN])
-        place = (images or Path()) / missing[0]
-        deeper = next(iter(sorted(place.parent.glob(f"*/{place.name}"))), None)
-        hint = f"; there is {deeper}: move what is in that folder up" if deeper else ""
+        what = "missing" if set(missing) == {NO_IMAGE} else "missing or linked from elsewhere"
         return (
-            f"{len(missing)} of {records} records name images that are missing under {images}, such as "
-            f"{shown}; unpack them there, or give --without_images if they lie elsewhere{hint}"
+            f"{missing.total()} of {records} records name images that are {what} {images.where()}; "
+            f"{images.advice()}"
         )
     if not records:
-        return f"no record is left; dropped: {dict(dropped) or 'none, the raw files have none'}"
+        reasons = "; ".join(f"dropped {count}: {reason}" for reason, count in dropped.most_common())
+        looked = f". Images were looked for {images.where()}; {images.advice()}" if images.lost else ""
+        return f"no record is left; {reasons or 'the raw files have none'}{looked}"
     return ""
 
 
@@ -253,56 +233,15 @@ def _counted(rows: Rows, advance: Advance) -> Rows:
     advance(number % _STEP)
 
 
-def _replace(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
-    """Write a file beside its place and rename it; return the number of chunks and the file's digest."""
-    part = path.with_name(f"{path.name}.part")
-    hashed, number = hashlib.blake2b(digest_size=16), 0
-    try:
-        with part.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                hashed.update(chunk)
-                number += 1
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    part.replace(path)
-    return number, hashed.hexdigest()
-
-
-def _all_raw(converter: Converter, request: Request) -> list[Raw]:
-    """Raw files and folders that a request needs, each once."""
-    found = [raw for split in converter.splits[request.benchmark].values() for raw in split.raw]
-    return [
-        raw
-        for raw in dict.fromkeys(found)
-        if raw.is_list or not raw.path.endswith("/") or not request.without_images
-    ]
-
-
 def _digests(converter: Converter, request: Request) -> dict[str, str]:
     """Digests of all that decides the rows: files, and the names in a folder where those do."""
     digests = {}
-    for raw in _all_raw(converter, request):
+    for raw in all_raw(converter, request):
         path = request.raw / raw.path
         if not path.exists():
             digests[raw.path] = ""
         elif not raw.path.endswith("/"):
-            digests[raw.path] = _digest_of_file(path)
+            digests[raw.path] = digest_of_file(path)
         elif raw.is_list or converter.drops_missing_images:
-            digests[raw.path] = _digest_of_names(path)
+            digests[raw.path] = digest_of_names(path)
     return digests
-
-
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _digest_of_names(folder: Path) -> str:
-    hashed = hashlib.blake2b(digest_size=16)
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(files):
-            hashed.update(f"{os.path.relpath(place, folder)}/{name}\n".encode("utf-8", "surrogateescape"))
-    return hashed.hexdigest()

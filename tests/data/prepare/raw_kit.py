@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_cvit.data.prepare import converters_of
-from lit_cvit.data.prepare.writing import Request, prepare_task
+from lit_cvit.data.prepare.base import Request
+from lit_cvit.data.prepare.writing import prepare_task
 
 TEN = ["red", "blue", "red", "red", "blue", "green", "red", "red", "red", "blue"]
 """Ten human answers, `red` the most frequent."""

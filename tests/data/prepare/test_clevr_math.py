@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,5 +74,13 @@ def test_questions_of_plain_clevr_test_have_no_answers_and_are_refused(raw: Path
     put(raw / "CLEVR-Math" / "clevr-math-train.json", bare)
     with pytest.raises(
         ValueError, match=r"clevr-math-train.json, questions\[0\]: field 'answer' must be a whole number"
+    ):
+        prepared(CONVERTER, "ucit", raw)
+
+
+def test_the_file_of_another_split_is_refused(raw: Path) -> None:
+    shutil.copy(raw / "CLEVR-Math/clevr-math-train.json", raw / "CLEVR-Math/clevr-math-val.json")
+    with pytest.raises(
+        ValueError, match=r"clevr-math-val\.json, questions\[0\]: field 'split' is 'train', must be 'val';"
     ):
         prepared(CONVERTER, "ucit", raw)

@@ -35,7 +35,7 @@ def counts(converter: Converter, benchmark: str) -> str:
     splits = converter.splits.get(benchmark)
     if splits is None:
         return ""
-    return " / ".join(str(splits[name].published) if name in splits else "-" for name in ("train", "test"))
+    return " / ".join(splits[name].printed if name in splits else "-" for name in ("train", "test"))
 
 
 def test_the_table_has_exactly_the_tasks_that_can_be_prepared() -> None:

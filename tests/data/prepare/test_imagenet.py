@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from raw_kit import CVIT, prepared, write
 
+from lit_cvit.data.prepare.base import Request
+from lit_cvit.data.prepare.running import prepare
+
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
@@ -46,6 +49,45 @@ def test_imagenet_takes_the_classes_of_a_list(raw: Path, out: Path) -> None:
         for number in (4, 2)
     ]
     assert len(rows["train"]) == 4
+
+
+def test_imagenet_lists_the_classes_that_it_takes_and_says_where(raw: Path, out: Path) -> None:
+    [outcome] = prepare(Request("cvit", raw, out), tasks=["ImageNet"], workers=1)
+    assert outcome.lines()[-1] == f"ImageNet classes: 100, listed in {out}/ImageNet/classes.txt"
+    listed = (out / "ImageNet/classes.txt").read_text().split()
+    assert len(listed) == 100
+    assert {"n00000003", "n00000035", "n00000090"}.isdisjoint(listed)
+    write(raw / "ImageNet/classes.txt", "n00000004\nn00000002\n")
+    [outcome] = prepare(Request("cvit", raw, out), tasks=["ImageNet"], workers=1)
+    assert outcome.lines()[-1] == f"ImageNet classes: 2, listed in {out}/ImageNet/classes.txt"
+    assert (out / "ImageNet/classes.txt").read_text() == "n00000004\nn00000002\n"
+    [again] = prepare(Request("cvit", raw, out), tasks=["ImageNet"], workers=1)
+    assert again.was_there
+
+
+def test_imagenet_prepared_without_its_list_is_made_again(raw: Path, out: Path) -> None:
+    prepared(raw, out, "ImageNet")
+    (out / "ImageNet/classes.txt").unlink()
+    prepared(raw, out, "ImageNet")
+    assert len((out / "ImageNet/classes.txt").read_text().split()) == 100
+
+
+def test_imagenet_lists_its_classes_also_where_their_folders_are_missing(raw: Path, out: Path) -> None:
+    shutil.rmtree(raw / "ImageNet/train/n00000001")
+    with pytest.raises(ValueError, match=r"all to take stand in ImageNet/classes\.txt under --out"):
+        prepared(raw, out, "ImageNet")
+    assert len((out / "ImageNet/classes.txt").read_text().split()) == 100
+
+
+def test_imagenet_lists_its_classes_also_where_there_is_no_image_yet(raw: Path, out: Path) -> None:
+    shutil.rmtree(raw / "ImageNet/train")
+    with pytest.raises(
+        ValueError,
+        match=r"ImageNet/train/: missing(?s:.*)\nOf the folders of ImageNet, only .*/classes\.txt lists is",
+    ):
+        prepare(Request("cvit", raw, out), tasks=["ImageNet"], workers=1)
+    [listed] = (out / "ImageNet").iterdir()
+    assert len(listed.read_text().split()) == 100
 
 
 def test_imagenet_names_a_class_of_the_list_that_it_has_not(raw: Path, out: Path) -> None:

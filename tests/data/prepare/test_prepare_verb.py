@@ -14,8 +14,8 @@ from raw_kit import CVIT, touch, write
 from lit_cvit.__main__ import main
 from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.data.prepare import converters_of
+from lit_cvit.data.prepare.base import Request
 from lit_cvit.data.prepare.running import Outcome, _result, prepare
-from lit_cvit.data.prepare.writing import Request
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_a_process_that_died_fails_its_task_with_a_hint() -> None:
     future: Future[Outcome] = Future()
     future.set_exception(BrokenProcessPool())
     outcome = _result(future, "GQA")
-    assert outcome.error == "GQA: its process died, perhaps for want of memory; give fewer --workers"
+    assert outcome.error == "its process died, perhaps for want of memory; give fewer --workers"
     assert outcome.lines() == ["GQA: failed, see below"]
 
 
