@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in unread:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         return _UNREAD
-    return status
+    # argparse keeps silent about a help that could not be written.
+    return _UNREAD if status == 0 and 1 in _unread() else status
 
 
 def _run(argv: Sequence[str] | None) -> int:
