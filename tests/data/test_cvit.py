@@ -318,6 +318,12 @@ def test_images_may_lie_elsewhere(folder: Path) -> None:
     assert "prepare" not in message
 
 
+def test_a_root_may_begin_with_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    names = [task.name for task in tasks_of(cvit(root=str(folder)))]
+    assert [task.name for task in tasks_of(cvit(root=f"~/{folder.name}"))] == names
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

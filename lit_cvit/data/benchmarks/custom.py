@@ -170,10 +170,11 @@ class _Settings:
     def source(self, key: str) -> RecordSource:
         root = None
         if "image_root" in self.row:
-            root = self.folder / self.text("image_root")
+            root = self.folder / Path(self.text("image_root")).expanduser()
             if not root.is_dir():
                 self.fail("image_root", f"there is no folder {root}; paths are relative to the YAML file")
-        path, name, limit = self.folder / self.text(key), self.name(), self.count("limit")
+        path = self.folder / Path(self.text(key)).expanduser()
+        name, limit = self.name(), self.count("limit")
         instructions = self.instructions()
         try:
             return RecordSource(

@@ -38,7 +38,7 @@ def general(
         raise ValueError(f"limit of general: got {limit}; it must be at least 1")
     if root is None:
         raise ValueError("general needs its setting 'root' (`--root` of `test`): the folder of its files")
-    folder = Path(root)
+    folder = Path(root).expanduser()
     if not folder.is_dir():
         raise ValueError(f"root of general: no folder {folder}; it holds the benchmarks' own folders")
     asked = [known[name] for name in names]

@@ -155,12 +155,12 @@ class Places:
         entry = self.files[name]
         where = f"  data.settings.files.{name}"
         self.missing += [f"{where}.{split}: not given" for split in splits if split not in entry]
-        found = {split: Path(entry[split]) for split in splits if split in entry}
+        found = {split: Path(entry[split]).expanduser() for split in splits if split in entry}
         self.missing += [
             f"{where}.{split}: no file {path}" for split, path in found.items() if not path.is_file()
         ]
         folder = entry.get("image_root", self._override(name))
-        root = None if folder is None else Path(folder)
+        root = None if folder is None else Path(folder).expanduser()
         if root is not None and not root.is_dir():
             self.missing.append(f"{where}.image_root: no folder {root}")
         given = entry.get("instruction", ())
@@ -171,7 +171,7 @@ class Places:
         if self.root is None:
             self.missing.append(f"  {name}: no data.settings.root to find it in")
             return Place(name, {}, None)
-        folder = Path(self.root, name)
+        folder = Path(self.root).expanduser() / name
         found = {split: folder / f"{split}.jsonl" for split in splits}
         override = self._override(name)
         # The manifest is written last: without it, records are those of a preparation that was cut off.
@@ -186,7 +186,7 @@ class Places:
             self.missing.append(f"  {name}: what lies there was prepared for the benchmark {other}")
             self._unprepared.append(name)
             return Place(name, found, None)
-        root = folder / manifest["image_root"] if override is None else Path(override)
+        root = folder / manifest["image_root"] if override is None else Path(override).expanduser()
         if not root.is_dir():
             fix = "set data.settings.image_root" if override is None else "as data.settings.image_root says"
             self.missing.append(f"  {name}: no folder of images {root}; {fix}")
@@ -198,7 +198,7 @@ class Places:
     def _headline(self) -> str:
         if self.root is None:
             return f"{self.benchmark}: data is missing"
-        state = "" if Path(self.root).is_dir() else ", and there is no such folder"
+        state = "" if Path(self.root).expanduser().is_dir() else ", and there is no such folder"
         return f"{self.benchmark}: data is missing (data.settings.root is {self.root}{state})"
 
     def _advice(self, some_are_tests: bool) -> list[str]:

@@ -85,6 +85,8 @@ def _class_names(path: Path) -> dict[str, str]:
     """Read the first name of every class from lines such as "n01440764 tench, Tinca tinca"."""
     names = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
         found = _NAME_LINE.match(line)
         if found is None:
             raise ValueError(

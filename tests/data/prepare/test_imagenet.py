@@ -90,6 +90,14 @@ def test_imagenet_lists_its_classes_also_where_there_is_no_image_yet(raw: Path, 
     assert len(listed.read_text().split()) == 100
 
 
+def test_imagenets_names_may_end_in_blank_lines(raw: Path, out: Path) -> None:
+    rows, _ = prepared(raw, out, "ImageNet")
+    names = raw / "ImageNet/LOC_synset_mapping.txt"
+    names.write_text(names.read_text() + "\n\n")
+    again, _ = prepared(raw, out.with_name("again"), "ImageNet")
+    assert again == rows
+
+
 def test_imagenet_names_a_class_of_the_list_that_it_has_not(raw: Path, out: Path) -> None:
     write(raw / "ImageNet/classes.txt", "n00000004\nn99999999\n")
     with pytest.raises(ValueError, match=r"classes\.txt: unknown class 'n99999999'"):
