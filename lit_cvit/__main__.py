@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in unread:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         return _UNREAD
-    # argparse keeps silent about a help that could not be written.
-    return _UNREAD if status == 0 and 1 in _unread() else status
+    return status
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -61,6 +60,9 @@ def _run(argv: Sequence[str] | None) -> int:
         # Inside a stage, Lightning turns an interrupt into an exit with status 1 and says nothing.
         if isinstance(stop.__context__, KeyboardInterrupt) or stop.code == _INTERRUPTED:
             return _interrupted(verb)
+        if not stop.code and _unread():
+            # argparse keeps silent about a help that it could not write.
+            return _UNREAD
         if stop.code == _TERMINATED:
             print(f"lit_cvit {verb}: stopped by SIGTERM{_advice(verb)}", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -78,6 +80,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _unread() -> list[int]:
     """The numbers of standard output and error, where they are pipes that nobody reads any more."""
+    if sys.platform == "win32":  # which has no poll
+        return []
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, 0)
