@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lit_cvit.data.check import check_task
-from lit_cvit.data.record_file import RecordFile
-from lit_cvit.data.record_source import RecordSource
+from lit_cvit.data.records.file import RecordFile
+from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Task
+from lit_cvit.data.validation.check import check_task
 from lit_cvit.metrics.scoring import scorer
 
 NUM_READ = 10_000

@@ -22,12 +22,11 @@ from typing import Any
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
-SMALL = """
---data.tasks [ScienceQA,TextVQA,Flickr30k] --data.settings {num_train:48,num_test:12}
---data.batch_size 8 --data.global_batch_size 16 --data.epochs 2 --data.eval_batch_size 5
-""".split()
 SMALL = [
-    argument.replace(":", ": ").replace(",", ", ") if "{" in argument else argument for argument in SMALL
+    *("--data.tasks", "[ScienceQA, TextVQA, Flickr30k]"),
+    *("--data.settings", "{num_train: 48, num_test: 12}"),
+    *("--data.batch_size", "8", "--data.global_batch_size", "16"),
+    *("--data.epochs", "2", "--data.eval_batch_size", "5"),
 ]
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 ON_TWO_RANKS = ("smolora", "lcia", "prog_lora_static", "prog_lora_dynamic", "seq_lora_replay", "hide")
@@ -47,7 +46,7 @@ def cells() -> dict[str, list[str]]:
 def run_cell(name: str, arguments: list[str], out: Path, checkout: Path) -> None:
     """Run `fit` for a cell, leaving its run folder in `out`."""
     command = [sys.executable, "-m", "lit_cvit", "fit", *arguments, "--name", name]
-    command += ["--trainer.run_root", str(out.resolve())]
+    command += ["--run_root", str(out.resolve())]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     with (out / f"{name}.log").open("w", encoding="utf-8") as log:
         subprocess.run(command, cwd=checkout, env=environment, stdout=log, stderr=log, check=True)
@@ -74,7 +73,7 @@ def digests(run: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run the cells, write `digests.json`, and compare; the exit status is the number of cells that differ."""
+    """Run the cells and compare; the exit status is the number of cells that differ."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from callbacks.dynamic_ema import DynamicEMA
 from lit_cvit.analysis.cka import THRESHOLD, At, Kernel, check_settings, squared_distances
-from lit_cvit.analysis.features import pooled_outputs, rows_of
-from lit_cvit.data.stream import Stage
-from lit_cvit.methods import ContinualMethod
+from lit_cvit.data.stage import Stage
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.probing.features import pooled_outputs, rows_of
 from lit_cvit.report.cka import CKAReport, write_cka
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 
 class CKAAnalysis(StageCallback):

@@ -11,12 +11,20 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lit_cvit.analysis.ema import follow, l1, layers_of, official_share, paper_share, settle, summed_by
+from lit_cvit.analysis.ema import (
+    clamp_or_fallback,
+    follow,
+    l1,
+    layers_of,
+    official_share,
+    paper_share,
+    summed_by,
+)
 from lit_cvit.analysis.layers import layer_of
-from lit_cvit.data.stream import Stage
-from lit_cvit.methods import ContinualMethod
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.data.stage import Stage
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 Tensors = dict[str, Tensor]
 
@@ -117,12 +125,12 @@ class DynamicEMA(StageCallback):
     @contextlib.contextmanager
     def averaged(self, method: ContinualMethod) -> Iterator[None]:
         """Put theta* in the place of theta inside the block, to evaluate inside a stage."""
-        kept = {name: parameter.detach().clone() for name, parameter in trainable(method).items()}
+        own = {name: parameter.detach().clone() for name, parameter in trainable(method).items()}
         self._write(method)
         try:
             yield
         finally:
-            _copy_into(method, kept)
+            _copy_into(method, own)
 
     def _write(self, method: ContinualMethod) -> None:
         if self._average:
@@ -198,7 +206,7 @@ class DynamicEMA(StageCallback):
         columns = torch.stack(rows).cpu().double().unbind(dim=1)
         sums = [summed_by(groups, column) for column in columns]
         raw = official_share(*sums) if self.beta == "official" else paper_share(*sums)
-        share, used = settle(raw, self.fallback)
+        share, used = clamp_or_fallback(raw, self.fallback)
         shares, dynamic = [0.0] * len(names), [False] * len(names)
         for group, value, is_dynamic in zip(groups, share.tolist(), used.tolist(), strict=True):
             for position in group:
@@ -210,10 +218,10 @@ class DynamicEMA(StageCallback):
         official = self.beta == "official"
         if name not in self._measured:
             return torch.full((3 if official else 2,), math.nan, device=parameter.device)
-        way = parameter.float() - self._average[name]
+        path = parameter.float() - self._average[name]
         if official:
-            return torch.stack([l1(way), *self._measured[name]])
-        return torch.stack([*self._measured[name], l1(way * self._change[name])])
+            return torch.stack([l1(path), *self._measured[name]])
+        return torch.stack([*self._measured[name], l1(path * self._change[name])])
 
     def _log(self, method: ContinualMethod, shares: Mapping[str, float], dynamic: list[bool]) -> None:
         groups: dict[str, list[float]] = {}

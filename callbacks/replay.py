@@ -12,14 +12,14 @@ from lit_cvit.adapters import routing
 from lit_cvit.analysis.similarity import MeasuresSimilarity, require_similarities
 from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.data.memory import SubsetSource, cycled, kept_rows, recall_size, reservoir_rows, share
+from lit_cvit.data.memory import SubsetSource, cycled, memory_rows, recall_size, reservoir_rows, share
+from lit_cvit.data.restricted import restrict_batch
 from lit_cvit.data.sampling import mix
-from lit_cvit.data.stream import Stage, UnionSource
+from lit_cvit.data.stage import Stage, UnionSource
 from lit_cvit.data.tasks import Batch
-from lit_cvit.data.veil import veil_batch
-from lit_cvit.methods import ContinualMethod
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 NAME = "replay"
 
@@ -93,13 +93,13 @@ class Replay(StageCallback):
             raise ValueError(f"Replay.batch_size must be at least 1, got {batch_size}")
         self.form, self.keep, self.sizes, self.amount = form, keep, sizes, amount
         self.weight, self.batch_size = weight, batch_size
-        self.kept: dict[str, list[int]] = {}
+        self.memory: dict[str, list[int]] = {}
         self._source: UnionSource | None = None
         self._data: ContinualDataModule | None = None
         self._batch_idx = 0
 
     @property
-    def lets_know(self) -> tuple[str, ...]:
+    def grants(self) -> tuple[str, ...]:
         return ("old_data",)
 
     # -- stages ---------------------------------------------------------------------------------------------
@@ -123,27 +123,27 @@ class Replay(StageCallback):
         """The rows of each earlier task that come back in a stage."""
         found = []
         for task in stage.seen:
-            if task.name == stage.task.name or task.train is None or task.name not in self.kept:
+            if task.name == stage.task.name or task.train is None or task.name not in self.memory:
                 continue
-            kept = self.kept[task.name]
-            number = len(kept)
+            memory = self.memory[task.name]
+            number = len(memory)
             if self.sizes == "similarity":
                 assert isinstance(method, MeasuresSimilarity)
                 similarity = method.similarities()[task.name]
                 number = recall_size(number, sizes="similarity", amount=self.amount, similarity=similarity)
-            found.append(SubsetSource(task.train, tuple(kept[:number])))
+            found.append(SubsetSource(task.train, tuple(memory[:number])))
         return found
 
     def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
         seen = {task.name: len(task.train) for task in stage.seen if task.train is not None}
         if self.keep == "reservoir":
-            self.kept = reservoir_rows(seen, int(self.amount), seed=stage.seed)
+            self.memory = reservoir_rows(seen, int(self.amount), seed=stage.seed)
         elif stage.task.name in seen:
             rows = seen[stage.task.name]
-            number = self._number_kept(rows)
-            self.kept[stage.task.name] = kept_rows(rows, number, seed=stage.seed, task=stage.task.name)
+            number = self._memory_size(rows)
+            self.memory[stage.task.name] = memory_rows(rows, number, seed=stage.seed, task=stage.task.name)
 
-    def _number_kept(self, rows: int) -> int:
+    def _memory_size(self, rows: int) -> int:
         # By similarity no task ever needs more than the whole amount.
         sizes = "fixed" if self.sizes == "similarity" else self.sizes
         return recall_size(rows, sizes=sizes, amount=self.amount)
@@ -154,7 +154,7 @@ class Replay(StageCallback):
         earlier = [len(t.train) for t in stage.seen if t.name != stage.task.name and t.train is not None]
         if self.keep == "reservoir":
             return min(int(self.amount), sum(earlier))
-        return sum(map(self._number_kept, earlier))
+        return sum(map(self._memory_size, earlier))
 
     # -- the loss term --------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Replay(StageCallback):
             return zero
         tokens = sum(encoder.num_answer_tokens(source.sample(row, epoch)) for row in chosen)
         encoded = encoder.encode([source.sample(row, epoch) for row in own], with_answers=True)
-        replayed = veil_batch(encoded, method.knows.hidden(test=False)).to(method.device)
+        replayed = restrict_batch(encoded, method.access.hidden(test=False)).to(method.device)
         with routing(method.context(replayed)):
             loss = method.backbone.loss(replayed).loss_sum
         # Lightning divides by the accumulation and DDP by the ranks; the step's tokens already count both.
@@ -197,7 +197,7 @@ class Replay(StageCallback):
     # -- state ----------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept": {task: list(rows) for task, rows in self.kept.items()}}
+        return {"memory": {task: list(rows) for task, rows in self.memory.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.kept = {task: list(rows) for task, rows in state_dict["kept"].items()}
+        self.memory = {task: list(rows) for task, rows in state_dict["memory"].items()}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 
 from lit_cvit.analysis.routing import RoutingReport
-from lit_cvit.analysis.tracing import trace_tasks
-from lit_cvit.data.stream import Stage
-from lit_cvit.methods import ContinualMethod
-from lit_cvit.ranks import from_first
+from lit_cvit.data.stage import Stage
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.probing.tracing import trace_tasks
 from lit_cvit.report.routing import is_written, routing_folder, write_routing
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.utils.distributed import from_first
 
 
 class RoutingTrace(StageCallback):
@@ -57,7 +57,7 @@ class RoutingTrace(StageCallback):
 
     def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
         done = trainer.run.stages_done()
-        # A run that was killed after its newest stage was scored is not told of that stage again.
+        # A run that was killed after its newest stage was scored is not notified of that stage again.
         if done and not from_first(is_written(routing_folder(trainer.run, done[-1]))):
             self._trace(trainer, method, trainer.stages[done[-1] - 1])
 
@@ -73,7 +73,7 @@ class RoutingTrace(StageCallback):
             num_samples=self.num_samples,
             device=trainer.strategy.root_device,
             precision=trainer.precision_plugin.forward_context,
-            before_task=trainer.heed_stop,
+            before_task=trainer.check_stop,
         )
         if tasks:
             report = RoutingReport(stage.number, stage.task.name, tasks)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Task
 from lit_cvit.evaluation import evaluate_task
-from lit_cvit.methods import ContinualMethod
+from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.report import write_report
 from lit_cvit.run import StageScores, TaskScore
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 
 class StageEvaluation(StageCallback):
@@ -54,7 +54,7 @@ class StageEvaluation(StageCallback):
 
             def progress(num_answered: int) -> None:
                 self._count(num_answered)
-                trainer.heed_stop()
+                trainer.check_stop()
 
             result = evaluate_task(
                 method,

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table as RichTable
 
 from callbacks.stage_evaluation import StageEvaluation
-from lit_cvit.data.stream import Stage
-from lit_cvit.methods import ContinualMethod
+from lit_cvit.data.stage import Stage
+from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.report import Table, matrix_table, run_summary, run_title, summary_table
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 _HEADLINE = ("AP", "MAP", "BWT", "MIF")
 
@@ -101,8 +101,8 @@ class StreamProgress(StageCallback):
         stage = pl_module.stage
         assert stage is not None
         loss = trainer.callback_metrics.get("loss/lm")
-        said = f"loss {float(loss):.3f}" if loss is not None else ""
-        self._say(trainer, pl_module, f"{self._place(trainer, stage)}, step {trainer.global_step}, {said}")
+        losses = f"loss {float(loss):.3f}" if loss is not None else ""
+        self._say(trainer, pl_module, f"{self._place(trainer, stage)}, step {trainer.global_step}, {losses}")
 
     def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._say(trainer, method, f"{self._place(trainer, stage)}, scoring", force=True)
@@ -177,7 +177,7 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
     resumed = f" (stages 1 to {len(trainer.run.stages_done())} are done)" if trainer.run.stages_done() else ""
     lines = [
         f"method    {record.method}, seed {record.seed}",
-        f"may know  {trainer.knows(method).words()}",
+        f"access    {trainer.access(method).words()}",
         f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
         f"trains    {method.parameter_counts()['trainable']:,} parameters",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
@@ -205,8 +205,8 @@ def _steps(trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> 
         return int(run.record.stage(stage.number).facts["steps"])
     if running is not None and running.number == stage.number:
         return running.num_steps
-    told = (each.planned_rows(stage) for each in trainer.callbacks if isinstance(each, StageCallback))
-    return trainer.data.planned_steps(stage, sum(told))
+    rows = (each.planned_rows(stage) for each in trainer.callbacks if isinstance(each, StageCallback))
+    return trainer.data.planned_steps(stage, sum(rows))
 
 
 def _passes(trainer: ContinualTrainer) -> int:
@@ -218,7 +218,7 @@ def _passes(trainer: ContinualTrainer) -> int:
 class TerminalTable:
     """A report table for rich to print: columns that do not fit go on below, beside the first one again.
 
-    Rich would cut the names of the columns short until all fit, and then no one knows which task is which.
+    Rich would cut the names of the columns short until all fit, and the tasks could not be identified.
 
     Attributes:
         table: What is shown; its first column tells the rows apart.

@@ -12,14 +12,14 @@ from torch.nn import functional
 from lit_cvit.analysis.similarity import require_similarities
 from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.data.memory import cycled, kept_rows, recall_size
+from lit_cvit.data.memory import cycled, memory_rows, recall_size
 from lit_cvit.data.sampling import mix
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch, SampleSource
 from lit_cvit.methods import ContinualMethod, ProgLoRA
-from lit_cvit.ranks import from_first
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.utils.distributed import from_first
 
 NAME = "recall"
 _CHUNK = 64
@@ -85,7 +85,7 @@ class TaskRecall(StageCallback):
         self._batch_idx = 0
 
     @property
-    def lets_know(self) -> tuple[str, ...]:
+    def grants(self) -> tuple[str, ...]:
         return ("old_data",)
 
     # -- stages ---------------------------------------------------------------------------------------------
@@ -115,16 +115,16 @@ class TaskRecall(StageCallback):
 
     def num_recalled(self, method: ProgLoRA, task: str) -> int:
         """Samples of an earlier task that are recalled while the current one is learned."""
-        kept = len(self.rows[task])
+        stored = len(self.rows[task])
         if self.sizes == "random":
-            return kept
+            return stored
         similarity = method.similarities()[task]
-        return recall_size(kept, sizes="similarity", amount=self.amount, similarity=similarity)
+        return recall_size(stored, sizes="similarity", amount=self.amount, similarity=similarity)
 
     def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
         prog_lora, source, name = _dynamic(method), stage.task.train, stage.task.name
         assert source is not None
-        self.rows[name] = kept_rows(len(source), self.amount, seed=stage.seed, task=name)
+        self.rows[name] = memory_rows(len(source), self.amount, seed=stage.seed, task=name)
         with torch.no_grad():
             gates = prog_lora.gates(_features(prog_lora, source, self.rows[name]).to(method.device))
         self.gates[name] = from_first(gates.cpu())

@@ -9,9 +9,9 @@ from lit_cvit._version import __version__
 
 if TYPE_CHECKING:
     from lit_cvit.backbones import Backbone, Llava, Tiny
-    from lit_cvit.cli import load_run
+    from lit_cvit.cli.load import load_run
     from lit_cvit.data.datamodule import ContinualDataModule
-    from lit_cvit.data.stream import Stage
+    from lit_cvit.data.stage import Stage
     from lit_cvit.data.tasks import Batch, Sample, Task
     from lit_cvit.methods import (
         LCIA,
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
         SMoLoRA,
         ZeroShot,
     )
-    from lit_cvit.stages import StageCallback
-    from lit_cvit.trainer import ContinualTrainer
+    from lit_cvit.stream.stage_callback import StageCallback
+    from lit_cvit.stream.trainer import ContinualTrainer
 
 _HOMES = {
     "lit_cvit.backbones": ("Backbone", "Llava", "Tiny"),
-    "lit_cvit.cli": ("load_run",),
+    "lit_cvit.cli.stream_cli": ("load_run",),
     "lit_cvit.data.datamodule": ("ContinualDataModule",),
-    "lit_cvit.data.stream": ("Stage",),
+    "lit_cvit.data.stage": ("Stage",),
     "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
     "lit_cvit.methods": (
         "LCIA",
@@ -44,8 +44,8 @@ _HOMES = {
         "SeqLoRA",
         "ZeroShot",
     ),
-    "lit_cvit.stages": ("StageCallback",),
-    "lit_cvit.trainer": ("ContinualTrainer",),
+    "lit_cvit.stream.stage_callback": ("StageCallback",),
+    "lit_cvit.stream.trainer": ("ContinualTrainer",),
 }
 
 __all__ = [

@@ -12,8 +12,8 @@ import traceback
 from collections.abc import Sequence
 
 from lit_cvit import __version__, commands
-from lit_cvit.data.hints import unknown
-from lit_cvit.errors import CleanExit
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.utils.suggest import unknown
 
 _TERMINATED, _INTERRUPTED, _UNREAD = 143, 130, 141
 _TRACEBACK = "--traceback"

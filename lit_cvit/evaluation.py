@@ -21,8 +21,8 @@ from lit_cvit.data.tasks import Task
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.metrics.following import follows
 from lit_cvit.metrics.text import evalai_normalize
-from lit_cvit.ranks import from_first, gathered, num_ranks, rank
 from lit_cvit.run import AnswerJournal, TaskScore
+from lit_cvit.utils.distributed import from_first, gathered, num_ranks, rank
 
 Progress = Callable[[int], None]
 
@@ -60,12 +60,12 @@ def evaluate_task(
         device: Where to generate.
         precision: Makes the context to generate in, for example a precision plugin's `forward_context`.
         journal: Keeps the answers of every round; those that it holds are not generated again.
-        progress: Told the number of samples answered after every round, those of the journal first.
+        progress: Called with the number of samples answered after every round, those of the journal first.
     """
     start = time.perf_counter()
-    kept = _kept_rounds(data, task, journal)
+    journaled = _journaled_rounds(data, task, journal)
     with precision():
-        texts = _answers(method, data, task, kept, device=device, journal=journal, progress=progress)
+        texts = _answers(method, data, task, journaled, device=device, journal=journal, progress=progress)
     samples = [task.test.sample(index) for index in range(len(task.test))]
     predictions = [texts[index] for index in range(len(samples))]
     scored = task.scorer.score(predictions, samples)
@@ -111,7 +111,7 @@ def evaluating(method: ContinualMethod, device: torch.device) -> Iterator[None]:
             module.training = training
 
 
-def _kept_rounds(
+def _journaled_rounds(
     data: ContinualDataModule, task: Task, journal: AnswerJournal | None
 ) -> list[dict[int, str]]:
     """The journal's rounds as rank 0 reads them, or none if they are not this evaluation's first ones."""
@@ -131,26 +131,26 @@ def _answers(
     method: ContinualMethod,
     data: ContinualDataModule,
     task: Task,
-    kept: list[dict[int, str]],
+    journaled: list[dict[int, str]],
     *,
     device: torch.device,
     journal: AnswerJournal | None,
     progress: Progress | None,
 ) -> dict[int, str]:
-    texts = {index: text for answers in kept for index, text in answers.items()}
+    texts = {index: text for answers in journaled for index, text in answers.items()}
     if progress is not None and texts:
         progress(len(texts))
     sampler = data.eval_sampler(task, rank=rank(), world_size=num_ranks())
     num_rounds = max(gathered(len(sampler)))
-    sampler.skip_batches = len(kept)
+    sampler.skip_batches = len(journaled)
     with evaluating(method, device):
         batches = iter(data.eval_loader(task, sampler))
-        for _ in range(len(kept), num_rounds):
+        for _ in range(len(journaled), num_rounds):
             batch = next(batches, None)
             answers: dict[int, str] = {}
             if batch is not None:
-                said = method.generate(batch.to(device), max_new_tokens=task.decoding_budget)
-                answers = dict(zip(batch.indices, said, strict=True))
+                generated = method.generate(batch.to(device), max_new_tokens=task.decoding_budget)
+                answers = dict(zip(batch.indices, generated, strict=True))
             everyones = {index: text for part in gathered(answers) for index, text in part.items()}
             texts |= everyones
             if journal is not None:

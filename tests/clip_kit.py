@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lit_cvit import hub
+from lit_cvit.utils import hub
 
 PROJECTED, HIDDEN = 8, 16
 _SIZE = {"hidden_size": HIDDEN, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

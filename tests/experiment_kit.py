@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lit_cvit.shipped import CONFIGS
+from lit_cvit.cli.shipped import CONFIGS
 
 NAMES = sorted(path.stem for path in (CONFIGS / "experiments").glob("*.yaml"))
 

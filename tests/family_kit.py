@@ -20,9 +20,9 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from lit_cvit import hub
 from lit_cvit.backbones import Backbone, InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL
 from lit_cvit.backbones.build import build_llava_folder
+from lit_cvit.utils import hub
 
 TILE, PATCH = 32, 8
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -66,7 +66,7 @@ class Family:
 
 
 def tokenizer(special: Sequence[str], *, end: str, pad: str, begin: str = "") -> Any:
-    """A byte-level tokenizer that knows `special` as single tokens."""
+    """A byte-level tokenizer that has `special` as single tokens."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

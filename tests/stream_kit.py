@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from callbacks import StageEvaluation
 from lit_cvit.backbones import Llava
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.methods import ContinualMethod, OptimizerSettings, SeqLoRA, SMoLoRA
 from lit_cvit.run import RunFolder, read_jsonl
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 TASKS = ("ScienceQA", "GQA")
 STREAM = [*TASKS, "VQAv2"]

@@ -123,11 +123,11 @@ def test_scores_on_disk_are_the_means_of_the_predictions_on_disk(run: RunFolder)
 
 
 def test_progress_counts_every_sample_once(llava_folder: Path) -> None:
-    told: list[int] = []
+    counts: list[int] = []
     method, data = scripted(llava_folder), small_data(eval_batch_size=2)
     data.attach(method.backbone.encoder)
-    evaluate_task(method, data, data.benchmark.task("GQA"), device=CPU, progress=told.append)
-    assert told == [2, 2, 1]
+    evaluate_task(method, data, data.benchmark.task("GQA"), device=CPU, progress=counts.append)
+    assert counts == [2, 2, 1]
 
 
 def begun(folder: Path) -> ContinualMethod:

@@ -15,11 +15,11 @@ from experiment_kit import NAMES, command, header
 
 import callbacks
 from lit_cvit import methods
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.shipped import CONFIGS, find_config, read_config
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.benchmarks.cvit import STREAM
 from lit_cvit.data.instructions import task_orders
-from lit_cvit.methods.placement import place
-from lit_cvit.shipped import CONFIGS, find_config, read_config
+from lit_cvit.methods.hide.placement import place
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -89,7 +89,7 @@ def method_of(config: Config) -> str:
     return str(config["model"]["class_path"].rsplit(".", 1)[-1])
 
 
-def told(config: Config) -> Config:
+def model_settings(config: Config) -> Config:
     return dict(config["model"]["init_args"])
 
 
@@ -149,7 +149,7 @@ def test_the_command_puts_method_backbone_machine_and_experiment_together(name: 
     assert read_config(find_config(configs[0]))["model"]["class_path"] == method_of(config)
     (gpus,) = re.findall(r"(\d+) such GPUs: the same with (.*)", "\n".join(header(name)))
     assert gpus[1] == f"--config hardware/n_gpus_ddp --trainer.devices {gpus[0]}"
-    data, quantization = config["data"], told(config)["backbone"]["init_args"]["quantization"]
+    data, quantization = config["data"], model_settings(config)["backbone"]["init_args"]["quantization"]
     assert data["global_batch_size"] % (data["batch_size"] * int(gpus[0])) == 0
     on_24gb = "One 24 GB GPU, weights in 4 bits:" in header(name)
     assert on_24gb == (quantization == "nf4") == (configs[2] == "hardware/one_24gb_gpu")
@@ -159,7 +159,7 @@ def test_the_command_puts_method_backbone_machine_and_experiment_together(name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_data_and_backbone_are_the_papers(name: str) -> None:
     config = resolved(name)
-    data, backbone = config["data"], told(config)["backbone"]["init_args"]["name_or_path"]
+    data, backbone = config["data"], model_settings(config)["backbone"]["init_args"]["name_or_path"]
     orders = {"cvit": {None: tuple(STREAM)}, "coin": task_orders("coin"), "ucit": task_orders("ucit")}
     root = read_config(CONFIGS / "benchmarks" / f"{data['benchmark']}.yaml")["data"]["settings"]["root"]
     assert data["settings"]["root"] == root
@@ -187,11 +187,11 @@ Check = Callable[[Config, Any], bool]
 
 
 def rate(c: Config, v: Any) -> bool:
-    return bool(told(c)["optimizer"]["learning_rate"] == v)
+    return bool(model_settings(c)["optimizer"]["learning_rate"] == v)
 
 
 def cosine(c: Config, v: Any) -> bool:
-    return f"{told(c)['optimizer']['schedule']} decay" == v
+    return f"{model_settings(c)['optimizer']['schedule']} decay" == v
 
 
 def batch(c: Config, v: Any) -> bool:
@@ -203,15 +203,15 @@ def epochs(c: Config, v: Any) -> bool:
 
 
 def targets(c: Config, v: Any) -> bool:
-    return bool(told(c)["targets"] == TARGETS[v])
+    return bool(model_settings(c)["targets"] == TARGETS[v])
 
 
 def trained(c: Config, v: Any) -> bool:
-    return bool(told(c)["projector"] == MODES[v])
+    return bool(model_settings(c)["projector"] == MODES[v])
 
 
 def has(key: str) -> Check:
-    return lambda c, v: told(c)[key] == v
+    return lambda c, v: model_settings(c)[key] == v
 
 
 def layers(role: str) -> list[int]:
@@ -220,7 +220,7 @@ def layers(role: str) -> list[int]:
 
 
 def recall(c: Config) -> Config:
-    return callback(c, "Replay" if told(c)["mode"] == "static" else "TaskRecall")
+    return callback(c, "Replay" if model_settings(c)["mode"] == "static" else "TaskRecall")
 
 
 # What holds for every run of a paper that trains ...
@@ -234,9 +234,11 @@ OF_PAPER: dict[str, dict[str, Check]] = {
     },
     "HiDe-LLaVA": {
         "learning_rate_lora": rate,
-        "learning_rate_projector": lambda c, v: told(c)["optimizer"]["projector_learning_rate"] == v,
+        "learning_rate_projector": lambda c, v: (
+            model_settings(c)["optimizer"]["projector_learning_rate"] == v
+        ),
         "lr_schedule": cosine,
-        "warmup_ratio": lambda c, v: told(c)["optimizer"]["warmup_ratio"] == v,
+        "warmup_ratio": lambda c, v: model_settings(c)["optimizer"]["warmup_ratio"] == v,
         "batch_size": batch,
         "epochs": epochs,
         "target_modules": targets,
@@ -246,13 +248,13 @@ OF_PAPER: dict[str, dict[str, Check]] = {
     "ProgLoRA": {"trainable": trained},
     "LCIA": {
         "learning_rate": rate,
-        "weight_decay": lambda c, v: told(c)["optimizer"]["weight_decay"] == v,
+        "weight_decay": lambda c, v: model_settings(c)["optimizer"]["weight_decay"] == v,
         "epochs": epochs,
         "lora_rank": has("rank"),
         "trainable": trained,
-        "max_text_length": lambda c, v: told(c)["backbone"]["init_args"]["max_length"] == v,
+        "max_text_length": lambda c, v: model_settings(c)["backbone"]["init_args"]["max_length"] == v,
         "gradient_checkpointing": lambda c, v: (
-            told(c)["backbone"]["init_args"]["activation_checkpointing"] is v
+            model_settings(c)["backbone"]["init_args"]["activation_checkpointing"] is v
         ),
         "precision": lambda c, v: c["trainer"]["precision"] == "bf16-mixed" and "BF16" in v,
     },
@@ -262,22 +264,27 @@ OF_METHOD: dict[str, dict[str, Check]] = {
     "SMoLoRA": {
         "n_blocks_visual_understanding": has("num_vu"),
         "n_blocks_instruction_following": has("num_if"),
-        "n_blocks_total": lambda c, v: told(c)["num_vu"] + told(c)["num_if"] == v,
-        "lora_rank_per_block": lambda c, v: told(c)["rank"] == v * (told(c)["num_vu"] + told(c)["num_if"]),
+        "n_blocks_total": lambda c, v: model_settings(c)["num_vu"] + model_settings(c)["num_if"] == v,
+        "lora_rank_per_block": lambda c, v: (
+            model_settings(c)["rank"] == v * (model_settings(c)["num_vu"] + model_settings(c)["num_if"])
+        ),
         "top_k": has("top_k"),
-        "adaptive_fusion": lambda c, v: told(c)["fusion"] == "adaptive",
+        "adaptive_fusion": lambda c, v: model_settings(c)["fusion"] == "adaptive",
     },
     "HiDe-LLaVA": {
         "temperature_T": has("temperature"),
         "alpha_image_similarity": has("image_weight"),
         "beta_text_similarity": has("text_weight"),
         "fusion_coefficient": has("epsilon"),
-        "expanded_layers": lambda c, v: told(c)["expand"] == "top" and layers("expand") == v,
-        "fused_layers": lambda c, v: told(c)["fuse"] == "all" and layers("fuse") == list(range(1, 32)),
-        "feature_encoders": lambda c, v: (
-            {told(c)["image_encoder"], told(c)["text_encoder"]} == {"openai/clip-vit-large-patch14-336"}
+        "expanded_layers": lambda c, v: model_settings(c)["expand"] == "top" and layers("expand") == v,
+        "fused_layers": lambda c, v: (
+            model_settings(c)["fuse"] == "all" and layers("fuse") == list(range(1, 32))
         ),
-        "anchors": lambda c, v: told(c)["anchors"] == "both",
+        "feature_encoders": lambda c, v: (
+            {model_settings(c)["image_encoder"], model_settings(c)["text_encoder"]}
+            == {"openai/clip-vit-large-patch14-336"}
+        ),
+        "anchors": lambda c, v: model_settings(c)["anchors"] == "both",
     },
     "ProgLoRA": {
         "lora_rank_per_block": has("rank"),
@@ -285,15 +292,16 @@ OF_METHOD: dict[str, dict[str, Check]] = {
         "lambda_loss": lambda c, v: recall(c)["weight"] == v,
         "recall_samples": lambda c, v: recall(c)["sizes"] == "similarity",
         "similarity_encoders": lambda c, v: (
-            v["text"].lower() in told(c)["text_encoder"] and told(c)["image_encoder"] == "tower"
+            v["text"].lower() in model_settings(c)["text_encoder"]
+            and model_settings(c)["image_encoder"] == "tower"
         ),
-        "allocation_weight": lambda c, v: told(c)["static_weights"] == "similarity",
-        "key_projector": lambda c, v: v.startswith(f"{told(c)['pool']}-pool"),
+        "allocation_weight": lambda c, v: model_settings(c)["static_weights"] == "similarity",
+        "key_projector": lambda c, v: v.startswith(f"{model_settings(c)['pool']}-pool"),
     },
     "LCIA": {
         "ema_beta_fallback": lambda c, v: callback(c, "DynamicEMA")["fallback"] == v,
         "ema_init": lambda c, v: (
-            callback(c, "DynamicEMA")["theta0"] == "group" and told(c)["new_group_init"] == "fresh"
+            callback(c, "DynamicEMA")["theta0"] == "group" and model_settings(c)["new_group_init"] == "fresh"
         ),
     },
 }
@@ -345,7 +353,9 @@ def test_the_methods_of_a_table_share_their_training() -> None:
     for name in NAMES:
         config = resolved(name)
         if method_of(config) != "ZeroShot":
-            kept = {key: told(config)[key] for key in ("targets", "projector", "dropout", "optimizer")}
+            stored = {
+                key: model_settings(config)[key] for key in ("targets", "projector", "dropout", "optimizer")
+            }
             for table, _ in rows_of(name):
-                shared.setdefault(table, set()).add(json.dumps([kept, config["data"]["global_batch_size"]]))
+                shared.setdefault(table, set()).add(json.dumps([stored, config["data"]["global_batch_size"]]))
     assert {table: len(kinds) for table, kinds in shared.items()} == dict.fromkeys(shared, 1)

@@ -13,13 +13,13 @@ from transformers import LlamaConfig, LlavaConfig
 
 from lit_cvit import methods
 from lit_cvit.__main__ import main
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.shipped import CONFIGS, read_config
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.tasks import Sample
 from lit_cvit.encoders import MINILM
 from lit_cvit.memory_plan import plan_memory
 from lit_cvit.run import RunFolder, read_jsonl
-from lit_cvit.shipped import CONFIGS, read_config
 
 SMALL = """\
 model:
@@ -64,7 +64,7 @@ def test_a_command_runs_with_a_small_model_and_small_data(
 
 
 class Lengths:
-    """An encoder that is told the lengths of the example in docs/memory.md."""
+    """An encoder with the lengths of the example in docs/memory.md."""
 
     def prompt_length(self, sample: Sample) -> int:
         return 704

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from lightning.pytorch.strategies import DDPStrategy
 
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.shipped import CONFIGS, read_config
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import SMoLoRA
-from lit_cvit.shipped import CONFIGS, read_config
 
 NAMES = sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))
 SEVEN_B = "backbones/llava_1_5_7b"

@@ -15,15 +15,15 @@ from callbacks import StreamProgress
 from lit_cvit.adapters import routing
 from lit_cvit.backbones import Llava
 from lit_cvit.backbones.footprint import outline, weight_bytes
+from lit_cvit.cli.shipped import find_config, read_config
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch, Sample
-from lit_cvit.memory_plan import MemoryPlan, plan_memory, require_room, room
+from lit_cvit.memory_plan import MemoryPlan, capacity, plan_memory, require_memory
 from lit_cvit.methods import LCIA, ContinualMethod, DirLoRA, HiDe, SeqLoRA, SMoLoRA, ZeroShot
-from lit_cvit.resume import introduce
-from lit_cvit.shipped import find_config, read_config
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.preflight import introduce
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 
 def planned(
@@ -118,12 +118,12 @@ def test_adapters_and_their_optimizer_take_the_predicted_bytes(
 def kept_by_autograd(method: ContinualMethod, batch: Batch, dtype: torch.dtype | None = None) -> int:
     """Bytes that a training step's forward pass leaves for its backward pass, beside weights."""
     own = {t.untyped_storage().data_ptr() for t in stored_tensors(method)}
-    kept: dict[int, Any] = {}
+    stored: dict[int, Any] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
+            stored[storage.data_ptr()] = storage
         return tensor
 
     method.train()
@@ -131,7 +131,7 @@ def kept_by_autograd(method: ContinualMethod, batch: Batch, dtype: torch.dtype |
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), mixed:
         with routing(method.context(batch)):
             loss = method.backbone.loss(batch).loss_sum
-        total = sum(storage.nbytes() for storage in kept.values())
+        total = sum(storage.nbytes() for storage in stored.values())
     assert loss.requires_grad
     return total
 
@@ -235,7 +235,7 @@ def test_a_gpu_without_room_is_refused_with_what_would_help(
     free = [counted - 1, all_of_it, 2 * all_of_it]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free.pop(0), 0))
     with pytest.raises(ValueError, match="the run needs .* MiB free on cuda:0") as refused:
-        require_room(plan, device, room.advice(method, data))
+        require_memory(plan, device, capacity.advice(method, data))
     assert str(refused.value).splitlines()[-6:] == [
         "model.backbone.quantization: nf4",
         "model.backbone.dtype: bfloat16, with trainer.precision: bf16-mixed",
@@ -244,10 +244,10 @@ def test_a_gpu_without_room_is_refused_with_what_would_help(
         "data.eval_batch_size: 32",
         "a lower model.rank, or a smaller backbone",
     ]
-    require_room(plan, device, [])
+    require_memory(plan, device, [])
     assert [r.message[:38] for r in caplog.records] == ["the memory plan fills over 95 % of the"]
     caplog.clear()
-    require_room(plan, device, [])
+    require_memory(plan, device, [])
     assert caplog.records == []
 
 
@@ -257,10 +257,10 @@ def test_elsewhere_only_weights_larger_than_the_whole_memory_are_refused(
     plan = planned(small_method(llava_folder), small_data())
     assert plan.weight_bytes < plan.peak_bytes(estimated=False)
     memory = [plan.weight_bytes - 1, plan.weight_bytes]
-    monkeypatch.setattr(room, "system_memory", lambda: memory.pop(0))
+    monkeypatch.setattr(capacity, "system_memory", lambda: memory.pop(0))
     with pytest.raises(ValueError, match="the frozen model alone needs .* memory of this machine"):
-        require_room(plan, torch.device("cpu"), [])
-    require_room(plan, torch.device("cpu"), [])
+        require_memory(plan, torch.device("cpu"), [])
+    require_memory(plan, torch.device("cpu"), [])
 
 
 class Curious(SeqLoRA):
@@ -307,8 +307,8 @@ def test_a_fit_prints_the_plan_before_it_loads(
         assert printed.splitlines()[: len(order.plan)] == order.plan
 
 
-class Told:
-    """An encoder that is told its lengths: those of the example in docs/memory.md."""
+class FixedLengths:
+    """An encoder with fixed lengths: those of the example in docs/memory.md."""
 
     def prompt_length(self, sample: Sample) -> int:
         return 704
@@ -332,7 +332,7 @@ def test_the_documented_plan_of_a_7b_model_is_what_is_computed() -> None:
     backbone = llava_7b()
     assert settings == {name: getattr(backbone, name) for name in settings}
     data = ContinualDataModule("cvit-mini", **preset["data"], settings={"num_test": 100})
-    data.attach(Told())  # type: ignore[arg-type]
+    data.attach(FixedLengths())  # type: ignore[arg-type]
     method = SMoLoRA(backbone, rank=128, alpha=256)
     plan = plan_memory(method, data, data.stages(seed=0), precision=preset["trainer"]["precision"])
     assert "\n".join(plan.lines()) in page

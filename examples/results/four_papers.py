@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "ProgLoRA-static": ("--config", "methods/prog_lora_static", *PROJECTOR),
     "DirLoRA": ("--model", "DirLoRA"),
 }
-TOLD_THE_TASK = ("ProgLoRA-static", "DirLoRA")
+READS_TASK_ID = ("ProgLoRA-static", "DirLoRA")
 # ProgLoRA's Table 3.
 RECALL: dict[str, tuple[str, ...]] = {
     "ProgLoRA-static-w1": (*METHODS["ProgLoRA-static"], "--model.static_weights", "ones"),
@@ -124,8 +124,8 @@ def write_tables(root: Path, out: TextIO) -> None:
 def _rows(found: dict[str, Runs], columns: dict[str, Callable[[RunFolder], float | None]]) -> str:
     rows = []
     for name, runs in found.items():
-        told = " (told the task)" if name.startswith(TOLD_THE_TASK) else ""
-        rows.append([name + told, str(len(runs.runs)), *(runs.over_seeds(f) for f in columns.values())])
+        label = " (task id)" if name.startswith(READS_TASK_ID) else ""
+        rows.append([name + label, str(len(runs.runs)), *(runs.over_seeds(f) for f in columns.values())])
     return table(["method", "seeds", *columns], rows)
 
 

@@ -16,14 +16,15 @@ import numpy as np
 from cells import is_finished
 from tables import table, with_content
 
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.evaluation import evaluate_task, evaluating
 from lit_cvit.methods import HiDe
-from lit_cvit.methods.placement import Layers
+from lit_cvit.methods.hide.placement import Layers
 from lit_cvit.report import run_summary
-from lit_cvit.resume import introduce, restored_stages
 from lit_cvit.run import RunFolder, ScoreMatrix, StageScores
+from lit_cvit.stream.preflight import introduce
+from lit_cvit.stream.restore import restored_stages
 
 # Expanded layers, fused ones, coefficient of the fused. Table 3: merged and expanded layers; Fig. 2: one
 # expanded layer at a depth, the rest fused; Fig. 5: other coefficients.
@@ -78,13 +79,13 @@ def main() -> None:
             continue
         values = []
         for folder in options.runs:
-            kept = folder.parent / f"{folder.name}-layers" / f"{name}.json"
-            if kept.is_file():
-                matrix = ScoreMatrix.from_json(json.loads(kept.read_text()), source=kept)
+            stored = folder.parent / f"{folder.name}-layers" / f"{name}.json"
+            if stored.is_file():
+                matrix = ScoreMatrix.from_json(json.loads(stored.read_text()), source=stored)
             else:
                 matrix = placed(RunFolder.open(folder), expand, fuse, epsilon)
-                kept.parent.mkdir(exist_ok=True)
-                kept.write_text(json.dumps(matrix.to_json()), encoding="utf-8")
+                stored.parent.mkdir(exist_ok=True)
+                stored.write_text(json.dumps(matrix.to_json()), encoding="utf-8")
             summary = run_summary(with_content(matrix))
             values.append([summary[metric] for metric in COLUMNS.values()])
         lines.append([name, *(f"{mean:.1f}" for mean in np.mean(values, axis=0))])

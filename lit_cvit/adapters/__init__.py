@@ -1,7 +1,6 @@
 """Adapters: mixtures of LoRA blocks on linear layers, their routing, and banks of projectors."""
 
 from lit_cvit.adapters.bank import LoRABank, LoRABlock, joined
-from lit_cvit.adapters.dual_router import DualRouter
 from lit_cvit.adapters.growth import grow
 from lit_cvit.adapters.injection import Target, eject, inject
 from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
@@ -28,7 +27,6 @@ __all__ = [
     "DECODER",
     "PRETRAINED",
     "BankView",
-    "DualRouter",
     "LoRABank",
     "LoRABlock",
     "ProjectorBank",

@@ -97,7 +97,7 @@ class RoutingContext:
     def is_decode_step(self, num_positions: int) -> bool:
         """Whether a decoder input of so many positions continues a sequence instead of holding all of it.
 
-        A decode step is told from a prefill by the number of its positions, so a prompt of a single position
+        The number of positions distinguishes a decode step from a prefill, so a prompt of a single position
         counts as a prefill at every step.
 
         Raises:
@@ -105,7 +105,7 @@ class RoutingContext:
         """
         if self.prompt_mask is None:
             raise ValueError(
-                "the routing context has no prompt_mask, so prefill and decode cannot be told apart"
+                "the routing context has no prompt_mask, so prefill and decode cannot be distinguished"
             )
         return num_positions != self.prompt_mask.shape[1]
 
@@ -158,7 +158,7 @@ def checkpoint_context_fn() -> tuple[AbstractContextManager[None], AbstractConte
 
 @dataclass(frozen=True)
 class BankView:
-    """What a router may know of the bank it routes.
+    """What a router may read of the bank it routes.
 
     Attributes:
         name: Canonical name of the bank.

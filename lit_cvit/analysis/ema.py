@@ -46,7 +46,7 @@ def paper_share(lag: Tensor, reach: Tensor) -> Tensor:
     return lag / reach
 
 
-def settle(share: Tensor, fallback: float) -> tuple[Tensor, Tensor]:
+def clamp_or_fallback(share: Tensor, fallback: float) -> tuple[Tensor, Tensor]:
     """Replace shares that are no weight.
 
     Args:

@@ -66,7 +66,7 @@ def _z_scores(cosines: Tensor, modality: Sequence[Tensor]) -> Tensor:
 
 @runtime_checkable
 class MeasuresSimilarity(Protocol):
-    """A method that knows how alike the tasks are, if so configured; callbacks size their memories by it."""
+    """A method that can measure the similarity of tasks; callbacks size their memories by it."""
 
     measures: bool
 

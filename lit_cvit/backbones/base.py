@@ -17,14 +17,14 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_cvit import hub
 from lit_cvit.backbones import loading, parts
 from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.encode import ImageTokens, SampleEncoder
 from lit_cvit.backbones.outputs import AnswerLogits, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
-from lit_cvit.data.hints import unknown
 from lit_cvit.data.tasks import Batch, Sample
+from lit_cvit.utils import hub
+from lit_cvit.utils.suggest import unknown
 
 ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
@@ -105,7 +105,7 @@ class Backbone(nn.Module, ABC):
     def positions(self, inputs: dict[str, Tensor]) -> Tensor:
         """Position ids of the decoder, for padding on either side.
 
-        Models count positions from the left edge unless told; with left padding that would shift them.
+        Models count positions from the left edge by default; with left padding that would shift them.
 
         Args:
             inputs: The model's inputs of a batch, S samples of L positions.

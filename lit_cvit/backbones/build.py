@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from tokenizers.trainers import BpeTrainer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lit_cvit import hub
+from lit_cvit.utils import hub
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 _TEXT = (

@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lit_cvit import hub
+from lit_cvit.utils import hub
 
 _IMAGE = "<image>"
 _NAMES = {

@@ -91,16 +91,16 @@ class LlavaNext(DynamicBackbone):
         """
         decoder = self.config.text_config.model_type
         known = self.tokenizer.get_vocab()
-        told = "" if decoder in ("llama", "mistral") else f"of type {decoder!r}"
+        found = "" if decoder in ("llama", "mistral") else f"of type {decoder!r}"
         # Yi, and Llama 3, are Llamas by type; their tokenizers tell them apart.
-        if not told and "<|im_start|>" in known:
-            told = "one that speaks ChatML (its tokenizer has <|im_start|>)"
-        elif not told and "</s>" not in known:
-            told = "one whose tokenizer lacks </s>"
-        if told:
+        if not found and "<|im_start|>" in known:
+            found = "one that speaks ChatML (its tokenizer has <|im_start|>)"
+        elif not found and "</s>" not in known:
+            found = "one whose tokenizer lacks </s>"
+        if found:
             raise ValueError(
-                f"name_or_path {self.name_or_path!r}: its decoder is {told}; backbone {type(self).__name__} "
-                "knows the prompts of Vicuna (llama) and Mistral decoders, as in "
+                f"name_or_path {self.name_or_path!r}: its decoder is {found}; backbone {type(self).__name__} "
+                "has the prompts of Vicuna (llama) and Mistral decoders, as in "
                 "llava-hf/llava-v1.6-vicuna-7b-hf and llava-hf/llava-v1.6-mistral-7b-hf"
             )
         if decoder == "mistral":

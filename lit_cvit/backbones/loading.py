@@ -13,7 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from lit_cvit import hub
+from lit_cvit.utils import hub
 
 Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -162,10 +162,10 @@ def _no_processor(folder: Path, error: Exception) -> ValueError:
         return ValueError(
             f"model folder {folder} lacks files of its {' and its '.join(lacking)}; copy them there"
         )
-    said = str(error).strip().partition("\n")[0]
+    first_line = str(error).strip().partition("\n")[0]
     return ValueError(
         f"model folder {folder} has broken files of its tokenizer or image processor, or of another model "
-        f"({said}); download or copy them again"
+        f"({first_line}); download or copy them again"
     )
 
 

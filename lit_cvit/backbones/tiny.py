@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lit_cvit import hub
 from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.llava import Llava
+from lit_cvit.utils import hub
 
 WEIGHTS = Path(__file__).parent / "tiny_weights"
 

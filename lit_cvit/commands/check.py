@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lit_cvit.errors import CleanExit
+from lit_cvit.cli.errors import CleanExit
 
 if TYPE_CHECKING:
-    from lit_cvit.data.check import OnProgress
+    from lit_cvit.data.validation.check import OnProgress
 
 _HELP = """check takes the options of `fit`, and
   --decode_images  open every image; without it, image files are looked up
@@ -20,9 +20,9 @@ _HELP = """check takes the options of `fit`, and
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb: `--config` and all options of `fit`, `--decode_images` and `--workers`."""
-    from lit_cvit.cli import StreamCLI
-    from lit_cvit.data.check_report import counted
+    from lit_cvit.cli.stream_cli import StreamCLI
     from lit_cvit.data.datamodule import ContinualDataModule
+    from lit_cvit.data.validation.report import counted
 
     if {"-h", "--help"} & set(argv):
         print(_HELP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_cvit.verb_parser import VerbParser
+from lit_cvit.cli.verb_parser import VerbParser
 
 
 def run(argv: Sequence[str]) -> int:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_cvit.data.hints import unknown
-from lit_cvit.errors import CleanExit
-from lit_cvit.verb_parser import VerbParser
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.verb_parser import VerbParser
+from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
-    from lit_cvit.cli import LoadedRun
+    from lit_cvit.cli.load import LoadedRun
     from lit_cvit.data.tasks import Sample
 
 
@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     _check(options)
 
-    from lit_cvit.cli import load_run
+    from lit_cvit.cli.load import load_run
 
     if options.jsonl:
         samples = _read_questions(options.jsonl)
@@ -130,7 +130,7 @@ def _read_questions(path: Path) -> list[Sample]:
     Raises:
         ValueError: the file is empty or broken, or a row is no such object; names file and line.
     """
-    from lit_cvit.data.record_file import RecordFile
+    from lit_cvit.data.records.file import RecordFile
 
     rows = RecordFile(path)
     return [

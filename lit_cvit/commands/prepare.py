@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.verb_parser import VerbParser
 from lit_cvit.data.prepare import benchmark_names
 from lit_cvit.data.prepare.base import Request
 from lit_cvit.data.prepare.running import prepare
-from lit_cvit.errors import CleanExit
-from lit_cvit.verb_parser import VerbParser
 
 
 def run(argv: Sequence[str]) -> int:

@@ -10,11 +10,11 @@ def run(argv: Sequence[str]) -> int:
     """Run the verb: `--config` with the recipe, `--out` for the model folder."""
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from lit_cvit.backbones.pretrain import pretrain
-    from lit_cvit.backbones.recipe import Recipe
-    from lit_cvit.complaints import Vocabulary, plain
-    from lit_cvit.errors import CleanExit
-    from lit_cvit.shipped import find_config
+    from lit_cvit.cli.errors import CleanExit
+    from lit_cvit.cli.parse_errors import Vocabulary, plain
+    from lit_cvit.cli.shipped import find_config
+    from lit_cvit.miniature.pretrain import pretrain
+    from lit_cvit.miniature.recipe import Recipe
 
     parser = ArgumentParser(prog="lit_cvit pretrain", allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=str | None, default=None, help="YAML with the recipe")
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _options(path: Path) -> list[str]:
     """The recipe of a configuration as options; those of the command line come later and win."""
-    from lit_cvit.shipped import read_config
+    from lit_cvit.cli.shipped import read_config
 
     values = read_config(path)
     if set(values) != {"recipe"} or not isinstance(values["recipe"], dict):

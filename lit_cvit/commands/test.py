@@ -13,12 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_cvit.data.hints import unknown
-from lit_cvit.errors import CleanExit
-from lit_cvit.verb_parser import VerbParser
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.verb_parser import VerbParser
+from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
-    from lit_cvit.cli import LoadedRun
+    from lit_cvit.cli.load import LoadedRun
     from lit_cvit.data.tasks import Benchmark, Task
     from lit_cvit.evaluation import TaskResult
 
@@ -33,8 +33,8 @@ def run(argv: Sequence[str]) -> int:
         if getattr(options, name) is not None and options.benchmark is None:
             raise CleanExit(f"--{name} goes with --benchmark; a run's own tasks are read as it read them")
 
-    from lit_cvit.resume import require_stage
     from lit_cvit.run import RunFolder
+    from lit_cvit.stream.restore import require_stage
 
     if len(stages) > 1:
         folder = RunFolder.open(options.run, verify=True)
@@ -83,8 +83,8 @@ def _parser() -> VerbParser:
 def _asked(options: argparse.Namespace) -> Benchmark:
     """The benchmark that is named, as tasks that are only tested, checked before a model is loaded."""
     from lit_cvit.data.benchmarks import load_benchmark
-    from lit_cvit.data.check import check_benchmark, require_clean
     from lit_cvit.data.tasks import Benchmark
+    from lit_cvit.data.validation.check import check_benchmark, require_clean
 
     given = {"root": options.root and str(options.root), "limit": options.limit}
     settings = {name: value for name, value in given.items() if value is not None}
@@ -120,14 +120,14 @@ def _score_stage(
     untuned: dict[str, Figures] | None = None,
 ) -> dict[str, Figures]:
     """Score one stage; returns every task's figures. Nothing of the model outlives the call."""
-    from lit_cvit.cli import load_run
+    from lit_cvit.cli.load import load_run
     from lit_cvit.evaluation import evaluate_task
     from lit_cvit.run import Writer
 
     loaded = load_run(options.run, stage=stage)
     tasks = list(asked.downstream) if asked else _own_tasks(loaded, options.tasks)
     if asked:
-        loaded.method.know_tasks((*loaded.data.stream, *loaded.data.downstream, *tasks))
+        loaded.method.set_tasks((*loaded.data.stream, *loaded.data.downstream, *tasks))
     writer, sheet = Writer(), _Sheet(untuned or {})
     for task in tasks:
         result = evaluate_task(
@@ -143,7 +143,7 @@ def _score_stage(
             writer.write_lines(out / f"{task.name}.jsonl", result.rows)
     if out is not None:
         of = {"benchmark": asked.name} if asked else {}
-        writer.write_json(out / "scores.json", {"stage": loaded.stage, **of, **sheet.kept})
+        writer.write_json(out / "scores.json", {"stage": loaded.stage, **of, **sheet.values})
     return sheet.figures
 
 
@@ -174,13 +174,13 @@ class _Sheet:
     def __init__(self, untuned: dict[str, Figures]) -> None:
         self._untuned = untuned
         self.figures: dict[str, Figures] = {}
-        self.kept: dict[str, dict[str, object]] = {"tasks": {}}
+        self.values: dict[str, dict[str, object]] = {"tasks": {}}
         if untuned:
-            self.kept["by_tuning"] = {}
+            self.values["by_tuning"] = {}
 
     def add(self, task: Task, result: TaskResult) -> list[str]:
         score = result.score
-        self.kept["tasks"][task.name] = asdict(score)
+        self.values["tasks"][task.name] = asdict(score)
         figures = self.figures[task.name] = {"score": score.score, **score.also}
         # Figures of parts are too many to print; a task without a summary has one main score.
         shown = [name for name in score.also if "/" not in name] if task.summary else []
@@ -189,7 +189,7 @@ class _Sheet:
         if self._untuned:
             before = self._untuned[task.name]
             change = {name: value - before[name] for name, value in figures.items()}
-            self.kept["by_tuning"][task.name] = change
+            self.values["by_tuning"][task.name] = change
             further = "".join(f", {name} {change[name]:+.2f}" for name in shown)
             lines.append(f"  by tuning: {change['score']:+.2f}{further}")
         return lines

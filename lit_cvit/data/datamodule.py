@@ -13,12 +13,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_cvit.data.benchmarks import load_benchmark
-from lit_cvit.data.check import OnProgress, TaskReport, check_benchmark, require_clean
-from lit_cvit.data.hints import unknown
+from lit_cvit.data.restricted import restrict_batch
 from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, global_batches
-from lit_cvit.data.stream import Stage, UnionSource, joint_task
+from lit_cvit.data.stage import Stage, UnionSource, joint_task
 from lit_cvit.data.tasks import Batch, Benchmark, Encoder, SampleSource, Task
-from lit_cvit.data.veil import veil_batch
+from lit_cvit.data.validation.check import OnProgress, TaskReport, check_benchmark, require_clean
+from lit_cvit.utils.suggest import unknown
 
 log = logging.getLogger("lit_cvit")
 
@@ -56,7 +56,7 @@ class _TrainBuilder:
             if not pick.counted:
                 batch.answer_mask[row] = False
         batch = dataclasses.replace(batch, step_tokens=self._step_tokens(source, picks, batch))
-        return veil_batch(batch, self.hidden)
+        return restrict_batch(batch, self.hidden)
 
     def _step_tokens(self, source: SampleSource, picks: Sequence[Pick], batch: Batch) -> int:
         sampler = self.sampler
@@ -86,7 +86,7 @@ class _EvalBuilder:
     def __call__(self, source: SampleSource, indices: Sequence[int]) -> Batch:
         samples = [source.sample(index) for index in indices]
         batch = self.encoder.encode(samples, with_answers=False, indices=indices)
-        return veil_batch(batch, self.hidden)
+        return restrict_batch(batch, self.hidden)
 
 
 class StageLoader(DataLoader[Batch]):

@@ -20,7 +20,7 @@ from lit_cvit.data.tasks import Sample, SampleSource
 Sizes = Literal["fixed", "fraction", "similarity"]
 
 
-def kept_rows(num_rows: int, amount: int, *, seed: int, task: str) -> list[int]:
+def memory_rows(num_rows: int, amount: int, *, seed: int, task: str) -> list[int]:
     """Rows of a task to keep, drawn without replacement.
 
     Args:

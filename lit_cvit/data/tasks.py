@@ -1,6 +1,6 @@
 """What flows through a stream: tasks, samples and batches.
 
-These are plain, picklable values. Nothing here knows a method, a backbone or a trainer.
+These are plain, picklable values. Nothing here depends on a method, a backbone or a trainer.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
-from lit_cvit.data.hints import printed
 from lit_cvit.metrics.general import Summary
 from lit_cvit.metrics.scoring import Scorer
+from lit_cvit.utils.suggest import printed
 
 
 class AnswerFormat(enum.StrEnum):
@@ -138,12 +138,12 @@ class Counts:
     def difference(self, train: int, test: int) -> str:
         """The published sizes that are not those found, in words; empty where all agree."""
         pairs = (("train", self.train, train), ("test", self.test, test))
-        told = [
+        parts = [
             f"{printed(published, unit)} {split}"
             for (split, published, found), unit in zip(pairs, self.units, strict=True)
             if published is not None and abs(found - published) >= unit
         ]
-        return ", ".join(told)
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Task:
         max_new_tokens: Decoding budget of the task.
         few_shot: True for a downstream task that is learned from a few samples, not tested zero-shot.
         published: Sizes of the splits behind published numbers, for a task of a published benchmark. What
-            such a task has twice in training, or in training and test, is told by a check; it is refused
+            such a task has twice in training, or in training and test, is reported by a check; it is refused
             where it is more than half of the test samples.
         summary: Prediction rows of the test split to further figures of it, reported like `also`.
     """

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 import torch
 
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.memory_plan.adapters import Unplannable
+from lit_cvit.memory_plan.capacity import advice, require_memory
 from lit_cvit.memory_plan.plan import MemoryPlan, Row
-from lit_cvit.memory_plan.room import advice, require_room
 from lit_cvit.memory_plan.sizes import plan_memory
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunRecord
 
-__all__ = ["MemoryPlan", "Row", "Unplannable", "advice", "checked_plan", "plan_memory", "require_room"]
+__all__ = ["MemoryPlan", "Row", "Unplannable", "advice", "checked_plan", "plan_memory", "require_memory"]
 
 log = logging.getLogger("lit_cvit")
 
@@ -57,4 +57,4 @@ def checked_plan(
     except Unplannable as error:
         log.warning("no memory plan: %s", error)
         return []
-    return [*plan.lines(), f"  there is {require_room(plan, device, advice(method, data))}"]
+    return [*plan.lines(), f"  there is {require_memory(plan, device, advice(method, data))}"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_cvit.adapters import DECODER, ProjectorBank, Target, grow, inject
 from lit_cvit.backbones.footprint import Outline
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 
 

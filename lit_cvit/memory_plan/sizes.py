@@ -14,7 +14,7 @@ from lit_cvit.backbones.footprint import DecoderCost, tensor_bytes
 from lit_cvit.backbones.loading import torch_dtype
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.sampling import evenly_spaced
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Sample, SampleSource, Task
 from lit_cvit.memory_plan.adapters import Adapters, asking, grown, growth
 from lit_cvit.memory_plan.plan import MemoryPlan, Row
@@ -79,14 +79,14 @@ class Lengths(NamedTuple):
     """Lengths of the samples that were looked at, in tokens.
 
     Attributes:
-        looked_at: Number of samples.
+        num_measured: Number of samples.
         training: Longest training sample.
         answer: Longest training answer.
         prompt: Longest test prompt.
         answering: Longest test prompt with all that may be answered to it.
     """
 
-    looked_at: int
+    num_measured: int
     training: int
     answer: int
     prompt: int
@@ -108,7 +108,7 @@ def look(data: ContinualDataModule) -> Lengths:
     ]
     prompts = [encoder.prompt_length(sample) for _, sample in tested]
     return Lengths(
-        looked_at=len(train) + len(tested),
+        num_measured=len(train) + len(tested),
         training=max(lengths),
         answer=max(answers),
         prompt=max(prompts),
@@ -172,17 +172,17 @@ class _Sizes:
 
     def _activations(self, samples: int, longest: int) -> tuple[int, str]:
         cost, layers = self.cost, self.cost.num_layers
-        kept = layers * cost.layer
+        activations = layers * cost.layer
         how = f"what autograd keeps of {layers} layers"
         if self.method.backbone.activation_checkpointing:
-            kept = layers * cost.layer_input + cost.layer
+            activations = layers * cost.layer_input + cost.layer
             how = f"inputs of {layers} layers, and what autograd keeps of one"
         image = self.method.backbone.num_image_tokens
         # Where its size decides, an image has at most as many tokens as the sample.
         projected = min(longest, image) if isinstance(image, int) else longest
         projector = samples * projected * self.adapters.in_projector * self.width
-        seen = f"{samples} x {longest} tokens, the longest of {self.lengths.looked_at} samples looked at"
-        return kept + cost.around + projector, f"{how}; {seen}"
+        seen = f"{samples} x {longest} tokens, the longest of {self.lengths.num_measured} samples measured"
+        return activations + cost.around + projector, f"{how}; {seen}"
 
     def _working(self, positions: int) -> Row:
         backbone, size = self.method.backbone, self.cost.layer * positions // self.cost.positions

@@ -1,9 +1,9 @@
 """Continual-learning methods, one file each."""
 
+from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.methods.dir_lora import DirLoRA
 from lit_cvit.methods.hide import HiDe
-from lit_cvit.methods.knows import Knows
 from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.optim import OptimizerSettings
@@ -17,7 +17,7 @@ __all__ = [
     "ContinualMethod",
     "DirLoRA",
     "HiDe",
-    "Knows",
+    "DataAccess",
     "Multitask",
     "OptimizerSettings",
     "ProgLoRA",

@@ -33,9 +33,9 @@ from lit_cvit.adapters import (
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.sampling import mix
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch, Task
-from lit_cvit.methods.knows import Knows
+from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.optim import OptimizerSettings
 
 Plan = dict[str, Any]
@@ -47,7 +47,7 @@ class ContinualMethod(L.LightningModule):
     """A continual-learning algorithm over a frozen backbone with adapters.
 
     Hooks for subclasses: `plan_stage`, `apply_plan`, `end_stage`, `make_bank`, `sample_facts`, `loss_terms`,
-    `extra_tensors`, `method_state` and `load_method_state`, and the properties `knows`,
+    `extra_tensors`, `method_state` and `load_method_state`, and the properties `access`,
     `requires_callbacks` and `trains`. None of them has to be called through `super()`.
 
     Args:
@@ -105,9 +105,9 @@ class ContinualMethod(L.LightningModule):
     # -- what a method says of itself -----------------------------------------------------------------------
 
     @property
-    def knows(self) -> Knows:
+    def access(self) -> DataAccess:
         """What the configured method reads; printed, and enforced where the data module can."""
-        return Knows()
+        return DataAccess()
 
     @property
     def trains(self) -> bool:
@@ -154,8 +154,8 @@ class ContinualMethod(L.LightningModule):
     def end_stage(self, stage: Stage) -> None:
         """Called when a stage's training is over and before it is saved."""
 
-    def know_tasks(self, tasks: tuple[Task, ...]) -> None:
-        """Told before the run which tasks there are; only for methods that may know the task of a sample."""
+    def set_tasks(self, tasks: tuple[Task, ...]) -> None:
+        """The tasks of the run, before it begins; for methods that may read the task of a sample."""
 
     def make_bank(self, name: str, target: Target, base: nn.Linear) -> LoRABank:
         """Build the bank around one layer."""

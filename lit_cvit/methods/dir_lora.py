@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lit_cvit.adapters import PRETRAINED
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
+from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod, Plan
-from lit_cvit.methods.knows import Knows
 
 
 class DirLoRA(ContinualMethod):
@@ -31,9 +31,9 @@ class DirLoRA(ContinualMethod):
         self.learned: list[str] = []
 
     @property
-    def knows(self) -> Knows:
+    def access(self) -> DataAccess:
         """The task, always."""
-        return Knows(task_id_in_training=True, task_id_at_test=True)
+        return DataAccess(task_id_in_training=True, task_id_at_test=True)
 
     def plan_stage(self, stage: Stage) -> Plan:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_cvit.methods.knows import Knows
+from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.seq_lora import SeqLoRA
 
 
@@ -10,6 +10,6 @@ class Multitask(SeqLoRA):
     """SeqLoRA's adapter, trained on all tasks at once."""
 
     @property
-    def knows(self) -> Knows:
+    def access(self) -> DataAccess:
         """All tasks at once."""
-        return Knows(joint_data=True)
+        return DataAccess(joint_data=True)

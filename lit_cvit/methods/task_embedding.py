@@ -18,7 +18,7 @@ from lit_cvit.backbones.encode import open_images
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.encoders import ClipImageEncoder, SentenceEncoder, text_encoder
-from lit_cvit.ranks import gathered, num_ranks, rank
+from lit_cvit.utils.distributed import gathered, num_ranks, rank
 
 TOWER = "tower"
 MODALITIES = ("image", "instruction", "answer")

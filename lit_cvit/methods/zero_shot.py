@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod, Plan
 
 

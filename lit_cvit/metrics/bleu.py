@@ -53,17 +53,17 @@ class Bleu:
         return Scored(samples, 100 * _pooled(tallies).value() if tallies else math.nan)
 
     def _count(self, prediction: list[str], references: list[list[str]]) -> _Tally:
-        matched, said = [], []
+        matched, predicted = [], []
         for size in range(1, self.order + 1):
             grams = _grams(prediction, size)
             most: Counter[tuple[str, ...]] = Counter()
             for reference in references:
                 most |= _grams(reference, size)
             matched.append((grams & most).total())
-            said.append(grams.total())
+            predicted.append(grams.total())
         length = len(prediction)
         closest = min((len(reference) for reference in references), key=lambda n: (abs(n - length), n))
-        return _Tally(tuple(matched), tuple(said), length, closest)
+        return _Tally(tuple(matched), tuple(predicted), length, closest)
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class _Tally:
     """
 
     matched: tuple[int, ...]
-    said: tuple[int, ...]
+    predicted: tuple[int, ...]
     length: int
     closest: int
 
     def value(self) -> float:
-        precisions = [(m + _TINY) / (s + _SMALL) for m, s in zip(self.matched, self.said, strict=True)]
+        precisions = [(m + _TINY) / (s + _SMALL) for m, s in zip(self.matched, self.predicted, strict=True)]
         ratio = (self.length + _TINY) / (self.closest + _SMALL)
         penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
         return math.prod(precisions) ** (1 / len(precisions)) * penalty
@@ -92,7 +92,7 @@ class _Tally:
 def _pooled(tallies: Sequence[_Tally]) -> _Tally:
     return _Tally(
         tuple(map(sum, zip(*(each.matched for each in tallies), strict=True))),
-        tuple(map(sum, zip(*(each.said for each in tallies), strict=True))),
+        tuple(map(sum, zip(*(each.predicted for each in tallies), strict=True))),
         sum(each.length for each in tallies),
         sum(each.closest for each in tallies),
     )

@@ -71,12 +71,12 @@ def best_reference_cider(predictions: Sequence[str], references: Sequence[Sequen
     Raises:
         ValueError: as for `cider`.
     """
-    kept = []
+    closest = []
     for prediction, captions in zip(predictions, references, strict=True):
         alone = [[caption] for caption in captions]
         scores = raw_cider([prediction] * len(captions), alone)
-        kept.append(captions[scores.index(max(scores))])
-    return raw_cider(kept, [[prediction] for prediction in predictions])
+        closest.append(captions[scores.index(max(scores))])
+    return raw_cider(closest, [[prediction] for prediction in predictions])
 
 
 class _Weights:
@@ -99,12 +99,12 @@ class _Weights:
         return penalty * sum(map(self._cosine, prediction, reference))
 
     def _cosine(self, prediction: Counter[_Gram], reference: Counter[_Gram]) -> float:
-        said, meant = self._weigh(prediction), self._weigh(reference)
-        norm = math.hypot(*said.values()) * math.hypot(*meant.values())
+        predicted, meant = self._weigh(prediction), self._weigh(reference)
+        norm = math.hypot(*predicted.values()) * math.hypot(*meant.values())
         if norm == 0.0:
             return 0.0
         return (
-            sum(min(weight, meant[gram]) * meant[gram] for gram, weight in said.items() if gram in meant)
+            sum(min(weight, meant[gram]) * meant[gram] for gram, weight in predicted.items() if gram in meant)
             / norm
         )
 

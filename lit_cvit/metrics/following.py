@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from lit_cvit.data.hints import unknown
 from lit_cvit.metrics.boxes import NUMBER
+from lit_cvit.utils.suggest import unknown
 
 _MAX_SHORT_WORDS = 2
 _MIN_CAPTION_WORDS = 5

@@ -131,15 +131,15 @@ def seed_bench(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _detection(rows: Sequence[Row]) -> dict[str, float]:
-    said = [official_pope_answer(row["text"]) == "yes" for row in rows]
+    answered_yes = [official_pope_answer(row["text"]) == "yes" for row in rows]
     true = [row["references"][0].lower() == "yes" for row in rows]
-    hits = sum(s and t for s, t in zip(said, true, strict=True))
+    hits = sum(s and t for s, t in zip(answered_yes, true, strict=True))
     return {
-        "f1": _share(2 * hits, sum(said) + sum(true)),
+        "f1": _share(2 * hits, sum(answered_yes) + sum(true)),
         "accuracy": _accuracy(rows),
-        "precision": _share(hits, sum(said)),
+        "precision": _share(hits, sum(answered_yes)),
         "recall": _share(hits, sum(true)),
-        "yes_ratio": _share(sum(said), len(rows)),
+        "yes_ratio": _share(sum(answered_yes), len(rows)),
     }
 
 

@@ -42,8 +42,8 @@ def letter_or_short(prediction: str, sample: ScoredSample) -> float:
     """
     if sample.choices or _CAPITAL.fullmatch(sample.answers[0].strip()):
         return letter(prediction, sample)
-    said = short_answer(prediction)
-    return float(any(said == short_answer(answer) for answer in sample.answers))
+    predicted = short_answer(prediction)
+    return float(any(predicted == short_answer(answer) for answer in sample.answers))
 
 
 def official_scienceqa(prediction: str, sample: ScoredSample) -> float:
@@ -92,8 +92,8 @@ def official_vqav2(prediction: str, sample: ScoredSample) -> float:
     answers = [text.replace("\n", " ").replace("\t", " ").strip() for text in texts]
     if len(set(sample.answers)) > 1:
         answers = [normalize_words(strip_punctuation(answer)) for answer in answers]
-    said, *references = (answer.lower() for answer in answers)
-    return _leave_one_out(said, references)
+    predicted, *references = (answer.lower() for answer in answers)
+    return _leave_one_out(predicted, references)
 
 
 def official_gqa(prediction: str, sample: ScoredSample) -> float:
@@ -111,8 +111,8 @@ def official_substring(prediction: str, sample: ScoredSample) -> float:
 
     An empty prediction is part of every reference and so always right.
     """
-    said = prediction.lower()
-    return float(any(said in answer.lower() or answer.lower() in said for answer in sample.answers))
+    predicted = prediction.lower()
+    return float(any(predicted in answer.lower() or answer.lower() in predicted for answer in sample.answers))
 
 
 def official_imagenet_coin(prediction: str, sample: ScoredSample) -> float:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lit_cvit.data.hints import unknown
 from lit_cvit.metrics import general, rules, text
 from lit_cvit.metrics.bleu import Bleu
 from lit_cvit.metrics.caption_means import mean_of_seven, mean_of_six
@@ -22,6 +21,7 @@ from lit_cvit.metrics.content import Content, read_content
 from lit_cvit.metrics.meteor import check_meteor, meteor
 from lit_cvit.metrics.rouge import rouge_l
 from lit_cvit.metrics.scored import Scored, mean_of_samples
+from lit_cvit.utils.suggest import unknown
 
 
 class ScoredSample(Protocol):

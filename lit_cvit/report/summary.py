@@ -15,7 +15,7 @@ from lit_cvit.run import Cells, ScoreMatrix
 def run_summary(matrix: ScoreMatrix, *, isolated: Sequence[float] | None = None) -> dict[str, float]:
     """Every continual-learning metric that the matrix allows, read after its last measured stage.
 
-    Joint training (a stage whose name is no task) knows no stages: it has AP and MIF over all tasks alone.
+    Joint training (a stage whose name is no task) has no stages, so it has AP and MIF over all tasks alone.
 
     Args:
         matrix: The matrix of a run.

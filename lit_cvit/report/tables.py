@@ -56,11 +56,11 @@ def further_table(matrix: ScoreMatrix, cells: Cells) -> Table:
 
     Columns without any value are left out.
     """
-    kept = [i for i in range(len(matrix.tasks)) if any(row[i] is not None for row in cells)]
-    names = [matrix.tasks[i] for i in kept]
+    scored = [i for i in range(len(matrix.tasks)) if any(row[i] is not None for row in cells)]
+    names = [matrix.tasks[i] for i in scored]
     rows: list[tuple[Cell, ...]] = []
     for index, (learned, row) in enumerate(zip(matrix.stages, cells, strict=True)):
-        values = [row[i] for i in kept]
+        values = [row[i] for i in scored]
         seen = seen_tasks(matrix, index)
         rows.append((index + 1, learned, *values, mean_of(names, values, over=seen)))
     return Table(("stage", "learned", *names, "mean seen"), tuple(rows))

@@ -153,15 +153,15 @@ class Writer:
         """
         if not self.enabled or not path.is_file():
             return 0
-        kept: list[bytes] = []
+        remaining: list[bytes] = []
         num_rows = 0
         for line, row in whole_lines(path):
             num_rows += 1
             if keep(row):
-                kept.append(line)
-        if sum(map(len, kept)) != path.stat().st_size:
-            self.write_bytes(path, b"".join(kept))
-        return num_rows - len(kept)
+                remaining.append(line)
+        if sum(map(len, remaining)) != path.stat().st_size:
+            self.write_bytes(path, b"".join(remaining))
+        return num_rows - len(remaining)
 
     def remove(self, path: Path) -> None:
         """Remove a file if it is there."""

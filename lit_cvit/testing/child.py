@@ -14,12 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from lit_cvit.adapters import RoutingContext, routing
-from lit_cvit.cli import StreamCLI, load_run
+from lit_cvit.cli.load import load_run
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.stream.trainer import ContinualTrainer
 from lit_cvit.testing.jobs import Job
-from lit_cvit.trainer import ContinualTrainer
 
 # A sample of each kind: two tasks that are learned, text alone, and a task that is not learned.
 PICKS = (("ScienceQA", 0), ("GQA", 1), ("ScienceQA", 4), ("Flickr30k", 2), ("GQA", 3))

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lit_cvit.adapters import (
-    DualRouter,
     LoRABank,
     RoutingContext,
     adapter_changes_output,
@@ -17,6 +16,7 @@ from lit_cvit.adapters import (
     require_effect,
     routing,
 )
+from lit_cvit.methods.smolora.router import DualRouter
 
 NAME = "decoder.0.mlp.up_proj"
 

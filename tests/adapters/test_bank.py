@@ -8,7 +8,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_cvit.adapters import DualRouter, LoRABank, RoutingContext, joined, routing
+from lit_cvit.adapters import (
+    LoRABank,
+    RoutingContext,
+    joined,
+    routing,
+)
+from lit_cvit.methods.smolora.router import DualRouter
 
 IN, OUT, RANKS, SCALING = 6, 5, (2, 1, 3), 0.5
 

@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_cvit.adapters import (
-    DualRouter,
     LoRABank,
     RoutingContext,
     active,
@@ -16,6 +15,7 @@ from lit_cvit.adapters import (
     current,
     routing,
 )
+from lit_cvit.methods.smolora.router import DualRouter
 
 WIDTH, E = 6, 4
 

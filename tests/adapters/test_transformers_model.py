@@ -8,7 +8,6 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_cvit.adapters import (
-    DualRouter,
     LoRABank,
     RoutingContext,
     Target,
@@ -17,6 +16,7 @@ from lit_cvit.adapters import (
     joined,
     routing,
 )
+from lit_cvit.methods.smolora.router import DualRouter
 
 LENGTH, NEW, E = 7, 6, 8
 

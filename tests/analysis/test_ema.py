@@ -6,7 +6,15 @@ import math
 
 import torch
 
-from lit_cvit.analysis.ema import follow, l1, layers_of, official_share, paper_share, settle, summed_by
+from lit_cvit.analysis.ema import (
+    clamp_or_fallback,
+    follow,
+    l1,
+    layers_of,
+    official_share,
+    paper_share,
+    summed_by,
+)
 
 
 def test_the_published_share_is_two_times_one_plus_the_gradient_over_way_and_change() -> None:
@@ -20,7 +28,7 @@ def test_the_papers_share_is_a_ratio_of_norms() -> None:
 
 def test_a_share_counts_strictly_between_zero_and_one() -> None:
     raw = torch.tensor([0.25, 0.0, 1.0, 3.0, -0.5, math.nan, math.inf], dtype=torch.float64)
-    share, dynamic = settle(raw, fallback=0.75)
+    share, dynamic = clamp_or_fallback(raw, fallback=0.75)
     assert share.tolist() == [0.25] * 7
     assert dynamic.tolist() == [True] + [False] * 6
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lit_cvit.adapters import LoRABank, RoutingContext, routing
 from lit_cvit.analysis.routing import BankRouting, GateSums, RoutingReport, TaskRouting, added, bank_routing
-from lit_cvit.analysis.tracing import Recorder
+from lit_cvit.probing.tracing import Recorder
 from lit_cvit.report.routing import is_written, routing_json, write_routing
 from lit_cvit.report.routing_plots import blocks_figure, fusion_figure, panels
 from lit_cvit.run import RunRecord, Writer

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.shipped import CONFIGS
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.methods import ContinualMethod
-from lit_cvit.shipped import CONFIGS
 
 EXPECTED = {
     "internvl3_8b": ("InternVL", "OpenGVLab/InternVL3-8B-hf"),

@@ -54,9 +54,9 @@ def test_older_weights_that_are_cut_off_are_named_before_anything_is_loaded(
     torch.save({"weight": torch.zeros(1000)}, folder / "pytorch_model.bin")
     whole = (folder / "pytorch_model.bin").read_bytes()
     assert Llava(str(folder)).locate() == (folder, "folder")
-    for kept in (0, 1000, len(whole) - 30):
-        (folder / "pytorch_model.bin").write_bytes(whole[:kept])
-        with pytest.raises(ValueError, match=rf"old/pytorch_model\.bin: cut off .*it has {kept} bytes"):
+    for stored in (0, 1000, len(whole) - 30):
+        (folder / "pytorch_model.bin").write_bytes(whole[:stored])
+        with pytest.raises(ValueError, match=rf"old/pytorch_model\.bin: cut off .*it has {stored} bytes"):
             Llava(str(folder)).locate()
 
 

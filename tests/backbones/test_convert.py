@@ -72,7 +72,7 @@ def test_every_weight_arrives_bit_for_bit(parts: Parts, samples: list[Sample], t
     assert len(backbone.generate(backbone.encode(samples, with_answers=False), max_new_tokens=2)) == 5
 
 
-def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
@@ -88,7 +88,7 @@ def test_a_projector_of_another_kind_is_named_with_what_it_holds(
 ) -> None:
     torch.save(stored, tmp_path / "other.bin")
     assert parts.convert(tmp_path / "out", projector=tmp_path / "other.bin") == 1
-    assert words in complaint(capsys)
+    assert words in error_of(capsys)
 
 
 def test_parts_that_do_not_fit_are_named_with_their_widths(
@@ -98,22 +98,22 @@ def test_parts_that_do_not_fit_are_named_with_their_widths(
     stored["model.mm_projector.0.weight"] = torch.zeros(64, 7)
     torch.save(stored, tmp_path / "narrow.bin")
     assert parts.convert(tmp_path / "out", projector=tmp_path / "narrow.bin") == 1
-    assert "linear_1.weight has shape (64, 7)" in complaint(capsys)
+    assert "linear_1.weight has shape (64, 7)" in error_of(capsys)
 
 
 def test_missing_parts_and_a_full_folder_are_named(
     parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert parts.convert(tmp_path / "out", projector=tmp_path / "none.bin") == 1
-    assert "none.bin cannot be read" in complaint(capsys)
+    assert "none.bin cannot be read" in error_of(capsys)
     assert parts.convert(tmp_path / "out", language_model=tmp_path / "none") == 1
-    assert "--language_model" in complaint(capsys)
+    assert "--language_model" in error_of(capsys)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     assert parts.convert(tmp_path / "full") == 1
-    assert "is not empty" in complaint(capsys)
+    assert "is not empty" in error_of(capsys)
     assert parts.convert(tmp_path / "full" / "file") == 1
-    assert "is not empty" in complaint(capsys)
+    assert "is not empty" in error_of(capsys)
 
 
 @pytest.mark.parametrize("stored", [torch.zeros(2), [1], {"model.mm_projector.0.weight": 1}])

@@ -20,7 +20,7 @@ from lit_cvit.data.tasks import Sample, SampleError
 
 
 def texts(backbone: Llava, ids: torch.Tensor, mask: torch.Tensor) -> list[str]:
-    return [backbone.tokenizer.decode(row[kept]) for row, kept in zip(ids, mask, strict=True)]
+    return [backbone.tokenizer.decode(row[stored]) for row, stored in zip(ids, mask, strict=True)]
 
 
 def test_answer_mask_marks_every_answer_and_its_end_and_nothing_else(

@@ -110,25 +110,25 @@ def test_another_way_to_limit_tiles_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoder", "special", "told"),
+    ("decoder", "special", "message"),
     [
         (
             "qwen2",
             ("</s>",),
-            "its decoder is of type 'qwen2'; backbone LlavaNext knows the prompts of Vicuna",
+            "its decoder is of type 'qwen2'; backbone LlavaNext has the prompts of Vicuna",
         ),
         ("llama", ("</s>", "<|im_start|>"), "its decoder is one that speaks ChatML"),
         ("llama", ("<|eot_id|>",), "its decoder is one whose tokenizer lacks </s>;"),
     ],
 )
 def test_a_llava_next_whose_decoder_has_an_unknown_prompt_is_refused(
-    decoder: str, special: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+    decoder: str, special: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = tokenizer(special, end=special[0], pad=special[0])
     config = SimpleNamespace(text_config=SimpleNamespace(model_type=decoder))
     monkeypatch.setattr(LlavaNext, "config", config)
     monkeypatch.setattr(LlavaNext, "tokenizer", tokens)
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         _ = LlavaNext("some/model").chat_format
 
 

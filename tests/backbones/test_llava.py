@@ -241,19 +241,19 @@ def test_frozen_digest_changes_if_and_only_if_a_frozen_weight_changes(
 
 
 def test_description_names_the_files_by_content(llava_folder: Path, tmp_path: Path) -> None:
-    said = Llava(str(llava_folder)).describe()
-    assert {k: said[k] for k in ("class", "source", "quantization", "dtype")} == {
+    reported = Llava(str(llava_folder)).describe()
+    assert {k: reported[k] for k in ("class", "source", "quantization", "dtype")} == {
         "class": "Llava",
         "source": "folder",
         "quantization": "none",
         "dtype": "float32",
     }
     folder = own(llava_folder, tmp_path)
-    assert Llava(str(folder)).describe()["digest"] == said["digest"]
+    assert Llava(str(folder)).describe()["digest"] == reported["digest"]
     weights = load_file(folder / "model.safetensors")
     weights["multi_modal_projector.linear_1.bias"][0] += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert Llava(str(folder)).describe()["digest"] != said["digest"]
+    assert Llava(str(folder)).describe()["digest"] != reported["digest"]
 
 
 def test_missing_weights_are_an_error_not_random_numbers(llava_folder: Path, tmp_path: Path) -> None:

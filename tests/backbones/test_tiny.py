@@ -12,13 +12,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lit_cvit.backbones import Tiny, corpus
+from lit_cvit.backbones import Tiny
 from lit_cvit.backbones.tiny import WEIGHTS
-from lit_cvit.data.benchmarks.cvit_mini import PLACE_CLASSES, cvit_mini
-from lit_cvit.data.benchmarks.mini_drawing import OBJECT_CLASSES
+from lit_cvit.data.benchmarks.cvit_mini import cvit_mini
 from lit_cvit.data.instructions import cvit_instructions
-from lit_cvit.data.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene, Thing
 from lit_cvit.data.tasks import Sample
+from lit_cvit.miniature import corpus
+from lit_cvit.miniature.cvit import PLACE_CLASSES
+from lit_cvit.miniature.drawing import OBJECT_CLASSES
+from lit_cvit.miniature.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene, Thing
 
 # No recipe seeds its generator so: these scenes and questions are held out.
 HELD_OUT = 20_240_731
@@ -122,7 +124,7 @@ def test_no_answer_of_the_corpus_is_a_bare_word_or_letter(turns: list[corpus.Tur
 
 
 def test_no_answer_of_the_corpus_ends_in_a_full_stop_of_its_own(turns: list[corpus.Turn]) -> None:
-    """One that is told to say a full stop again does."""
+    """One that is asked to say a full stop again does."""
     stops = [(question, answer) for question, answer in turns if answer.endswith(".")]
     assert [answer for _, answer in stops if not answer.startswith("you said ")] == []
     assert all(answer.removeprefix("you said ") in question for question, answer in stops)

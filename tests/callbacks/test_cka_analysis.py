@@ -17,14 +17,14 @@ from torch import Tensor
 
 from callbacks import CKAAnalysis, DynamicEMA
 from lit_cvit.analysis.cka import cka
-from lit_cvit.analysis.features import pooled_outputs
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import ContinualMethod, DirLoRA, HiDe, ZeroShot
+from lit_cvit.probing.features import pooled_outputs
 from lit_cvit.run import RunFolder, read_json
+from lit_cvit.stream.trainer import ContinualTrainer
 from lit_cvit.testing import Row
 from lit_cvit.testing.jobs import ranks_of
 from lit_cvit.testing.kit import Made, run_and_read
-from lit_cvit.trainer import ContinualTrainer
 
 STREAM = ["GQA", "TextVQA", "ImageNet"]
 NUM_TEST = 8

@@ -18,10 +18,10 @@ from stream_kit import BATCH, KillAt, Killed, differing, fit, log_rows, small_da
 from torch import Tensor, nn
 
 from callbacks import DynamicEMA
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.methods import ContinualMethod, SeqLoRA, SMoLoRA
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STEPS = 4
@@ -176,8 +176,8 @@ def test_the_average_is_a_plain_transcription_of_its_formula(
             in_range = 0 < share < 1
             used += in_range * len(layer)
             for n in layer:
-                kept = 1 - share if in_range else 0.97
-                star[n] = kept * star[n] + (1 - kept) * value[n]
+                stored = 1 - share if in_range else 0.97
+                star[n] = stored * star[n] + (1 - stored) * value[n]
         averages, logged = drive.step(grad, value)
         for n in PATH:
             assert averages[n].dtype == torch.float32
@@ -345,10 +345,10 @@ def test_the_log_has_betas_and_the_dynamic_share_of_averaged_stages_alone(
     assert rows[STEPS]["ema/dynamic"] == 0.0
     assert rows[STEPS]["ema/beta/projector"] == pytest.approx(0.99)
     extra = run.load_stage(2).extra["callbacks"]
-    (kept,) = (state for key, state in extra.items() if key.startswith("DynamicEMA"))
+    (stored,) = (state for key, state in extra.items() if key.startswith("DynamicEMA"))
     share = sum(row["ema/dynamic"] for row in rows[STEPS:]) / STEPS
-    assert kept == {"dynamic_share": {"2": pytest.approx(share)}}
-    assert json.loads(json.dumps(kept["dynamic_share"])) == kept["dynamic_share"]
+    assert stored == {"dynamic_share": {"2": pytest.approx(share)}}
+    assert json.loads(json.dumps(stored["dynamic_share"])) == stored["dynamic_share"]
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ from stream_kit import (
 from callbacks import Replay
 from callbacks.stream_progress import header
 from lit_cvit.adapters import routing
-from lit_cvit.cli import StreamCLI
-from lit_cvit.data.memory import cycled, kept_rows, reservoir_rows
+from lit_cvit.cli.stream_cli import StreamCLI
+from lit_cvit.data.memory import cycled, memory_rows, reservoir_rows
 from lit_cvit.data.sampling import mix
 from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
 from lit_cvit.run import RunFolder
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.trainer import ContinualTrainer
 
 
 class Seen(Callback):
@@ -40,8 +40,8 @@ class Seen(Callback):
         self.rows: dict[int, list[list[tuple[str, str]]]] = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        said = [(vars(each)["task"], vars(each)["id"]) for each in batch.samples]
-        self.rows.setdefault(pl_module.stage.number, []).append(said)
+        reported = [(vars(each)["task"], vars(each)["id"]) for each in batch.samples]
+        self.rows.setdefault(pl_module.stage.number, []).append(reported)
 
 
 def names(task: str, rows: list[int]) -> list[tuple[str, str]]:
@@ -66,7 +66,7 @@ def mixed(
 
 def test_rows_of_earlier_tasks_are_mixed_into_a_stages_data(mixed: Any) -> None:
     _, seen, _ = mixed
-    old = {task: names(task, kept_rows(NUM_SHORT, 6, seed=0, task=task)) for task in STREAM}
+    old = {task: names(task, memory_rows(NUM_SHORT, 6, seed=0, task=task)) for task in STREAM}
     expected = {
         1: all_of("ScienceQA"),
         2: all_of("GQA") + old["ScienceQA"],
@@ -80,9 +80,9 @@ def test_rows_of_earlier_tasks_are_mixed_into_a_stages_data(mixed: Any) -> None:
 
 def test_header_and_record_say_that_the_method_learns_from_old_data(mixed: Any) -> None:
     trainer = mixed[0]
-    assert trainer.lightning_module.knows.words() == "nothing beyond the prompt and image"
-    assert trainer.run.record.facts["knows"] == "old data"
-    assert "may know  old data" in header(trainer, trainer.lightning_module)
+    assert trainer.lightning_module.access.words() == "nothing beyond the prompt and image"
+    assert trainer.run.record.facts["access"] == "old data"
+    assert "access    old data" in header(trainer, trainer.lightning_module)
 
 
 def test_steps_schedule_and_log_follow_a_stage_that_got_longer(llava_folder: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_steps_schedule_and_log_follow_a_stage_that_got_longer(llava_folder: Pat
 
 def test_replayed_rows_are_never_kept_as_new_ones(mixed: Any) -> None:
     replay = mixed[2]
-    assert replay.kept == {task: kept_rows(NUM_SHORT, 6, seed=0, task=task) for task in STREAM}
+    assert replay.memory == {task: memory_rows(NUM_SHORT, 6, seed=0, task=task) for task in STREAM}
 
 
 def test_a_task_gives_no_more_rows_than_it_has_and_a_fraction_of_them(llava_folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_task_gives_no_more_rows_than_it_has_and_a_fraction_of_them(llava_fold
         replay = Replay(**settings)
         replay.on_stage_end(ContinualTrainer(accelerator="cpu"), method, stages[0])
         (found,) = replay.replayed(method, stages[1])
-        assert found.rows == tuple(kept_rows(NUM_SHORT, number, seed=0, task="ScienceQA"))
+        assert found.rows == tuple(memory_rows(NUM_SHORT, number, seed=0, task="ScienceQA"))
 
 
 class Compares(SeqLoRA):
@@ -125,9 +125,12 @@ def test_by_similarity_the_less_alike_tasks_give_more(llava_folder: Path) -> Non
     replay, trainer = Replay(sizes="similarity", amount=16), ContinualTrainer(accelerator="cpu")
     for stage in stages[:2]:
         replay.on_stage_end(trainer, method, stage)
-    assert {task: len(rows) for task, rows in replay.kept.items()} == {"ScienceQA": 16, "GQA": 16}
+    assert {task: len(rows) for task, rows in replay.memory.items()} == {"ScienceQA": 16, "GQA": 16}
     found = replay.replayed(method, stages[2])
-    assert [source.rows for source in found] == [tuple(kept_rows(NUM_SHORT, 4, seed=0, task="ScienceQA")), ()]
+    assert [source.rows for source in found] == [
+        tuple(memory_rows(NUM_SHORT, 4, seed=0, task="ScienceQA")),
+        (),
+    ]
 
 
 def test_a_reservoir_comes_back_whole(llava_folder: Path) -> None:
@@ -192,7 +195,7 @@ class Expected(Callback):
             return
         memory = []
         for task in stage.seen[:-1]:
-            memory += [task.train.sample(row) for row in kept_rows(NUM_SHORT, 6, seed=0, task=task.name)]
+            memory += [task.train.sample(row) for row in memory_rows(NUM_SHORT, 6, seed=0, task=task.name)]
         seed = mix("replay", 0, stage.number)
         rows = cycled(len(memory), self.batch_size, step=batch_idx, seed=seed)
         replayed = pl_module.backbone.encode([memory[row] for row in rows], with_answers=True)
@@ -241,7 +244,7 @@ def test_replayed_rows_hide_what_the_method_does_not_declare(
     llava_folder: Path, tmp_path: Path, form: Any
 ) -> None:
     with pytest.raises(
-        RuntimeError, match=r"reads `sample.task`, which its property `knows` does not declare"
+        RuntimeError, match=r"reads `sample.task`, which its property `access` does not declare"
     ):
         fit(tmp_path, small_method(llava_folder, ReadsTask), short_data(), callbacks=[Replay(form=form)])
 
@@ -278,13 +281,13 @@ def test_a_run_killed_inside_a_later_stage_ends_bit_identical(
 
 def test_the_state_is_plain_and_comes_back() -> None:
     replay, again = Replay(), Replay()
-    replay.kept = {"GQA": [3, 1], "VQAv2": []}
+    replay.memory = {"GQA": [3, 1], "VQAv2": []}
     buffer = io.BytesIO()
     torch.save(replay.state_dict(), buffer)
     buffer.seek(0)
     again.load_state_dict(torch.load(buffer, weights_only=True))
-    assert again.kept == replay.kept
-    assert again.kept["GQA"] is not replay.kept["GQA"]
+    assert again.memory == replay.memory
+    assert again.memory["GQA"] is not replay.memory["GQA"]
 
 
 # -- settings ------------------------------------------------------------------------------------------------

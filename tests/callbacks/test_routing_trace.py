@@ -1,4 +1,4 @@
-"""RoutingTrace: the routing of every method as it is, tasks told apart, and a training left alone."""
+"""RoutingTrace: the routing of every method as it is, tasks separated, and a training left alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from stream_kit import (
 
 from callbacks import RoutingTrace
 from lit_cvit.__main__ import main
-from lit_cvit.adapters import DualRouter, routing
+from lit_cvit.adapters import (
+    routing,
+)
 from lit_cvit.methods import ContinualMethod, DirLoRA, HiDe, ProgLoRA, SeqLoRA, SMoLoRA
+from lit_cvit.methods.smolora.router import DualRouter
 from lit_cvit.report.routing import routing_folder
 from lit_cvit.run import RunFolder
-from lit_cvit.stages import StageCallback
+from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.testing import Row
 from lit_cvit.testing.jobs import ranks_of
 from lit_cvit.testing.kit import Made, run_and_read
@@ -204,9 +207,9 @@ def test_a_method_that_routes_nothing_is_told_once(llava_folder: Path, tmp_path:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run, _ = traced(llava_folder, tmp_path, SeqLoRA)
-    said = [str(each.message) for each in caught if "RoutingTrace" in str(each.message)]
-    assert len(said) == 1
-    assert said[0].startswith("RoutingTrace: SeqLoRA as configured routes nothing")
+    reported = [str(each.message) for each in caught if "RoutingTrace" in str(each.message)]
+    assert len(reported) == 1
+    assert reported[0].startswith("RoutingTrace: SeqLoRA as configured routes nothing")
     assert run.stages_done() == [1, 2]
     assert not (run.path / "analysis").exists()
 
@@ -262,18 +265,18 @@ def test_two_ranks_the_command_line_and_python_give_what_one_rank_writes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "x").symlink_to(one.path)
-    kept = {number: read(one, number) for number in (1, 2)}
+    stored = {number: read(one, number) for number in (1, 2)}
     for command in documented("bash").splitlines():
         assert main(command.removeprefix("python -m lit_cvit ").split()) == 0
     found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("routing-all/*/*.json")}
-    assert found == {"01-ScienceQA": kept[1], "02-GQA": kept[2]}
+    assert found == {"01-ScienceQA": stored[1], "02-GQA": stored[2]}
     assert [path.name for path in (tmp_path / "routing-last").iterdir()] == ["02-GQA"]
     # The first command has written over what the callback wrote, of seen tasks alone.
     assert [task["task"] for task in read(one, 1)["tasks"]] == ["ScienceQA"]
     capsys.readouterr()
     exec(documented("python"), {})
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 * len(kept[1]["tasks"])
+    assert len(lines) == 2 * len(stored[1]["tasks"])
     assert lines[1].startswith("1 GQA (unseen) {'decoder.0.mlp.gate_proj': (0.0,), ")
 
 

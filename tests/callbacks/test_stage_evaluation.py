@@ -10,7 +10,7 @@ from stream_kit import STREAM, fit, small_data, small_method
 
 from callbacks import StageEvaluation
 from lit_cvit.methods import Multitask, ZeroShot
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.trainer import ContinualTrainer
 
 HELD_OUT = ["VizWiz", "TextCaps", "OCR-VQA"]
 

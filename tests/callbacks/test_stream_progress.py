@@ -16,8 +16,8 @@ from callbacks.stream_progress import TerminalTable, header
 from lit_cvit.methods import ContinualMethod, DirLoRA, SMoLoRA, ZeroShot
 from lit_cvit.report import matrix_table
 from lit_cvit.run import RunFolder, ScoreMatrix
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 
 def callbacks(progress: StreamProgress, **evaluation: Any) -> list[Callback]:
@@ -44,7 +44,7 @@ def test_the_header_says_what_is_about_to_happen(printed: tuple[str, RunFolder])
     lines = text[text.index("method    ") :].splitlines()
     assert lines[:2] == [
         "method    SMoLoRA, seed 0",
-        "may know  instruction text, encoder sentence-transformers/all-MiniLM-L6-v2",
+        "access    instruction text, encoder sentence-transformers/all-MiniLM-L6-v2",
     ]
     assert lines[2].endswith(", 0.29 million parameters, frozen")
     assert lines[3:8] == [
@@ -57,9 +57,9 @@ def test_the_header_says_what_is_about_to_happen(printed: tuple[str, RunFolder])
 
 
 def test_every_stage_says_what_it_trains(printed: tuple[str, RunFolder]) -> None:
-    said = [line for line in printed[0].splitlines() if "trainable" in line]
+    reported = [line for line in printed[0].splitlines() if "trainable" in line]
     counts = printed[1].record.stage(1).facts["parameters"]["trainable"]
-    assert said == [
+    assert reported == [
         f"stage {number}/2: {task}, 32 samples, 2 steps, {counts:,} trainable parameters"
         for number, task in ((1, "ScienceQA"), (2, "GQA"))
     ]
@@ -133,12 +133,12 @@ class Planned(StageCallback):
 
     def __init__(self, kill_at: int = -1) -> None:
         super().__init__()
-        self.kill_at, self.said = kill_at, list[str]()
+        self.kill_at, self.reported = kill_at, list[str]()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.kill_at:
             raise Killed
-        self.said.append(planned(trainer, pl_module))
+        self.reported.append(planned(trainer, pl_module))
 
 
 def test_replayed_rows_of_stages_to_come_are_planned(llava_folder: Path, tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_replayed_rows_of_stages_to_come_are_planned(llava_folder: Path, tmp_pat
         run(first)
     progress = StreamProgress()
     trainer = run(again, "last")
-    assert first.said == ["planned   9 steps of 16 samples"] * 3
-    assert again.said == ["planned   9 steps of 16 samples"] * 6
+    assert first.reported == ["planned   9 steps of 16 samples"] * 3
+    assert again.reported == ["planned   9 steps of 16 samples"] * 6
     assert trainer.global_step == 9
     assert progress._progress is not None
     assert [(bar.total, bar.completed) for bar in progress._progress.tasks] == [(9, 9)]
@@ -193,7 +193,7 @@ def test_resuming_a_finished_run_still_shows_its_header_once(llava_folder: Path,
         data = small_data(tasks=["GQA"])
         fit(tmp_path, small_method(llava_folder), data, callbacks=callbacks(progress), ckpt_path=ckpt_path)
         texts.append(progress.console.file.getvalue())  # type: ignore[attr-defined]
-    assert [text.count("may know") for text in texts] == [1, 1]
+    assert [text.count("access    ") for text in texts] == [1, 1]
     assert "stream    cvit-mini: GQA (stages 1 to 1 are done)" in texts[1]
     assert ["since it was resumed" in text for text in texts] == [False, True]
 

@@ -25,13 +25,13 @@ from stream_kit import (
 )
 
 from callbacks import TaskRecall
-from lit_cvit.data.memory import cycled, kept_rows
+from lit_cvit.data.memory import cycled, memory_rows
 from lit_cvit.data.sampling import mix
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
 from lit_cvit.run import RunFolder
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 
 def texts_of(method: ProgLoRA, task: Any, rows: list[int]) -> torch.Tensor:
@@ -53,7 +53,7 @@ class Watch(StageCallback):
 
     def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
         assert isinstance(method, ProgLoRA)
-        rows = kept_rows(NUM_SHORT, self.recall.amount, seed=0, task=stage.task.name)
+        rows = memory_rows(NUM_SHORT, self.recall.amount, seed=0, task=stage.task.name)
         with torch.no_grad():
             self.ends[stage.task.name] = method.gates(texts_of(method, stage.task, rows))
 
@@ -69,7 +69,7 @@ class Watch(StageCallback):
                 number = round((1 - pl_module.similarities()[task.name]) * self.recall.amount)
             number = min(number, NUM_SHORT)
             self.numbers[stage.number].append(number)
-            rows = kept_rows(NUM_SHORT, self.recall.amount, seed=0, task=task.name)[:number]
+            rows = memory_rows(NUM_SHORT, self.recall.amount, seed=0, task=task.name)[:number]
             with torch.no_grad():
                 now.append(pl_module.gates(texts_of(pl_module, task, rows)))
             before += self.ends[task.name][:number].tolist()

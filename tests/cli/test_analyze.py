@@ -16,8 +16,9 @@ from callbacks import CKAAnalysis
 from lit_cvit.__main__ import main
 from lit_cvit.commands.analyze.cka import cka_of_run
 from lit_cvit.methods import DirLoRA
-from lit_cvit.resume import introduce, restore_method, restored_stages
 from lit_cvit.run import RunFolder, RunRecord, read_json
+from lit_cvit.stream.preflight import introduce
+from lit_cvit.stream.restore import restore_method, restored_stages
 
 EXAMPLE = textwrap.dedent(inspect.getdoc(CKAAnalysis).split("Example::")[1].split("Args:")[0])  # type: ignore[union-attr]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from prepared_kit import TASKS, write_image, write_jsonl, write_prepared
 
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.shipped import CONFIGS
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.benchmarks import benchmark_names
-from lit_cvit.shipped import CONFIGS
 
 NAMES = sorted(path.stem for path in (CONFIGS / "benchmarks").glob("*.yaml"))
 
@@ -72,7 +72,7 @@ def test_it_builds_beside_another_configuration(there: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["coin", "coin_mini", "ucit", "ucit_mini"])
-def test_its_usual_order_is_no_complaint_beside_a_list_of_tasks(
+def test_its_usual_order_is_no_error_beside_a_list_of_tasks(
     there: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     arguments = ("--config", f"benchmarks/{name}")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from lit_cvit.cli.errors import CleanExit
 from lit_cvit.commands.check import _options
-from lit_cvit.errors import CleanExit
 
 
 @pytest.mark.parametrize("flag", ["--decode_images", "--decode-images"])

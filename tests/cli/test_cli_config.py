@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from callbacks import StageEvaluation, StreamProgress
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.shipped import CONFIGS, find_config
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.methods import DirLoRA, SeqLoRA, SMoLoRA
 from lit_cvit.run import RunFolder
-from lit_cvit.shipped import CONFIGS, find_config
 
 SHIPPED = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
 STREAMS = [name for name in SHIPPED if name != "pretrain_tiny"]

@@ -11,7 +11,7 @@ import pytest
 from general_kit import write_all, write_pope, write_seed
 
 from lit_cvit.__main__ import main
-from lit_cvit.cli import load_run
+from lit_cvit.cli.load import load_run
 from lit_cvit.commands.test import AnswerCounter
 from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.metrics import general
@@ -43,7 +43,7 @@ def compared(
     return lines, out
 
 
-def kept(out: Path, stage: int, name: str) -> list[dict[str, Any]]:
+def stored(out: Path, stage: int, name: str) -> list[dict[str, Any]]:
     return list(read_jsonl(out / f"stage-{stage}" / f"{name}.jsonl"))
 
 
@@ -53,7 +53,7 @@ def test_the_kept_rows_are_all_samples_and_give_the_kept_scores(
     compared: tuple[list[str], Path], root: Path, stage: int, name: str
 ) -> None:
     out = compared[1]
-    rows, scores = kept(out, stage, name), read_json(out / f"stage-{stage}" / "scores.json")
+    rows, scores = stored(out, stage, name), read_json(out / f"stage-{stage}" / "scores.json")
     (task,) = load_benchmark("general", {"root": str(root)}, tasks=[name]).downstream
     asked = [task.test.sample(index) for index in range(len(task.test))]
     assert [row["id"] for row in rows] == [sample.id for sample in asked]
@@ -89,7 +89,7 @@ def test_each_stage_is_printed_with_its_figures_and_what_tuning_changed(
 
 
 def test_tuning_shows_in_the_answers(compared: tuple[list[str], Path]) -> None:
-    texts = [[row["text"] for name in NAMES for row in kept(compared[1], stage, name)] for stage in (0, 2)]
+    texts = [[row["text"] for name in NAMES for row in stored(compared[1], stage, name)] for stage in (0, 2)]
     assert texts[0] != texts[1]
 
 
@@ -100,7 +100,7 @@ def test_one_stage_is_kept_without_a_folder_of_its_own(
     status, out, err = say(*common, "--tasks", "SEED", "POPE", "--out", tmp_path)
     assert (status, err) == (0, "")
     assert [line.split(":")[0] for line in out.splitlines()] == ["SEED", "POPE"]
-    assert list(read_jsonl(tmp_path / "POPE.jsonl")) == kept(compared[1], 2, "POPE")
+    assert list(read_jsonl(tmp_path / "POPE.jsonl")) == stored(compared[1], 2, "POPE")
     assert "(3 samples)" in say(*common, "--tasks", "POPE", "--limit", 1)[1]
 
 
@@ -181,7 +181,7 @@ def test_a_missing_image_is_named_before_a_model_is_loaded(
     write_pope(tmp_path)
     write_seed(tmp_path)
     (tmp_path / "seed_bench" / "SEED-Bench-image" / "145441_25911").unlink()
-    monkeypatch.setattr("lit_cvit.cli.load_run", None)
+    monkeypatch.setattr("lit_cvit.cli.stream_cli.load_run", None)
     common = ("test", "--run", finished.path, "--benchmark", "general", "--root", tmp_path)
     status, _, err = say(*common, "--tasks", "POPE", "SEED")
     assert status != 0

@@ -12,7 +12,7 @@ import pytest
 
 from lit_cvit import __version__
 from lit_cvit.__main__ import main
-from lit_cvit.checkpoints import Stopped
+from lit_cvit.stream.checkpoints import Stopped
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("analyze", "check", "convert", "fit", "predict", "prepare", "pretrain", "test")
@@ -109,5 +109,5 @@ def test_a_run_that_sigterm_stopped_says_how_to_go_on(
 
     monkeypatch.setattr("lit_cvit.commands.fit.run", stopped)
     assert main(["fit"]) == 143
-    said = "lit_cvit fit: stopped by SIGTERM; continue with the same command and --ckpt_path last\n"
-    assert capsys.readouterr().err == said
+    reported = "lit_cvit fit: stopped by SIGTERM; continue with the same command and --ckpt_path last\n"
+    assert capsys.readouterr().err == reported

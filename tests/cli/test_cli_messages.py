@@ -276,7 +276,7 @@ def test_a_run_that_was_started_from_python_says_that_it_cannot_be_reopened(
     message = (
         f"{run.path} was started from Python and has no configuration to build its method and data from, "
         "so the verbs cannot reopen it. Build both again in Python and call "
-        "lit_cvit.resume.restore_method, or train with `python -m lit_cvit fit`"
+        "lit_cvit.stream.restore.restore_method, or train with `python -m lit_cvit fit`"
     )
     assert only_message(say(verb, "--run", run.path, *asked), verb) == message
 
@@ -303,8 +303,8 @@ def test_a_bad_question_in_a_file_names_file_and_line(
 ) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"question": "What is it?"}\n' + row + "\n")
-    said = only_message(say("predict", "--run", finished.path, "--jsonl", path), "predict")
-    assert said == f"{path}, line 2: {message}"
+    reported = only_message(say("predict", "--run", finished.path, "--jsonl", path), "predict")
+    assert reported == f"{path}, line 2: {message}"
 
 
 def test_a_missing_image_is_one_message(say, finished: RunFolder, tmp_path: Path) -> None:
@@ -332,15 +332,17 @@ def test_a_device_that_is_not_there_is_one_message(say, monkeypatch: pytest.Monk
     assert message == "trainer: No supported gpu backend found!"
 
 
-@pytest.mark.parametrize(("verb", "said"), [("fit", INTERRUPTED), ("test", "lit_cvit test: interrupted\n")])
+@pytest.mark.parametrize(
+    ("verb", "reported"), [("fit", INTERRUPTED), ("test", "lit_cvit test: interrupted\n")]
+)
 def test_an_interrupt_ends_without_a_stack_trace(
-    say, monkeypatch: pytest.MonkeyPatch, verb: str, said: str
+    say, monkeypatch: pytest.MonkeyPatch, verb: str, reported: str
 ) -> None:
     def interrupted(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(importlib.import_module(f"lit_cvit.commands.{verb}"), "run", interrupted)
-    assert say(verb) == (130, "", said)
+    assert say(verb) == (130, "", reported)
 
 
 def test_an_interrupt_in_a_training_step_says_how_to_continue_and_that_continues(
@@ -379,7 +381,7 @@ def test_a_foreign_callbacks_package_is_named_before_it_is_imported(
     foreign.parent.mkdir()
     foreign.write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [n for n in sys.modules if n == "lit_cvit.cli" or re.match(r"callbacks(\.|$)", n)]:
+    for name in [n for n in sys.modules if n == "lit_cvit.cli.stream_cli" or re.match(r"callbacks(\.|$)", n)]:
         monkeypatch.delitem(sys.modules, name)
     assert only_message(say(*QUICK), "fit") == (
         f"another package named `callbacks` hides the one of lit_cvit: {foreign}. Start from another folder, "
@@ -394,6 +396,6 @@ def test_a_foreign_callbacks_module_that_is_imported_already_is_named(
     foreign.write_text("")
     module = types.ModuleType("callbacks")
     module.__spec__ = __import__("importlib.util").util.spec_from_file_location("callbacks", foreign)
-    monkeypatch.delitem(sys.modules, "lit_cvit.cli")
+    monkeypatch.delitem(sys.modules, "lit_cvit.cli.stream_cli")
     monkeypatch.setitem(sys.modules, "callbacks", module)
     assert f"hides the one of lit_cvit: {foreign}. " in only_message(say(*QUICK), "fit")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callbacks import RoutingTrace
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.run import RunFolder
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lit_cvit.cli import load_run
+from lit_cvit.cli.load import load_run
 from lit_cvit.data.benchmarks.cvit_mini import cvit_mini
 from lit_cvit.data.tasks import Sample
 from lit_cvit.run import RunFolder, read_json, read_jsonl

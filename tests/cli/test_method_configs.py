@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lit_cvit.cli import StreamCLI
+from lit_cvit.cli.shipped import CONFIGS
+from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.methods import ProgLoRA
 from lit_cvit.run import RunFolder, read_jsonl
-from lit_cvit.shipped import CONFIGS
 
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
 PAPER = r"arXiv \d{4}\.\d{5}|ACL 2025, 143|findings-acl|published code|baseline of CoIN"
@@ -62,14 +62,14 @@ def test_a_method_of_its_own_runs_with_the_average_of_another(say: Any, tmp_path
 def test_replay_makes_the_later_stage_longer(say: Any, tmp_path: Path) -> None:
     run = fitted(say, tmp_path, "seq_lora_replay")
     assert [run.record.stage(number).facts["steps"] for number in (1, 2)] == [2, 4]
-    assert run.record.facts["knows"] == "old data"
+    assert run.record.facts["access"] == "old data"
 
 
 def test_prog_lora_goes_without_its_recall(say: Any, tmp_path: Path) -> None:
     run = fitted(say, tmp_path, "prog_lora_no_recall")
     rows = list(read_jsonl(run.log_path))
     assert [{name for name in row if name.startswith("loss/")} for row in rows] == [{"loss/lm"}] * 4
-    assert run.record.facts["knows"] == "nothing beyond the prompt and image"
+    assert run.record.facts["access"] == "nothing beyond the prompt and image"
     cli = StreamCLI(["--config", str(run.config_path)], run=False)
     assert isinstance(cli.model, ProgLoRA)
     assert (cli.model.mode, cli.model.requires_callbacks) == ("dynamic", ())

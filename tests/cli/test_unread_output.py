@@ -1,4 +1,4 @@
-"""Output that nobody reads any more (`| head`) ends a verb quietly; other broken pipes are told."""
+"""Output that nobody reads any more (`| head`) ends a verb quietly; other broken pipes are errors."""
 
 from __future__ import annotations
 

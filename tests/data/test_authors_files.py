@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lit_cvit.data.check import check_task
-from lit_cvit.data.record_source import RecordSource
+from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Sample, Task
+from lit_cvit.data.validation.check import check_task
 from lit_cvit.metrics.scoring import scorer
 
 SHORT = "Answer the question using a single word or phrase."

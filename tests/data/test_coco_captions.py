@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lit_cvit.data import record_scan
-from lit_cvit.data.record_file import RecordFile
-from lit_cvit.data.record_source import RecordSource
-from lit_cvit.data.records import Record, parse_record
+from lit_cvit.data.records import scan as record_scan
+from lit_cvit.data.records.file import RecordFile
+from lit_cvit.data.records.parse import Record, parse_record
+from lit_cvit.data.records.source import RecordSource
 
 # The schema of COCO's captions_val2014.json; made up.
 CAPTIONS = {

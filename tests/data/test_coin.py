@@ -11,11 +11,11 @@ from prepared_kit import TASKS, WHAT, records, samples, write_image, write_jsonl
 
 from lit_cvit.data.benchmarks.coin import coin
 from lit_cvit.data.benchmarks.cvit import cvit
-from lit_cvit.data.check import BenchmarkError, ProblemKind, check_benchmark, require_clean
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.instructions import coin_instructions
 from lit_cvit.data.prepare import converters_of
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Counts
+from lit_cvit.data.validation.check import BenchmarkError, ProblemKind, check_benchmark, require_clean
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "lcia_coin_instructions.json").read_text(encoding="utf-8")

@@ -11,10 +11,10 @@ from PIL import Image
 
 from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.data.benchmarks.custom import custom
-from lit_cvit.data.check import ProblemKind, check_task
 from lit_cvit.data.images import FileImage
-from lit_cvit.data.record_source import RecordSource
+from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Sample, Task
+from lit_cvit.data.validation.check import ProblemKind, check_task
 
 WORD = "Use one word."
 LONG = "Look closely. Use one word."

@@ -14,7 +14,7 @@ from lit_cvit.__main__ import main
 from lit_cvit.backbones import InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Tiny
 from lit_cvit.data.benchmarks import custom as custom_module
 from lit_cvit.data.benchmarks.custom import custom
-from lit_cvit.data.check import check_benchmark
+from lit_cvit.data.validation.check import check_benchmark
 from lit_cvit.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -66,12 +66,12 @@ def test_the_example_reads_as_the_page_says(folder: Path) -> None:
 
 
 def test_the_limits_of_length_are_those_of_the_backbones() -> None:
-    said = [int(number) for number in re.findall(r"\b\d+(?= for )", " ".join(PAGE.split()))]
+    reported = [int(number) for number in re.findall(r"\b\d+(?= for )", " ".join(PAGE.split()))]
     families = (Tiny, Llava, LlavaOnevision, LlavaNext, Qwen2VL, InternVL)
     limits = [inspect.signature(family).parameters["max_length"].default for family in families[:3]]
     for family in families[3:]:
-        assert family("x").max_length == said[3]
-    assert limits == said[:3]
+        assert family("x").max_length == reported[3]
+    assert limits == reported[:3]
 
 
 def test_every_key_is_explained() -> None:

@@ -11,11 +11,11 @@ from prepared_kit import OPTIONS, TASKS, WHAT, records, samples, write_jsonl, wr
 
 from lit_cvit.data.benchmarks import benchmark_names, load_benchmark
 from lit_cvit.data.benchmarks.cvit import cvit
-from lit_cvit.data.check import BenchmarkError, ProblemKind, check_benchmark
-from lit_cvit.data.check_report import tolerated
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.instructions import cvit_instructions
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Counts
+from lit_cvit.data.validation.check import BenchmarkError, ProblemKind, check_benchmark
+from lit_cvit.data.validation.report import tolerated
 
 STREAM = ["ScienceQA", "TextVQA", "Flickr30k", "ImageNet", "GQA", "VQAv2"]
 DOWNSTREAM = ["VizWiz", "TextCaps", "OCR-VQA", "Places365"]
@@ -212,7 +212,7 @@ def test_a_published_test_split_that_was_mostly_trained_on_is_refused(folder: Pa
 
 
 @pytest.mark.parametrize(
-    ("published", "train", "test", "told"),
+    ("published", "train", "test", "expected"),
     [
         (Counts(100, 10), 100, 10, ""),
         (Counts(100, 10), 99, 10, "100 train"),
@@ -224,9 +224,9 @@ def test_a_published_test_split_that_was_mostly_trained_on_is_refused(folder: Pa
     ],
 )
 def test_counts_differ_by_more_than_what_they_are_printed_in(
-    published: Counts, train: int, test: int, told: str
+    published: Counts, train: int, test: int, expected: str
 ) -> None:
-    assert published.difference(train, test) == told
+    assert published.difference(train, test) == expected
 
 
 # -- draws ---------------------------------------------------------------------------------------------------

@@ -120,16 +120,16 @@ def test_instructions_of_a_sample_are_drawn_anew_each_epoch(encoder: Any) -> Non
     data.attach(encoder)
     data.begin_stage(data.stages(seed=0)[0])
     loader = data.train_dataloader()
-    told: list[dict[int, str]] = []
+    drawn: list[dict[int, str]] = []
     for epoch in (0, 1):
         loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
         pairs = [(i, s.instruction) for b in loader for i, s in zip(b.indices, b.samples, strict=True)]
-        told.append(dict(pairs))
-    assert set(told[0].values()) <= set(data.stream[0].instructions)
-    assert told[0] != told[1]
+        drawn.append(dict(pairs))
+    assert set(drawn[0].values()) <= set(data.stream[0].instructions)
+    assert drawn[0] != drawn[1]
     source = data.stream[0].train
     assert source is not None
-    assert all(source.sample(index, 1).instruction == text for index, text in told[1].items())
+    assert all(source.sample(index, 1).instruction == text for index, text in drawn[1].items())
 
 
 def test_loader_workers_give_the_same_batches(encoder: Any) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lit_cvit.data.benchmarks.custom import custom
-from lit_cvit.data.check import check_benchmark
 from lit_cvit.data.tasks import AnswerFormat, Benchmark
+from lit_cvit.data.validation.check import check_benchmark
 
 BUILD = Path(__file__).parents[2] / "examples" / "digits" / "build.py"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -23,9 +23,9 @@ from general_kit import (
 )
 
 from lit_cvit.data.benchmarks import load_benchmark
-from lit_cvit.data.check import check_benchmark, require_clean
-from lit_cvit.data.general import read_tasks, suites
+from lit_cvit.data.benchmarks.general.suites import read_tasks, suites
 from lit_cvit.data.tasks import Sample
+from lit_cvit.data.validation.check import check_benchmark, require_clean
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -336,7 +336,7 @@ def test_a_missing_benchmark_does_not_hide_broken_files_of_the_others(tmp_path: 
     with pytest.raises(ValueError, match="^general: 14 files or folders are missing; ") as caught:
         read_tasks(tuple(suites().values()), tmp_path, None)
     first, *listed = str(caught.value).splitlines()
-    assert first.endswith("some files are broken; the first problem of each benchmark is told")
+    assert first.endswith("some files are broken; the first problem of each benchmark is shown")
     assert len(listed) == 14 + 3
     assert listed[14].startswith(f"  MMBench: {tmp_path / 'mmbench' / 'dev.tsv'}: lacks the columns index")
     assert listed[15].startswith(f"  POPE: {pope}, line 2")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stream_kit import small_data
 
-from lit_cvit.data.memory import SubsetSource, cycled, kept_rows, recall_size, reservoir_rows, share
+from lit_cvit.data.memory import SubsetSource, cycled, memory_rows, recall_size, reservoir_rows, share
 from lit_cvit.data.sampling import mix
 
 SIZES = {"A": 30, "B": 50, "C": 20}
@@ -19,15 +19,15 @@ SIZES = {"A": 30, "B": 50, "C": 20}
 
 def test_kept_rows_are_the_first_of_a_permutation_that_seed_and_task_decide() -> None:
     drawn = torch.randperm(40, generator=torch.Generator().manual_seed(mix("memory", 3, "GQA"))).tolist()
-    assert kept_rows(40, 7, seed=3, task="GQA") == drawn[:7]
-    assert kept_rows(40, 7, seed=4, task="GQA") != drawn[:7]
-    assert kept_rows(40, 7, seed=3, task="VQAv2") != drawn[:7]
+    assert memory_rows(40, 7, seed=3, task="GQA") == drawn[:7]
+    assert memory_rows(40, 7, seed=4, task="GQA") != drawn[:7]
+    assert memory_rows(40, 7, seed=3, task="VQAv2") != drawn[:7]
 
 
 def test_a_larger_memory_begins_with_the_smaller_one_and_repeats_no_row() -> None:
-    whole = kept_rows(12, 99, seed=0, task="GQA")
+    whole = memory_rows(12, 99, seed=0, task="GQA")
     assert sorted(whole) == list(range(12))
-    assert [kept_rows(12, number, seed=0, task="GQA") for number in (0, 3, 12)] == [[], whole[:3], whole]
+    assert [memory_rows(12, number, seed=0, task="GQA") for number in (0, 3, 12)] == [[], whole[:3], whole]
 
 
 def test_a_reservoir_keeps_the_smallest_priorities_of_all_rows() -> None:
@@ -56,7 +56,7 @@ def test_a_row_that_left_the_reservoir_never_comes_back() -> None:
 
 def test_a_reservoir_that_is_not_full_has_every_row_and_an_empty_one_none() -> None:
     rows = reservoir_rows({"A": 3, "B": 2}, 9, seed=0)
-    assert {task: sorted(kept) for task, kept in rows.items()} == {"A": [0, 1, 2], "B": [0, 1]}
+    assert {task: sorted(stored) for task, stored in rows.items()} == {"A": [0, 1, 2], "B": [0, 1]}
     assert reservoir_rows({}, 9, seed=0) == {}
 
 
@@ -133,6 +133,6 @@ def test_a_subset_draws_instructions_of_the_epoch() -> None:
     source = small_data(tasks=["GQA"], instructions="multi").stream[0].train
     assert source is not None
     subset = SubsetSource(source, tuple(range(20)))
-    told = [[subset.sample(index, epoch).instruction for index in range(20)] for epoch in (0, 1)]
-    assert told[0] != told[1]
-    assert told[1] == [source.sample(index, 1).instruction for index in range(20)]
+    drawn = [[subset.sample(index, epoch).instruction for index in range(20)] for epoch in (0, 1)]
+    assert drawn[0] != drawn[1]
+    assert drawn[1] == [source.sample(index, 1).instruction for index in range(20)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from stream_kit import small_data
 
-from lit_cvit.data.stream import UnionSource, joint_task
+from lit_cvit.data.stage import UnionSource, joint_task
 
 
 def test_seeds_of_a_stage_depend_on_run_stage_and_purpose() -> None:

@@ -123,5 +123,5 @@ def test_a_rank_that_dies_ends_all_and_its_error_comes_first(model: Path, tmp_pa
     finally:
         del os.environ["PYTHONPATH"]
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if "rror" in line or "rank one" in line]
-    assert "rank one ran out of luck" in said[0], done.stderr
+    reported = [line for line in done.stderr.splitlines() if "rror" in line or "rank one" in line]
+    assert "rank one ran out of luck" in reported[0], done.stderr

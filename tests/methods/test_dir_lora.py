@@ -69,5 +69,5 @@ def test_each_sample_of_a_mixed_batch_gets_its_own_block(learned: Learned) -> No
 
 
 def test_it_says_that_it_is_told_the_task() -> None:
-    assert DirLoRA.knows.fget is not None
-    assert DirLoRA.knows.fget(None).words() == "task id in training, task id at test (oracle)"
+    assert DirLoRA.access.fget is not None
+    assert DirLoRA.access.fget(None).words() == "task id in training, task id at test (oracle)"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lit_cvit.methods.grouping import (
+from lit_cvit.methods.lcia.grouping import (
     group_similarities,
     matching_group,
     official_instruction,

@@ -14,8 +14,8 @@ from torch.nn.functional import cosine_similarity
 
 from callbacks import Replay
 from lit_cvit.adapters import routing
+from lit_cvit.data.restricted import restrict_batch
 from lit_cvit.data.tasks import Batch, Sample
-from lit_cvit.data.veil import veil_batch
 from lit_cvit.encoders import SentenceEncoder
 from lit_cvit.methods import HiDe
 from lit_cvit.run import RunFolder
@@ -217,8 +217,8 @@ def test_a_method_in_training_answers_as_at_test(learned: Learned, llava_folder:
 def test_what_a_stage_learned_is_kept_bit_for_bit(learned: Learned) -> None:
     first, last = (learned.run.load_stage(number).tensors for number in (1, 3))
     for name, tensor in first.items():
-        kept = last[name][:1] if name.startswith("anchors.") else last[name]
-        assert torch.equal(kept, tensor), name
+        stored = last[name][:1] if name.startswith("anchors.") else last[name]
+        assert torch.equal(stored, tensor), name
     blocks = {name for name in last if ".blocks." in name}
     assert len(blocks) == 3 * len([name for name in first if ".blocks." in name])
 
@@ -310,7 +310,7 @@ def test_it_reads_nothing_of_a_sample_but_prompt_and_image(learned: Learned) -> 
     batch = method.backbone.encode(mixed(), with_answers=False)
     renamed = [dataclasses.replace(s, id="?", task="?", answers=("?",)) for s in mixed()]
     expected = method.sample_facts(batch)["anchor_weights"]
-    for samples in (renamed, veil_batch(batch, method.knows.hidden(test=True)).samples):
+    for samples in (renamed, restrict_batch(batch, method.access.hidden(test=True)).samples):
         facts = method.sample_facts(dataclasses.replace(batch, samples=samples))
         assert torch.equal(facts["anchor_weights"], expected)
     asked = [dataclasses.replace(s, question="Something else?", text="") for s in mixed()]

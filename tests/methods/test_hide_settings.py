@@ -103,7 +103,7 @@ NO_EXPAND, NO_FUSE = "without an expanded layer (expand: [])", "without a fused 
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "reported"),
     [
         ({}, []),
         (
@@ -119,13 +119,13 @@ NO_EXPAND, NO_FUSE = "without an expanded layer (expand: [])", "without a fused 
     ],
 )
 def test_a_setting_without_effect_is_named(
-    llava_folder: Path, settings: dict[str, Any], said: list[tuple[str, str]]
+    llava_folder: Path, settings: dict[str, Any], reported: list[tuple[str, str]]
 ) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         small_method(llava_folder, HiDe, **settings)
     assert [str(each.message) for each in caught] == [
-        f"model.{name} has no effect {why}" for name, why in said
+        f"model.{name} has no effect {why}" for name, why in reported
     ]
 
 
@@ -139,7 +139,7 @@ def test_a_setting_without_effect_is_named(
     ],
 )
 def test_it_declares_its_encoders_alone(llava_folder: Path, settings: dict[str, Any], words: str) -> None:
-    assert small_method(llava_folder, HiDe, **settings).knows.words() == words
+    assert small_method(llava_folder, HiDe, **settings).access.words() == words
 
 
 def test_without_a_stage_it_is_the_backbone(llava_folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_clip_encoders_see_the_image_as_the_backbone_does_and_the_users_turn(
     torch.testing.assert_close(found["image"].values[1:2], images.encode([shown]))
     texts = ClipTextEncoder(clip).encode([sample.user_text for sample in samples])
     assert torch.equal(found["text"].values, texts)
-    assert method.knows.words() == f"encoder {clip}"
+    assert method.access.words() == f"encoder {clip}"
 
 
 def test_clip_anchors_train_and_are_stored(llava_folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ CARRY = "model.projector_carry has no effect on a projector that does not train 
 ONE_BLOCK = {"num_vu": 1, "num_if": 1}
 
 
-def said(folder: Path, family: type[ContinualMethod], settings: dict[str, Any]) -> list[str]:
+def reported(folder: Path, family: type[ContinualMethod], settings: dict[str, Any]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         small_method(folder, family, **settings)
@@ -55,7 +55,7 @@ def said(folder: Path, family: type[ContinualMethod], settings: dict[str, Any]) 
 def test_a_setting_without_effect_is_named_with_the_reason(
     llava_folder: Path, family: type[ContinualMethod], settings: dict[str, Any], message: str
 ) -> None:
-    assert said(llava_folder, family, settings) == [message]
+    assert reported(llava_folder, family, settings) == [message]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_setting_without_effect_is_named_with_the_reason(
 def test_settings_with_an_effect_and_defaults_say_nothing(
     llava_folder: Path, family: type[ContinualMethod], settings: dict[str, Any]
 ) -> None:
-    assert said(llava_folder, family, settings) == []
+    assert reported(llava_folder, family, settings) == []
 
 
 def logits(folder: Path, **settings: Any) -> torch.Tensor:

@@ -10,12 +10,12 @@ import pytest
 from stream_kit import small_method
 
 from callbacks import DynamicEMA
-from lit_cvit.cli import StreamCLI
-from lit_cvit.data.stream import Stage
+from lit_cvit.cli.stream_cli import StreamCLI
+from lit_cvit.data.restricted import restrict
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import AnswerFormat, Sample, Task
-from lit_cvit.data.veil import veil
 from lit_cvit.methods import LCIA, ContinualMethod
-from lit_cvit.methods.lcia import task_texts
+from lit_cvit.methods.lcia.method import task_texts
 
 COIN = json.loads(
     (Path(__file__).parents[1] / "golden" / "lcia_coin_instructions.json").read_text(encoding="utf-8")
@@ -201,18 +201,20 @@ def test_a_sample_without_a_separate_instruction_is_matched_by_its_last_line(lla
 
 def test_matching_by_sample_reads_neither_task_nor_id(llava_folder: Path) -> None:
     method = learned(llava_folder)
-    hidden = veil(asks("Answer the question using a single word or phrase"), method.knows.hidden(test=True))
+    hidden = restrict(
+        asks("Answer the question using a single word or phrase"), method.access.hidden(test=True)
+    )
     assert method.group_of(hidden) == 1
-    assert method.knows.words() == "instruction text"
+    assert method.access.words() == "instruction text"
 
 
 def test_matching_by_task_reads_all_instructions_of_the_task_and_says_so(llava_folder: Path) -> None:
     method = learned(llava_folder, match="task")
-    method.know_tasks((stage_of(1, "GQA", ["Answer the question using a single word or phrase"]).task,))
+    method.set_tasks((stage_of(1, "GQA", ["Answer the question using a single word or phrase"]).task,))
     letter = "Answer with the option's letter from the given choices directly"
     assert method.group_of(asks(letter, task="GQA")) == 1
     assert method.group_of(asks(letter, task="unheard of")) == 0
-    assert method.knows.words() == "task id at test (oracle), instruction text"
+    assert method.access.words() == "task id at test (oracle), instruction text"
 
 
 def test_before_the_first_stage_the_backbone_answers_alone(llava_folder: Path) -> None:

@@ -13,11 +13,11 @@ from stream_kit import differing, fit, small_data, small_method, snapshot
 
 from callbacks import DynamicEMA, StageEvaluation
 from lit_cvit.adapters import routing
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.methods import LCIA, ContinualMethod
 from lit_cvit.run import RunFolder
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 # The groups are 0, 1, 1, 2: GQA and VQAv2 have one instruction.
 STREAM = ["ScienceQA", "GQA", "VQAv2", "Flickr30k"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lit_cvit.methods.placement import layers_to_expand, place
+from lit_cvit.methods.hide.placement import layers_to_expand, place
 
 
 def letters(expand: Any, fuse: Any, *, num_layers: int = 4, divided: tuple[int, ...] = ()) -> str:

@@ -1,4 +1,4 @@
-"""ProgLoRA: fused blocks, gates by keys, what it knows and trains, and what becomes of old answers."""
+"""ProgLoRA: fused blocks, gates by keys, what it reads and trains, and what becomes of old answers."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_it_declares_what_it_knows_and_needs(
     llava_folder: Path, settings: dict[str, Any], words: str, needs: tuple[str, ...]
 ) -> None:
     method = prog_lora(llava_folder, **settings)
-    assert method.knows.words() == words
+    assert method.access.words() == words
     assert method.requires_callbacks == needs
 
 

@@ -11,7 +11,7 @@ import torch
 from prog_kit import LAYERS, MIXED, begun, hashed_texts, mixed_batch, require_fusion, samples  # noqa: F401
 
 from lit_cvit.adapters import routing
-from lit_cvit.data.veil import veil_batch
+from lit_cvit.data.restricted import restrict_batch
 
 
 @pytest.mark.parametrize("pool_norm", ["none", "layer"])
@@ -58,9 +58,9 @@ def test_a_gate_sees_the_users_text_alone(llava_folder: Path) -> None:
         for each in samples(*MIXED)
     ]
     alone = [method.backbone.encode([each], with_answers=False) for each in changed]
-    hidden = method.knows.hidden(test=True)
+    hidden = method.access.hidden(test=True)
     assert hidden == {"task", "id", "answers", "question", "instruction"}
-    got = torch.cat([method.sample_facts(veil_batch(each, hidden))["gate"] for each in alone])
+    got = torch.cat([method.sample_facts(restrict_batch(each, hidden))["gate"] for each in alone])
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
 
 

@@ -11,12 +11,15 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from stream_kit import STREAM, fit, small_data, small_method, snapshot
 
-from lit_cvit.adapters import DualRouter, routing
-from lit_cvit.data.stream import Stage
+from lit_cvit.adapters import (
+    routing,
+)
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods import ContinualMethod, SMoLoRA
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.methods.smolora.router import DualRouter
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj", "decoder.0.mlp.gate_proj")
 
@@ -127,7 +130,7 @@ def prepared(folder: Path, **settings: Any) -> tuple[ContinualMethod, list[Any]]
     """The method before any stage, and samples of two tasks under the multi-type instructions."""
     data = small_data(instructions="multi")
     method = small_method(folder, SMoLoRA, **settings)
-    method.know_tasks(data.benchmark.stream)
+    method.set_tasks(data.benchmark.stream)
     tasks = {task.name: task.test for task in data.benchmark.stream}
     first, *others = (tasks["TextVQA"].sample(index) for index in range(5))
     reworded = next(sample for sample in others if sample.instruction != first.instruction)
@@ -172,7 +175,7 @@ def test_the_official_preset_reads_the_task_and_no_instruction(llava_folder: Pat
 def test_it_declares_what_its_switches_make_it_know(
     llava_folder: Path, settings: dict[str, Any], words: str
 ) -> None:
-    assert small_method(llava_folder, SMoLoRA, **settings).knows.words() == words
+    assert small_method(llava_folder, SMoLoRA, **settings).access.words() == words
 
 
 def test_the_router_seed_alone_decides_the_routing(llava_folder: Path) -> None:

@@ -59,11 +59,11 @@ def test_scores_are_those_of_the_coco_tools(name: str, corpus: str) -> None:
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_bleu_of_a_split_is_that_of_torchmetrics(order: int, corpus: str) -> None:
     predictions, references = split(corpus)
-    said = [" ".join(ptb_tokenize(each)) for each in predictions]
+    reported = [" ".join(ptb_tokenize(each)) for each in predictions]
     meant = [[" ".join(ptb_tokenize(each)) for each in captions] for captions in references]
     # torchmetrics takes the first of two equally close references, the tools take the shorter.
     meant = [sorted(captions, key=lambda caption: len(caption.split())) for captions in meant]
-    expected = float(bleu_score(said, meant, n_gram=order))
+    expected = float(bleu_score(reported, meant, n_gram=order))
     assert Bleu(order)(predictions, references).percent / 100 == pytest.approx(expected, abs=1e-6)
 
 

@@ -69,8 +69,8 @@ def test_metric_after_an_earlier_stage(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_TASK_2)
 def test_denominators_count_the_kept_tasks(name: str) -> None:
-    kept = FORMULAS[name](A, keep=[True, False, True, True])
-    assert kept == pytest.approx(WITHOUT_TASK_2[name], abs=1e-12)
+    stored = FORMULAS[name](A, keep=[True, False, True, True])
+    assert stored == pytest.approx(WITHOUT_TASK_2[name], abs=1e-12)
 
 
 def test_map_skips_stages_that_have_no_kept_task() -> None:

@@ -181,10 +181,12 @@ def test_mme_agrees_with_a_transcription_of_its_tool(seed: int) -> None:
             for start in range(0, len(lines), 2):
                 pair_right = 0
                 for text, label in lines[start : start + 2]:
-                    said = text.lower()
-                    if said not in ("yes", "no"):
-                        said = "yes" if "yes" in said[:4] else "no" if "no" in said[:4] else "other"
-                    pair_right += said == label.lower()
+                    reported = text.lower()
+                    if reported not in ("yes", "no"):
+                        reported = (
+                            "yes" if "yes" in reported[:4] else "no" if "no" in reported[:4] else "other"
+                        )
+                    pair_right += reported == label.lower()
                 num_right += pair_right
                 num_pairs += pair_right == 2
             totals[ability] += 100 * num_right / len(lines) + 100 * num_pairs / (len(lines) / 2)

@@ -123,7 +123,7 @@ def test_the_program_is_told_tokens_and_asked_for_the_pooled_score(
     ]
 
 
-def test_what_java_complains_of_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_java_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_extra(tmp_path, monkeypatch)
     java = put_java(tmp_path, FAILS, monkeypatch)
     with pytest.raises(ValueError, match="METEOR failed") as caught:

@@ -33,16 +33,16 @@ def test_the_table_has_every_scorer_once_and_no_other() -> None:
 
 
 def test_the_table_of_the_benchmarks_is_what_they_do() -> None:
-    said = {}
+    reported = {}
     for benchmark, task, standard, official, paper in rows("Which benchmark uses which"):
         official = standard if official == "as standard" else official
-        said[benchmark, task] = (standard, official, official if paper == "as official" else paper)
+        reported[benchmark, task] = (standard, official, official if paper == "as official" else paper)
     done = {
         (benchmark, name): tuple(spec.scorer_name(kind) for kind in ("standard", "official", "paper"))
         for benchmark, specs in TASKS.items()
         for name, spec in specs.items()
     }
-    assert said == done
+    assert reported == done
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Callback
 from stream_kit import KillAt, Killed, Trail, fit, fragile_method, log_rows, scoring, small_data, state_files
 
 from callbacks import StageEvaluation
-from lit_cvit.checkpoints import Stopped, checkpoint_step
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import ContinualMethod
 from lit_cvit.run import RunFolder, writer
+from lit_cvit.stream.checkpoints import Stopped, checkpoint_step
 
 # Two stages of 3 epochs of 2 steps.
 EPOCHS, STEPS = 3, 6
@@ -84,9 +84,9 @@ def run_in(root: Path) -> RunFolder:
 
 # Step 3 is inside epoch 2 of stage 1, 4 its end; 6 ends stage 1; 9 and 11 are inside stage 2.
 @pytest.mark.parametrize("kind", list(DATA))
-@pytest.mark.parametrize(("step", "kept"), [(3, 3), (4, 3), (7, 7), (11, 11)])
+@pytest.mark.parametrize(("step", "stored"), [(3, 3), (4, 3), (7, 7), (11, 11)])
 def test_a_run_killed_inside_a_stage_ends_bit_identical(
-    llava_folder: Path, tmp_path: Path, made: Made, kind: str, step: int, kept: int
+    llava_folder: Path, tmp_path: Path, made: Made, kind: str, step: int, stored: int
 ) -> None:
     with pytest.raises(Killed):
         fit(
@@ -97,7 +97,7 @@ def test_a_run_killed_inside_a_stage_ends_bit_identical(
             checkpoint_every_n_steps=1,
         )
     stage = step // STEPS + 1
-    assert checkpoint_step(run_in(tmp_path), stage) == kept
+    assert checkpoint_step(run_in(tmp_path), stage) == stored
     trail = Trail()
     again = fit(
         tmp_path,
@@ -107,7 +107,7 @@ def test_a_run_killed_inside_a_stage_ends_bit_identical(
         checkpoint_every_n_steps=1,
         ckpt_path="last",
     )
-    assert sum(map(len, trail.rates)) == 2 * STEPS - kept
+    assert sum(map(len, trail.rates)) == 2 * STEPS - stored
     assert state_files(again.run) == state_files(made.whole(kind))
     assert log_rows(again.run) == log_rows(made.whole(kind))
     assert not again.run.checkpoint_path.exists()
@@ -163,8 +163,8 @@ def test_an_evaluation_goes_on_at_the_batch_it_had_reached(
             small_data(epochs=EPOCHS, eval_batch_size=2),
             callbacks=[Interrupted(7, signum)],
         )
-    kept = [len(run_in(tmp_path).journal(2, task).rounds()) for task in ("ScienceQA", "GQA")]
-    assert kept == [3, 1]
+    stored = [len(run_in(tmp_path).journal(2, task).rounds()) for task in ("ScienceQA", "GQA")]
+    assert stored == [3, 1]
     resumed, asked = method(llava_folder), []
     generate = resumed.generate
 

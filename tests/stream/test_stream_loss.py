@@ -19,10 +19,10 @@ CAPTIONS: dict[str, Any] = {"tasks": ["Flickr30k"]}
 
 
 def gradients(folder: Path, root: Path, batch_size: int, **settings: Any) -> list[dict[str, torch.Tensor]]:
-    kept = Gradients()
+    stored = Gradients()
     data = small_data(**CAPTIONS, batch_size=batch_size, global_batch_size=16)
-    fit(root, small_method(folder, SMoLoRA, rate=1e-3, **settings), data, callbacks=[kept])
-    return kept.steps
+    fit(root, small_method(folder, SMoLoRA, rate=1e-3, **settings), data, callbacks=[stored])
+    return stored.steps
 
 
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

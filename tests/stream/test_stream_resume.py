@@ -28,9 +28,9 @@ from stream_kit import (
 from callbacks import StageEvaluation
 from lit_cvit.__main__ import main
 from lit_cvit.methods import SeqLoRA
-from lit_cvit.resume import open_run
 from lit_cvit.run import RunFolder, Status
-from lit_cvit.stages import StageCallback
+from lit_cvit.stream.restore import open_run
+from lit_cvit.stream.stage_callback import StageCallback
 
 NAME = "smolora-cvit-mini"
 

@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from stream_kit import STREAM, Trail, fit, log_rows, small_data, small_method, snapshot, state_files
 
 from callbacks import StageEvaluation
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.methods import ContinualMethod, DirLoRA, Multitask, SMoLoRA, ZeroShot
 from lit_cvit.run import RunFolder, Status
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer
 
 
 class Finished(NamedTuple):
@@ -94,7 +94,7 @@ def test_every_stage_has_the_whole_schedule(finished: Finished) -> None:
 
 def test_the_record_says_what_the_method_knows_and_how_long_it_trained(finished: Finished) -> None:
     record = json.loads((finished.trainer.run.path / "run.json").read_text())
-    assert record["facts"]["knows"] == "nothing beyond the prompt and image"
+    assert record["facts"]["access"] == "nothing beyond the prompt and image"
     assert [stage["facts"]["steps"] for stage in record["stages"]] == [4, 4, 4]
     assert (record["num_stages"], record["miniature"]) == (3, True)
 
@@ -105,19 +105,19 @@ class LetsKnow(StageCallback):
         self.names = names
 
     @property
-    def lets_know(self) -> tuple[str, ...]:
+    def grants(self) -> tuple[str, ...]:
         return self.names
 
 
 def test_what_callbacks_let_a_method_know_is_added_once(llava_folder: Path) -> None:
     callbacks: list[Callback] = [LetsKnow("old_data"), LetsKnow("old_data", "instruction"), LetsKnow()]
     trainer, method = ContinualTrainer(accelerator="cpu", callbacks=callbacks), small_method(llava_folder)
-    assert trainer.knows(method).words() == "instruction text, old data"
+    assert trainer.access(method).words() == "instruction text, old data"
     # What is hidden follows from the method's own declaration.
-    assert "instruction" in method.knows.hidden(test=True)
+    assert "instruction" in method.access.hidden(test=True)
     wrong = ContinualTrainer(accelerator="cpu", callbacks=[LetsKnow("encoders")])
-    with pytest.raises(ValueError, match="'encoders' is nothing that a method may know; known: task_id_in"):
-        wrong.knows(method)
+    with pytest.raises(ValueError, match="'encoders' is no field of DataAccess; known: task_id_in"):
+        wrong.access(method)
 
 
 def test_all_tasks_fill_the_matrix(llava_folder: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from stream_kit import differing, fit, small_data, small_method, snapshot
 
 from lit_cvit.methods import ContinualMethod, DirLoRA, SeqLoRA, SMoLoRA
-from lit_cvit.stages import StageCallback
-from lit_cvit.trainer import ContinualTrainer, restore_method
+from lit_cvit.stream.stage_callback import StageCallback
+from lit_cvit.stream.trainer import ContinualTrainer, restore_method
 
 ONE_STEP: dict[str, Any] = {"settings": {"num_train": 16, "num_test": 4}}
 CASES = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_cvit.backbones import Backbone
-from lit_cvit.data.stream import Stage
+from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods import SeqLoRA
 from lit_cvit.methods.base import Plan

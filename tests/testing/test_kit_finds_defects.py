@@ -16,7 +16,7 @@ KIT = MethodTests()
 FOUND_BY: dict[str, tuple[Callable[[Made], None], str]] = {
     "ReadsTask": (
         KIT.test_training_changed_what_it_says,
-        "reads `sample.task`, which its property `knows` does not declare",
+        "reads `sample.task`, which its property `access` does not declare",
     ),
     "Forgetful": (
         KIT.test_a_fresh_process_loads_it_to_identical_logits,

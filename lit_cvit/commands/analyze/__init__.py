@@ -10,8 +10,8 @@ import pkgutil
 import textwrap
 from collections.abc import Sequence
 
-from lit_cvit.data.hints import unknown
-from lit_cvit.errors import CleanExit
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.utils.suggest import unknown
 
 
 def run(argv: Sequence[str]) -> int:

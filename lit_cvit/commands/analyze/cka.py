@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lit_cvit.errors import CleanExit
-from lit_cvit.verb_parser import VerbParser
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,8 +111,8 @@ def cka_of_run(
         ValueError: the folder is no run, or has too few stages or tasks, or an option has no such value.
     """
     from lit_cvit.analysis.cka import THRESHOLD, check_settings, squared_distances
-    from lit_cvit.analysis.features import pooled_outputs, rows_of
-    from lit_cvit.cli import walk_run
+    from lit_cvit.cli.load import walk_run
+    from lit_cvit.probing.features import pooled_outputs, rows_of
     from lit_cvit.report.cka import CKAReport
     from lit_cvit.run import RunFolder
 

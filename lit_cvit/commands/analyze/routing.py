@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_cvit.errors import CleanExit
-from lit_cvit.verb_parser import VerbParser
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.verb_parser import VerbParser
 
 if TYPE_CHECKING:
     from lit_cvit.analysis.routing import RoutingReport
-    from lit_cvit.cli import LoadedRun
+    from lit_cvit.cli.load import LoadedRun
 
 
 def run(argv: Sequence[str]) -> int:
@@ -63,10 +63,10 @@ def routing_of_run(
         ValueError: the folder is no run, it has no such trained stage, or the method routes nothing.
     """
     from lit_cvit.analysis.routing import RoutingReport
-    from lit_cvit.analysis.tracing import trace_tasks
+    from lit_cvit.probing.tracing import trace_tasks
 
     for loaded in _loaded(path, stage):
-        joint = loaded.method.knows.joint_data
+        joint = loaded.method.access.joint_data
         learned = loaded.data.stages(seed=loaded.run.record.seed, joint=joint)[loaded.stage - 1]
         tasks = trace_tasks(
             loaded.method,
@@ -86,7 +86,7 @@ def routing_of_run(
 
 
 def _loaded(path: Path | str, stage: int | None) -> Iterator[LoadedRun]:
-    from lit_cvit.cli import load_run, walk_run
+    from lit_cvit.cli.load import load_run, walk_run
 
     if stage is not None:
         yield load_run(path, stage=stage)

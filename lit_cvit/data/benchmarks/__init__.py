@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_cvit.data.hints import unknown
 from lit_cvit.data.tasks import Benchmark
+from lit_cvit.utils.suggest import unknown
 
 _SUFFIXES = (".yaml", ".yml")
-_SHARED = ("mini", "mini_drawing", "prepared", "prepared_files", "settings")
+_SHARED = ("prepared", "prepared_files", "settings")
 
 
 def benchmark_names() -> tuple[str, ...]:

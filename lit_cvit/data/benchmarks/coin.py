@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 
 from lit_cvit.data.benchmarks.prepared import PreparedTask, Reading, ScorerChoice, chosen_tasks
 from lit_cvit.data.benchmarks.settings import order_of
-from lit_cvit.data.hints import unknown
 from lit_cvit.data.instructions import Style, Wording, coin_instructions, task_orders
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Counts
+from lit_cvit.utils.suggest import unknown
 
 Version = Literal["full", "hide"]
 OBJECT_QUESTION = "What is the object in the image?"

@@ -15,7 +15,7 @@
         limit: 500                  # optional: at most so many records of each split
         downstream: zero_shot       # optional: zero_shot (only tested) | few_shot; not part of the stream
 
-Forms of the records: `lit_cvit.data.records`; training records may lack their ids. The user's text of a
+Forms of the records: `lit_cvit.data.records.parse`; training records may lack their ids. The user's text of a
 record ends with one of the task's instructions (the longest that fits), kept apart from the question.
 """
 
@@ -29,10 +29,10 @@ from typing import Any, NoReturn
 
 import yaml
 
-from lit_cvit.data.hints import unknown
-from lit_cvit.data.record_source import RecordSource
+from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Task
 from lit_cvit.metrics.scoring import Scorer, scorer
+from lit_cvit.utils.suggest import unknown
 
 _FILE_KEYS = ("name", "tasks")
 _REQUIRED = ("name", "test", "answer_format", "scorer", "instruction")

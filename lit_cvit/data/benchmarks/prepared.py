@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 
 from lit_cvit.data.benchmarks.prepared_files import Place, Places
 from lit_cvit.data.benchmarks.settings import check_settings
-from lit_cvit.data.hints import unknown
 from lit_cvit.data.prepare import converters_of
 from lit_cvit.data.prepare.base import Split
-from lit_cvit.data.record_source import RecordSource
+from lit_cvit.data.records.source import RecordSource
+from lit_cvit.data.records.templated import DrawnRecords, TemplatedSource
 from lit_cvit.data.tasks import AnswerFormat, Counts, SampleSource, Task
-from lit_cvit.data.templated_source import DrawnRecords, TemplatedSource
 from lit_cvit.metrics.scoring import scorer
+from lit_cvit.utils.suggest import unknown
 
 ScorerChoice = Literal["standard", "official", "paper"]
 _NUM_HUMANS = 10

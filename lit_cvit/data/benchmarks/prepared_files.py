@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_cvit.data.hints import unknown
-from lit_cvit.data.record_source import RecordSource
-from lit_cvit.data.records import parse_record
+from lit_cvit.data.records.parse import parse_record
+from lit_cvit.data.records.source import RecordSource
+from lit_cvit.utils.suggest import unknown
 
 MANIFEST = "manifest.json"
 _FILE_KEYS = ("train", "test", "image_root", "instruction")

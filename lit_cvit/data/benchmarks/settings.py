@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lit_cvit.data.hints import unknown
+from lit_cvit.utils.suggest import unknown
 
 
 def check_settings(benchmark: str, *, seed: int, **sizes: int) -> None:

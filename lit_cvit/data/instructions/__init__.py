@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any, Literal
 
-from lit_cvit.data.hints import unknown
+from lit_cvit.utils.suggest import unknown
 
 Style = Literal["Original", "Diverse", "10Type"]
 Wording = Literal["coin", "lcia_refined", "hide"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from lit_cvit.data.hints import unknown
 from lit_cvit.data.prepare.base import Converter
+from lit_cvit.utils.suggest import unknown
 
 __all__ = ["Converter", "benchmark_names", "converters", "converters_of"]
 

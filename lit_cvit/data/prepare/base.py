@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lit_cvit.data.hints import printed
 from lit_cvit.data.prepare.scanning import members, text_lines
+from lit_cvit.utils.suggest import printed
 
 Fields = Mapping[str, type | tuple[type, ...]]
 """Fields that an entry of a raw file must have, with the Python types that JSON may give them."""

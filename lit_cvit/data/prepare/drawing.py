@@ -51,9 +51,9 @@ def drawn(lines: Iterator[Line], split: Split, name: str) -> Iterator[Line]:
 def _of_each(ranked: Iterable[_Ranked], number: int, group: Callable[[Line], str]) -> Iterator[_Ranked]:
     best: dict[str, list[_Ranked]] = {}
     for row in ranked:
-        kept = best.setdefault(group(row[2]), [])
-        bisect.insort(kept, row)
-        del kept[number:]
+        lowest = best.setdefault(group(row[2]), [])
+        bisect.insort(lowest, row)
+        del lowest[number:]
     return itertools.chain.from_iterable(best.values())
 
 

@@ -122,15 +122,17 @@ def _expressions(raw: Path, source: _Source, splits: frozenset[str]) -> Rows:
     for place, ref in of_splits(listed, lambda each: each[1]["split"], splits, path):
         image, box = boxes.get(ref["ann_id"], (None, []))
         for number, sentence in enumerate(ref["sentences"]):
-            said = checked(sentence, _SENTENCE, f"{place}, sentences[{number}]")
+            expression = checked(sentence, _SENTENCE, f"{place}, sentences[{number}]")
             if image is None:
                 yield Dropped(NO_BOX)
             elif min(box[2:4]) <= 0:
                 yield Dropped(NO_AREA)
-            elif not said["sent"].strip():
+            elif not expression["sent"].strip():
                 yield Dropped(NO_EXPRESSION)
             else:
-                yield _row(f"{source.folder}_{ref['ref_id']}_{said['sent_id']}", said["sent"], box, image)
+                yield _row(
+                    f"{source.folder}_{ref['ref_id']}_{expression['sent_id']}", expression["sent"], box, image
+                )
 
 
 def _row(id_: str, expression: str, box: list[float], image: Row) -> Row:

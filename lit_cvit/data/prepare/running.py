@@ -24,7 +24,7 @@ from lit_cvit.data.prepare.writing import list_ahead, prepare_task, read_manifes
 
 _POLL = 0.2
 
-Tell = Callable[[str, int], None]
+Report = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def prepare(
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         bars = {converter.task: progress.add_task(converter.task, total=None) for converter in chosen}
 
-        def tell(task: str, number: int) -> None:
+        def report(task: str, number: int) -> None:
             progress.advance(bars[task], number)
 
         run = _one_by_one if workers == 1 else _in_parallel
-        for outcome in run(chosen, request, workers, tell):
+        for outcome in run(chosen, request, workers, report):
             outcomes[outcome.task] = outcome
             done = progress.tasks[bars[outcome.task]].completed
             progress.update(bars[outcome.task], total=max(done, 1), completed=max(done, 1))
@@ -161,14 +161,16 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"--out: no permission to {to_do} {there}")
 
 
-def _one_by_one(chosen: Sequence[Converter], request: Request, workers: int, tell: Tell) -> Iterator[Outcome]:
+def _one_by_one(
+    chosen: Sequence[Converter], request: Request, workers: int, report: Report
+) -> Iterator[Outcome]:
     for converter in chosen:
-        yield _attempt(converter, request, tell)
+        yield _attempt(converter, request, report)
 
 
-def _attempt(converter: Converter, request: Request, tell: Tell) -> Outcome:
+def _attempt(converter: Converter, request: Request, report: Report) -> Outcome:
     try:
-        manifest, was_there = prepare_task(converter, request, lambda number: tell(converter.task, number))
+        manifest, was_there = prepare_task(converter, request, lambda number: report(converter.task, number))
     except (ValueError, OSError) as error:
         return Outcome(converter.task, {}, error=str(error))
     folder = request.out / converter.task
@@ -177,11 +179,11 @@ def _attempt(converter: Converter, request: Request, tell: Tell) -> Outcome:
 
 
 def _in_parallel(
-    chosen: Sequence[Converter], request: Request, workers: int, tell: Tell
+    chosen: Sequence[Converter], request: Request, workers: int, report: Report
 ) -> Iterator[Outcome]:
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
-    with ProcessPoolExecutor(workers, context, _start, (told,)) as pool:
+    reported = context.Queue()
+    with ProcessPoolExecutor(workers, context, _start, (reported,)) as pool:
         tasks = {
             pool.submit(_attempt_elsewhere, request, converter.task): converter.task for converter in chosen
         }
@@ -189,7 +191,7 @@ def _in_parallel(
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=_POLL)
-                _pass_on(told, tell)
+                _pass_on(reported, report)
                 for future in done:
                     yield _result(future, tasks[future])
         except BaseException:
@@ -207,22 +209,22 @@ def _result(future: Future[Outcome], task: str) -> Outcome:
         return Outcome(task, {}, error="its process died, perhaps for want of memory; give fewer --workers")
 
 
-def _pass_on(told: Any, tell: Tell) -> None:
+def _pass_on(reported: Any, report: Report) -> None:
     while True:
         try:
-            tell(*told.get_nowait())
+            report(*reported.get_nowait())
         except queue.Empty:
             return
 
 
-_told: list[Any] = []
+_reported: list[Any] = []
 """The queue to the parent, in a worker process."""
 
 
-def _start(told: Any) -> None:
+def _start(reported: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _told.append(told)
+    _reported.append(reported)
 
 
 def _end_with_parent() -> None:
@@ -235,4 +237,4 @@ def _end_with_parent() -> None:
 
 def _attempt_elsewhere(request: Request, task: str) -> Outcome:
     [converter] = converters_of(request.benchmark, [task])
-    return _attempt(converter, request, lambda *what: _told[0].put(what))
+    return _attempt(converter, request, lambda *what: _reported[0].put(what))

@@ -63,7 +63,7 @@ def members(path: Path, key: str = "", tell: Tell | None = None) -> Iterator[tup
     Args:
         path: The file.
         key: Field of the top object; empty for the top itself.
-        tell: Told name and value of each other field of the top object, those behind `key` at the end.
+        tell: Called with name and value of each other field of the top object, those behind `key` at the end.
 
     Raises:
         ValueError: the file is not JSON in UTF-8, or has no list or object there; names file and place.

@@ -40,29 +40,29 @@ def _images(raw: Path, split: str) -> dict[int, str]:
 def _captions(raw: Path) -> Rows:
     """One row a caption of the training images."""
     images = _images(raw, "train")
-    for _, said in entries(raw / _annotations("train").path, _ANNOTATION, "annotations"):
-        name, caption = images.get(said["image_id"]), said["caption"].strip()
+    for _, captioned in entries(raw / _annotations("train").path, _ANNOTATION, "annotations"):
+        name, caption = images.get(captioned["image_id"]), captioned["caption"].strip()
         if name is None:
             yield Dropped(NO_IMAGE)
         elif not caption:
             yield Dropped(NO_CAPTION)
         else:
-            yield _row(f"{PurePosixPath(name).stem}_{said['id']}", f"train/{name}", [caption])
+            yield _row(f"{PurePosixPath(name).stem}_{captioned['id']}", f"train/{name}", [caption])
 
 
 def _captioned(raw: Path) -> Rows:
     """One row a validation image, with all its captions."""
-    said: defaultdict[int, list[str]] = defaultdict(list)
+    captioned: defaultdict[int, list[str]] = defaultdict(list)
     for _, each in entries(raw / _annotations("val").path, _ANNOTATION, "annotations"):
         if caption := each["caption"].strip():
-            said[each["image_id"]].append(caption)
+            captioned[each["image_id"]].append(caption)
         else:
             yield Dropped(NO_CAPTION)
     images = _images(raw, "val")
-    yield from (Dropped(NO_IMAGE) for id_ in said if id_ not in images)
+    yield from (Dropped(NO_IMAGE) for id_ in captioned if id_ not in images)
     for id_, name in images.items():
-        if said[id_]:
-            yield _row(PurePosixPath(name).stem, f"val/{name}", said[id_])
+        if captioned[id_]:
+            yield _row(PurePosixPath(name).stem, f"val/{name}", captioned[id_])
         else:
             yield Dropped(UNCAPTIONED)
 

@@ -17,13 +17,7 @@ from typing import Any
 from lit_cvit.data.prepare.base import Converter, Dropped, Request, Rows, Split
 from lit_cvit.data.prepare.drawing import Line, draw_in_words, drawn
 from lit_cvit.data.prepare.locating import NO_IMAGE, ImageFolder, all_raw
-from lit_cvit.data.prepare.storing import (
-    MANIFEST,
-    digest_of_file,
-    digest_of_names,
-    only_writer,
-    replace_file,
-)
+from lit_cvit.data.prepare.storing import MANIFEST, digest_of_file, digest_of_names, only_writer, replace_file
 
 VERSION = 2
 """Raised when a converter gives other rows than before, so that prepared tasks are made again."""
@@ -64,7 +58,7 @@ def prepare_task(converter: Converter, request: Request, advance: Advance) -> tu
     Args:
         converter: The converter of the task.
         request: What is asked for.
-        advance: Told about every few hundred rows that were read.
+        advance: Called about every few hundred rows that were read.
 
     Returns:
         The manifest, and whether it was there already.

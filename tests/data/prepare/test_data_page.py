@@ -48,7 +48,7 @@ def test_a_row_says_the_data_set_and_the_published_counts(converter: Converter) 
     row = table("task")[converter.task]
     assert row[0] == converter.data_set
     assert row[1:4] == [counts(converter, benchmark) for benchmark in BENCHMARKS]
-    assert all(row[4:]), "owner, licence and size are told, or '?'"
+    assert all(row[4:]), "owner, licence and size are given, or '?'"
 
 
 @pytest.mark.parametrize("converter", CONVERTERS, ids=lambda converter: converter.task)
@@ -63,15 +63,15 @@ def test_the_row_links_the_place_of_each_raw_file(converter: Converter) -> None:
 def tree() -> dict[str, str]:
     """What the page's tree says of every file and folder with a word beside it, by its path under RAW."""
     lines = PAGE[PAGE.index("```text\nRAW/\n") :].split("```")[1].splitlines()[2:]
-    said, folders = {}, [""]
+    reported, folders = {}, [""]
     for line in lines:
         name, _, words = line.strip().partition("  ")
         depth = (len(line) - len(line.lstrip())) // 2
         path = f"{folders[depth - 1]}{name}"
         folders[depth:] = [path]
         if words:
-            said[path] = words.strip()
-    return said
+            reported[path] = words.strip()
+    return reported
 
 
 def test_the_tree_has_every_raw_file_with_its_archive_and_the_tasks_that_need_it() -> None:
@@ -79,13 +79,13 @@ def test_the_tree_has_every_raw_file_with_its_archive_and_the_tasks_that_need_it
     for converter in CONVERTERS:
         for raw in raw_of(converter):
             needed.setdefault(raw.path, (raw, []))[1].append(converter.task)
-    said = tree()
-    assert sorted(said) == sorted(needed)
+    reported = tree()
+    assert sorted(reported) == sorted(needed)
     for path, (raw, tasks) in needed.items():
-        _, _, told = said[path].partition("; for ")
-        assert (told.split(", ") if told else [path.partition("/")[0]]) == tasks, path
+        _, _, uses = reported[path].partition("; for ")
+        assert (uses.split(", ") if uses else [path.partition("/")[0]]) == tasks, path
         for archive in re.findall(r"[\w+.-]+\.(?:zip|tgz|tar\.gz|tar)\b", raw.source):
-            assert archive in said[path], path
+            assert archive in reported[path], path
 
 
 def test_the_page_tells_of_the_inputs_that_are_optional() -> None:

@@ -116,11 +116,11 @@ def test_every_task_is_prepared_and_told_with_its_counts(
     full_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verb(full_raw, tmp_path / "out", "--workers", "1") == 0
-    told = capsys.readouterr().out
-    assert "ScienceQA train: 2 records (published: 12726)" in told
-    assert "  dropped 1: its answer is none of its choices" in told
-    assert "GQA train: 3 records (published: 72140)\n  drawn from 9: 1 of each image" in told
-    assert told.endswith("ready for `check` and `fit`\n")
+    printed = capsys.readouterr().out
+    assert "ScienceQA train: 2 records (published: 12726)" in printed
+    assert "  dropped 1: its answer is none of its choices" in printed
+    assert "GQA train: 3 records (published: 72140)\n  drawn from 9: 1 of each image" in printed
+    assert printed.endswith("ready for `check` and `fit`\n")
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(CVIT)
     assert verb(full_raw, tmp_path / "out", "--workers", "1") == 0
     assert capsys.readouterr().out.count("; was there, raw files unchanged") == 17
@@ -163,17 +163,17 @@ def test_a_task_that_fails_does_not_stop_the_others_and_all_failures_are_told(
     write(tmp_path / "raw/VizWiz/val.json", [{"image": "a.jpg"}])
     options = ("--tasks", "GQA", "VizWiz", "TextVQA", "--workers", "1")
     assert verb(tmp_path / "raw", tmp_path / "out", *options) == 1
-    told = capsys.readouterr()
-    assert "2 of 3 tasks failed" in told.err
-    assert "train_balanced_questions.json: not the JSON file it should be" in told.err
-    assert "val.json, [0]: field 'question' must be a string, got only 'image'" in told.err
-    assert "TextVQA test: 3 records" in told.out
+    printed = capsys.readouterr()
+    assert "2 of 3 tasks failed" in printed.err
+    assert "train_balanced_questions.json: not the JSON file it should be" in printed.err
+    assert "val.json, [0]: field 'question' must be a string, got only 'image'" in printed.err
+    assert "TextVQA test: 3 records" in printed.out
     CVIT["GQA"](tmp_path / "raw")
     CVIT["VizWiz"](tmp_path / "raw")
     assert verb(tmp_path / "raw", tmp_path / "out", *options) == 0
-    told = capsys.readouterr()
-    assert told.out.count("; was there") == 2
-    assert "TextVQA test: 3 records (published: 5000); was there" in told.out
+    printed = capsys.readouterr()
+    assert printed.out.count("; was there") == 2
+    assert "TextVQA test: 3 records (published: 5000); was there" in printed.out
 
 
 def test_a_process_that_died_fails_its_task_with_a_hint() -> None:

@@ -14,7 +14,7 @@ from raw_kit import CVIT, rows_of, touch, write
 from lit_cvit.data.prepare import converters_of
 from lit_cvit.data.prepare.base import Converter, Dropped, Raw, Request, Row, Split, most_frequent_first
 from lit_cvit.data.prepare.writing import HALF_CHARACTER, NO_ANSWER, prepare_task, read_manifest
-from lit_cvit.data.record_file import RecordFile
+from lit_cvit.data.records.file import RecordFile
 
 FILE = Raw("Made/rows.json", "rows", "nowhere")
 IMAGES = Raw("Made/images/", "images", "nowhere")

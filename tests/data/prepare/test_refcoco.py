@@ -26,11 +26,11 @@ ANNOTATIONS = [
 ]
 
 
-def ref(ref_id: int, ann_id: int, split: str, *said: str) -> dict[str, Any]:
+def ref(ref_id: int, ann_id: int, split: str, *reported: str) -> dict[str, Any]:
     """One entry of a refs pickle; its file name carries the number of the annotation, as the owner's do."""
     sentences = [
         {"sent_id": 10 * ref_id + n, "sent": text, "raw": text.upper(), "tokens": text.split()}
-        for n, text in enumerate(said)
+        for n, text in enumerate(reported)
     ]
     return {
         "ref_id": ref_id,

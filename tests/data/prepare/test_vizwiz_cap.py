@@ -14,7 +14,7 @@ FIRST = {"train": 0, "val": 23431}
 """Numbers of the first images: those of val go on where train's end, their file names start at 0 again."""
 
 
-def annotations(split: str, said: dict[int, list[str]], *, images: int) -> dict[str, Any]:
+def annotations(split: str, reported: dict[int, list[str]], *, images: int) -> dict[str, Any]:
     first = FIRST[split]
     return {
         "info": {},
@@ -36,7 +36,7 @@ def annotations(split: str, said: dict[int, list[str]], *, images: int) -> dict[
                 "is_rejected": False,
                 "text_detected": False,
             }
-            for image, captions in said.items()
+            for image, captions in reported.items()
             for n, caption in enumerate(captions)
         ],
     }
@@ -45,9 +45,9 @@ def annotations(split: str, said: dict[int, list[str]], *, images: int) -> dict[
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     folder = tmp_path / "raw"
-    said = {0: ["A cup on a table. ", "Quality issues are too severe."], 1: [" "], 8: ["Nobody's."]}
+    reported = {0: ["A cup on a table. ", "Quality issues are too severe."], 1: [" "], 8: ["Nobody's."]}
     tested = {0: ["a dog", "A dog.", " "], 2: ["a door"]}
-    put(folder / "VizWiz-cap" / "annotations" / "train.json", annotations("train", said, images=2))
+    put(folder / "VizWiz-cap" / "annotations" / "train.json", annotations("train", reported, images=2))
     put(folder / "VizWiz-cap" / "annotations" / "val.json", annotations("val", tested, images=3))
     put_images(folder / "VizWiz" / "train", ["VizWiz_train_00000000.jpg"])
     put_images(folder / "VizWiz" / "val", ["VizWiz_val_00000000.jpg", "VizWiz_val_00000002.jpg"])

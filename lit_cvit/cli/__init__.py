@@ -1,0 +1,1 @@
+"""The command line: configuration, shipped files, error messages, and the way back into a run."""

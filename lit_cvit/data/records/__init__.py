@@ -1,0 +1,1 @@
+"""Record files: parsed, indexed, and read as samples."""

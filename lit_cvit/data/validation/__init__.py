@@ -1,0 +1,1 @@
+"""Every record and image of a benchmark is checked before anything is trained."""

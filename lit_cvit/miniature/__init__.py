@@ -1,0 +1,1 @@
+"""Everything drawn: scenes, questions about them, and the pre-training of `tiny` on both."""

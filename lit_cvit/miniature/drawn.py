@@ -1,0 +1,150 @@
+"""What all miniature benchmarks share: samples drawn from (seed, split, index), and tasks made of them.
+
+Nothing is stored. A test scene is one whose content digest is 0 modulo five and a training scene is any
+other, so the two splits can never show the same scene, whatever their sizes and seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lit_cvit.data.sampling import mix
+from lit_cvit.data.tasks import AnswerFormat, Sample, Task
+from lit_cvit.metrics.scoring import ExactContent, scorer
+from lit_cvit.miniature.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene
+
+Split = Literal["train", "test"]
+_TEST_SHARE = 5
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a task draws: a scene (None: text alone) with a question about it.
+
+    Attributes:
+        scene: What the image shows.
+        answers: Reference answers, the first one trained on.
+        question: The question without instruction.
+        choices: Options of a multiple-choice question.
+    """
+
+    scene: Scene | None
+    answers: tuple[str, ...]
+    question: str = ""
+    choices: tuple[str, ...] = ()
+
+    def is_test(self) -> bool:
+        """Whether this content belongs to the test split."""
+        if self.scene is not None:
+            return self.scene.digest() % _TEST_SHARE == 0
+        digest = hashlib.blake2b(self.question.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % _TEST_SHARE == 0
+
+
+DrawSample = Callable[[np.random.Generator, int], Drawn]
+
+
+@dataclass(frozen=True)
+class MiniSource:
+    """A split of a miniature task.
+
+    Attributes:
+        task: Name of the task.
+        split: `train` or `test`.
+        size: Number of samples.
+        seed: Seed of the benchmark.
+        instructions: Strings to draw from; more than one is the multi-type setting.
+        draw: A module-level function from generator and index to content, so that it pickles.
+        layout: The user's turn with {question} and {instruction}; empty means one below the other.
+    """
+
+    task: str
+    split: Split
+    size: int
+    seed: int
+    instructions: tuple[str, ...]
+    draw: DrawSample
+    layout: str = ""
+
+    def __len__(self) -> int:
+        return self.size
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """Draw sample `index`; only its instruction depends on the epoch.
+
+        Raises:
+            ValueError: the index is out of range.
+        """
+        if not 0 <= index < self.size:
+            raise ValueError(f"{self.task}: {self.split} sample {index} is not in 0..{self.size - 1}")
+        generator = np.random.default_rng(mix("mini", self.seed, self.task, self.split, index))
+        drawn = self.draw(generator, index)
+        while drawn.is_test() != (self.split == "test"):
+            drawn = self.draw(generator, index)
+        chosen = mix("instruction", self.seed, self.task, self.split, epoch, index) % len(self.instructions)
+        instruction = self.instructions[chosen]
+        return Sample(
+            id=f"{self.split}-{index}",
+            task=self.task,
+            question=drawn.question,
+            instruction=instruction,
+            answers=drawn.answers,
+            image=None if drawn.scene is None else DrawnImage(drawn.scene),
+            choices=drawn.choices,
+            text=self.layout.format(question=drawn.question, instruction=instruction),
+        )
+
+    def digest(self) -> str:
+        """A digest of everything that decides the samples, drawing code excepted."""
+        key = (self.task, self.split, self.size, self.seed, self.instructions, self.draw.__qualname__)
+        parts = (*key, self.layout) if self.layout else key
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class MiniTask:
+    """What makes a task of a miniature, its instructions and sizes aside.
+
+    Attributes:
+        draw: A module-level function from generator and index to content.
+        answer_format: Form of the answers.
+        scorer: Name of the scorer of the main score.
+        layout: The user's turn where it is not the question above the instruction; see `MiniSource`.
+    """
+
+    draw: DrawSample
+    answer_format: AnswerFormat
+    scorer: str
+    layout: str = ""
+
+    def build(
+        self,
+        name: str,
+        instructions: tuple[str, ...],
+        *,
+        num_train: int | None,
+        num_test: int,
+        seed: int,
+        few_shot: bool = False,
+    ) -> Task:
+        """Make the task; without `num_train` it is only tested. Captions are also scored by exact content."""
+
+        def source(split: Split, size: int) -> MiniSource:
+            return MiniSource(name, split, size, seed, instructions, self.draw, self.layout)
+
+        caption = self.answer_format is AnswerFormat.CAPTION
+        return Task(
+            name=name,
+            answer_format=self.answer_format,
+            scorer=scorer(self.scorer),
+            also=(ExactContent(tuple(COLOURS), SHAPES, PLACES),) if caption else (),
+            train=None if num_train is None else source("train", num_train),
+            test=source("test", num_test),
+            instructions=instructions,
+            few_shot=few_shot,
+        )

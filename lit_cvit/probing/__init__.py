@@ -1,0 +1,1 @@
+"""Runs a method to collect what `analysis` looks at: features and gates."""

@@ -1,0 +1,102 @@
+"""Before a run: its data is checked, method and data meet, and its conditions are recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.stage import Stage
+from lit_cvit.data.validation.report import tolerated
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.run import RunFolder, RunRecord
+
+if TYPE_CHECKING:
+    from lit_cvit.methods.access import DataAccess
+
+log = logging.getLogger("lit_cvit")
+
+
+def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: bool) -> None:
+    """Check every record, also whether the method's backbone can take it.
+
+    Args:
+        method: The method as configured; its backbone need not be loaded.
+        data: Its data.
+        tells: Whether this process says in a line what is tolerated.
+
+    Raises:
+        BenchmarkError: something is wrong; lists it.
+    """
+    line = tolerated(data.check(encoder=method.backbone.encoder))
+    if reports and line:
+        log.warning(line)
+
+
+def introduce(method: ContinualMethod, data: ContinualDataModule) -> None:
+    """Let method and data meet: the data gets the encoder, and hides what the method does not declare."""
+    data.attach(
+        method.backbone.encoder,
+        hidden_in_training=method.access.hidden(test=False),
+        hidden_at_test=method.access.hidden(test=True),
+    )
+    method.set_tasks((*data.stream, *data.downstream))
+
+
+def describe(
+    method: ContinualMethod,
+    data: ContinualDataModule,
+    stages: Sequence[Stage],
+    *,
+    access: DataAccess,
+    seed: int,
+    config_digest: str,
+    world_size: int,
+    start_from: str | None,
+) -> RunRecord:
+    """The conditions of a run that is about to begin.
+
+    Raises:
+        ValueError: the run to start from does not fit; says how.
+    """
+    tasks = (*data.stream, *data.downstream)
+    digests = {task.name: task.test.digest() for task in tasks}
+    digests |= {f"{s.task.name} train": s.task.train.digest() for s in stages if s.task.train}
+    return RunRecord(
+        seed=seed,
+        config_digest=config_digest,
+        method=type(method).__name__,
+        benchmark=data.benchmark.name,
+        stream=[task.name for task in data.stream],
+        downstream=[task.name for task in data.downstream],
+        captions=[task.name for task in tasks if task.is_caption],
+        miniature=data.benchmark.name.endswith("-mini"),
+        num_stages=len(stages),
+        backbone=method.backbone.describe(),
+        data=digests,
+        world_size=world_size,
+        start_from=None if start_from is None else _source_record(method, start_from),
+        facts={"access": access.words()},
+    )
+
+
+def _source_record(method: ContinualMethod, start_from: str) -> dict[str, Any]:
+    source = RunFolder.open(start_from, verify=True)
+    done = source.stages_done()
+    if not done:
+        raise ValueError(f"--start_from {start_from}: that run has no trained stage to start from")
+    for what, theirs, ours in (
+        ("method", source.record.method, type(method).__name__),
+        ("backbone digest", source.record.backbone.get("digest"), method.backbone.describe()["digest"]),
+    ):
+        if theirs != ours:
+            raise ValueError(f"--start_from {start_from}: the {what} of that run is {theirs}, not {ours}")
+    earlier = source.record.start_from
+    plans = [source.record.stage(number).plan for number in done]
+    return {
+        "path": str(Path(start_from).resolve()),
+        "config_digest": source.record.config_digest,
+        "plans": [*(earlier["plans"] if earlier else []), *plans],
+    }

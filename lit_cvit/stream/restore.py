@@ -1,0 +1,132 @@
+"""Before a run: its conditions, the folder it goes on in, and a method brought back to where it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import yaml
+
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.run import RunFolder, RunRecord, StageState, config_changes, newest_run
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger("lit_cvit")
+
+_SHOWN = 4
+
+
+def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool) -> RunFolder:
+    """The newest run of this configuration (and name, if there is one) to go on with, or a new folder.
+
+    Raises:
+        ValueError: the run that would be resumed was made under other conditions.
+    """
+    usual = f"{record.method}-{record.benchmark}".lower()
+    if resume:
+        found = newest_run(root, record.config_digest, name=name, verify=True)
+        if found is not None:
+            found.record.refuse_changes(record)
+            if found.record.method != record.method:
+                raise ValueError(f"{found.path} is a run of {found.record.method}, not of {record.method}")
+            found.refresh()
+            found.writer.clear_leftovers(found.path)
+            log.info("resuming %s after stage %d", found.path, max(found.stages_done(), default=0))
+            return found
+        which = f"no run of this configuration called {name}" if name else "no run of this configuration"
+        other = _other_configuration(root, name or usual, config_text)
+        log.warning("--ckpt_path last: %s in %s; starting fresh%s", which, root, other)
+    return RunFolder.create(root, name or usual, config_text, record=record)
+
+
+def _other_configuration(root: str, name: str, config_text: str) -> str:
+    """The end of a warning: how the newest run of that name differs (it may be meant), or nothing."""
+    found = newest_run(root, None, name=name)
+    if found is None:
+        return ""
+    before = yaml.safe_load(found.config_path.read_text(encoding="utf-8")) or {}
+    changes = config_changes(before, yaml.safe_load(config_text) or {})
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return f". {found.path} differs in {', '.join(changes[:_SHOWN])}{more}" if changes else ""
+
+
+def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:
+    """Bring a method to where it was after a stage of a run.
+
+    Args:
+        method: The method as configured, prepared and without any stage.
+        run: The run, which may have started from another one.
+        stage: Stage number; by default the last trained one.
+
+    Returns:
+        What that stage stored, or None if the run has no trained stage yet; the method is then where the run
+        started from.
+
+    Raises:
+        ValueError: the stage is not trained, a stored file changed, or its tensors do not fit the method.
+    """
+    if stage is not None:
+        require_stage(run, stage)
+    last = stage if stage is not None else max(run.stages_done(), default=0)
+    _follow_source(method, run)
+    source = run.record.start_from
+    for number in range(1, last + 1):
+        method.follow_plan(run.record.stage(number).plan)
+    if last:
+        state = run.load_stage(last)
+    elif source:
+        origin = RunFolder.open(source["path"], verify=True)
+        state = origin.load_stage(origin.stages_done()[-1])
+    else:
+        return None
+    _take_back(method, state)
+    return state if last else None
+
+
+def require_stage(run: RunFolder, stage: int) -> None:
+    """Refuse a stage that is not trained.
+
+    Raises:
+        ValueError: it is not; lists those that are.
+    """
+    done = run.stages_done()
+    if stage not in done:
+        known = ", ".join(map(str, done)) or "none"
+        raise ValueError(f"stage {stage} of {run.path} is not trained; trained stages: {known}")
+
+
+def restored_stages(method: ContinualMethod, run: RunFolder) -> Iterator[StageState]:
+    """Take a method through the trained stages of a run: after each step it is as it was after that stage.
+
+    The model grows from stage to stage as it did in training, so one backbone serves all stages.
+
+    Args:
+        method: The method as configured, prepared and without any stage.
+        run: The run, which may have started from another one.
+
+    Returns:
+        What each stage stored, from the first on.
+
+    Raises:
+        ValueError: a stored file changed, or its tensors do not fit the method.
+    """
+    _follow_source(method, run)
+    for number in run.stages_done():
+        method.follow_plan(run.record.stage(number).plan)
+        state = run.load_stage(number)
+        _take_back(method, state)
+        yield state
+
+
+def _follow_source(method: ContinualMethod, run: RunFolder) -> None:
+    source = run.record.start_from
+    for plan in source["plans"] if source else ():
+        method.follow_plan(plan)
+
+
+def _take_back(method: ContinualMethod, state: StageState) -> None:
+    method.load_tensors(state.tensors)
+    method.load_method_state(state.state)

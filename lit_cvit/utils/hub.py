@@ -1,0 +1,151 @@
+"""Model files: finding them in the hub's cache, telling them apart, and reading them without noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+# Older models, such as openai/clip-vit-large-patch14-336, have only these; they are read as tensors alone.
+_OLDER = ("pytorch_model*.bin",)
+_HARMLESS = ("gemm_4bit_forward", "inputs will be cast")
+_WHOLE = 64 << 20
+_PIECE = 1 << 20
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` has the form `organisation/model`."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a model folder has its config and all its weights, as safetensors or as older PyTorch files.
+
+    Raises:
+        ValueError: an index of weights is broken.
+    """
+    whole = any(_is_whole(folder, name) for name in ("model.safetensors", "pytorch_model.bin"))
+    return whole and (folder / "config.json").is_file()
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    """Whether weights of a name are there, in one file or in every file that their index names."""
+    index = folder / f"{name}.index.json"
+    names = {name}
+    if index.is_file():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{index}: no index of weights ({error!r}); fetch or copy it again") from error
+    return all((folder / each).is_file() for each in names)
+
+
+def require_whole_weights(folder: Path) -> None:
+    """Refuse files of weights that are cut off; of each only its table of contents is read.
+
+    Raises:
+        ValueError: a file of weights is cut off or broken; names it and the fix.
+    """
+    for path in sorted({*folder.glob("*.safetensors"), *folder.glob(_OLDER[0])}):
+        problem = _cut_off(path) if path.suffix == ".safetensors" else _broken_archive(path)
+        if problem:
+            raise ValueError(f"{path}: cut off or broken ({problem}); download or copy it again")
+
+
+def _cut_off(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + length > size:
+            return f"it ends inside its header, after {size} bytes"
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return "its header is not that of a safetensors file"
+    expected = 8 + length + max(ends, default=0)
+    return f"it has {size} bytes, but its header tells of {expected}" if size != expected else ""
+
+
+def _broken_archive(path: Path) -> str:
+    with path.open("rb") as file:
+        # Files from before torch 1.6 are pickles; only reading them shows where they end.
+        is_archive = file.read(2) == b"PK"
+    size = path.stat().st_size
+    lacks_end = not size or (is_archive and not zipfile.is_zipfile(path))
+    return f"it has {size} bytes and lacks its end" if lacks_end else ""
+
+
+def cached(name: str) -> Path | None:
+    """The complete folder of a hub model in the local cache, or None; never uses the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if has_weights(folder) else None
+
+
+def download(name: str) -> Path:
+    """Download a hub model's config, tokenizer and weights into the cache; older weights where need be.
+
+    Raises:
+        OSError: the hub cannot be reached, or has no such model.
+    """
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    if not has_weights(folder):
+        folder = Path(snapshot_download(name, allow_patterns=[*_FILES, *_OLDER]))
+    return folder
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the model files of a folder, to recognise the same model again.
+
+    Files up to 64 MiB count whole. Of larger ones the size and the first, middle and last MiB count: a
+    7B model is distinguished from a fine-tuned copy in well under a second.
+    """
+    total = hashlib.sha256()
+    files = {path for pattern in (*_FILES, *_OLDER) for path in folder.glob(pattern)}
+    for path in sorted(files, key=lambda path: path.name):
+        size = path.stat().st_size
+        total.update(f"{path.name}:{size}\n".encode())
+        starts = (0, size // 2, size - _PIECE) if size > _WHOLE else range(0, size, _PIECE)
+        with path.open("rb") as file:
+            for start in starts:
+                file.seek(start)
+                total.update(file.read(_PIECE))
+    return total.hexdigest()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' notices and loading bars, and bitsandbytes' harmless ones, off the terminal."""
+    from transformers.utils import logging as notices
+
+    for name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).addFilter(_is_worth_showing)
+    level, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    notices.set_verbosity_error()
+    notices.disable_progress_bar()
+    try:
+        yield
+    finally:
+        notices.set_verbosity(level)
+        if bars:
+            notices.enable_progress_bar()
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+    return not any(words in str(record.msg) for words in _HARMLESS)

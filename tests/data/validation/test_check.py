@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lit_cvit.data.images import FileImage
+from lit_cvit.data.records.source import RecordSource
+from lit_cvit.data.tasks import AnswerFormat, Benchmark, ImageSource, Sample, SampleError, Task
+from lit_cvit.data.validation import images as image_check
+from lit_cvit.data.validation.check import (
+    BenchmarkError,
+    Problem,
+    ProblemKind,
+    TaskReport,
+    check_benchmark,
+    check_task,
+    require_clean,
+)
+from lit_cvit.data.validation.images import ImageLookup
+from lit_cvit.data.validation.report import cause_of
+from lit_cvit.metrics.scoring import scorer
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawn image; negative colours cannot be drawn."""
+
+    colour: int
+
+    def open(self) -> Image.Image:
+        if self.colour < 0:
+            raise ValueError(f"cannot draw {self.colour}")
+        return Image.new("RGB", (2, 2), (self.colour, 0, 0))
+
+
+class Listed:
+    """A split held in a list."""
+
+    def __init__(self, *samples: Sample) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        return self._samples[index]
+
+    def digest(self) -> str:
+        return ""
+
+
+def sample(
+    name: str, image: ImageSource | None = None, text: str = "Q", answers: tuple[str, ...] = ("a",)
+) -> Sample:
+    return Sample(id=name, task="T", question=text, instruction="", answers=answers, image=image)
+
+
+def task(train: Listed | RecordSource | None, test: Listed | RecordSource, name: str = "T") -> Task:
+    return Task(name, AnswerFormat.SHORT, scorer("exact"), test=test, train=train)
+
+
+def of_files(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> Task:
+    (folder / "img").mkdir(exist_ok=True)
+    for name, rows in {"train": train, "test": test}.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = [
+        RecordSource(folder / f"{n}.jsonl", task="T", image_root=folder / "img") for n in ("train", "test")
+    ]
+    return task(sources[0], sources[1])
+
+
+def row(name: str, **more: object) -> dict[str, object]:
+    return {"question_id": name, "text": f"Text {name}", "answer": "a"} | more
+
+
+def messages(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> list[str]:
+    report = check_task(of_files(folder, train, test))
+    return [str(problem).replace(str(folder), "DIR") for problem in report.problems]
+
+
+def test_a_clean_task_is_counted() -> None:
+    report = check_task(task(Listed(sample("1", Drawn(1)), sample("2")), Listed(sample("1", Drawn(2)))))
+    assert report.ok
+    assert report.lines() == ["T: 2 train, 1 test, 2 with image: no problems"]
+
+
+def test_a_task_without_training_data_is_counted() -> None:
+    report = check_task(task(None, Listed(sample("1"))))
+    assert (report.ok, report.num_train, report.num_test) == (True, 0, 1)
+
+
+def test_a_bad_record_is_listed_with_its_place_and_the_rest_is_still_checked(tmp_path: Path) -> None:
+    assert messages(tmp_path, [row("1", answer=3), row("2"), row("2", text="x")], [row("4")]) == [
+        "T train: bad record: DIR/train.jsonl, line 1 (id '1'): field 'answer': got 3; it must be a string "
+        "or a list of strings; put numbers in quotes",
+        "T train: duplicate id: DIR/train.jsonl, line 3 (id '2'): the id is already that of DIR/train.jsonl, "
+        "line 2; make ids unique",
+    ]
+
+
+def test_images_that_are_missing_or_outside_the_root_are_listed(tmp_path: Path) -> None:
+    rows = [row("1", image="no.png"), row("2", image="../b.png")]
+    assert messages(tmp_path, rows, [row("3")]) == [
+        "T train: bad image: DIR/train.jsonl, line 1 (id '1'): image 'no.png' under DIR/img: no such file; "
+        "check the path and the image root",
+        "T train: bad image: DIR/train.jsonl, line 2 (id '2'): image '../b.png' under DIR/img: the path must "
+        "be relative and without '..'; it must stay under the image root",
+    ]
+
+
+def test_a_damaged_image_is_found_on_request(tmp_path: Path) -> None:
+    checked = of_files(tmp_path, [row("1", image="a.png"), row("2", image="a.png")], [row("3")])
+    (tmp_path / "img" / "a.png").write_bytes(b"x")
+    assert check_task(checked).ok
+    report = check_task(checked, decode_images=True)
+    assert report.counts == {ProblemKind.IMAGE: 2}
+    assert "line 1 (id '1'): image 'a.png'" in report.problems[0].message
+    assert "not a readable image" in report.problems[0].message
+
+
+def test_a_drawn_image_is_opened_on_request_and_named_by_its_sample() -> None:
+    checked = task(Listed(sample("1", Drawn(-1))), Listed(sample("2")))
+    assert check_task(checked).ok
+    (problem,) = check_task(checked, decode_images=True).problems
+    assert problem == Problem(ProblemKind.IMAGE, "T", "train", "sample 0 (id '1'): cannot draw -1")
+
+
+def test_a_blank_answer_is_listed() -> None:
+    train = Listed(sample("1", answers=("", "a")), sample("2", answers=()))
+    test = Listed(sample("3", text="x", answers=("", "a")), sample("4", text="y", answers=(" ",)))
+    assert list(map(str, check_task(task(train, test)).problems)) == [
+        "T train: empty answer: sample 0 (id '1'): got ('', 'a'); the first answer is what is learned, it "
+        "must not be blank",
+        "T train: empty answer: sample 1 (id '2'): got (); the first answer is what is learned, it "
+        "must not be blank",
+        "T test: empty answer: sample 1 (id '4'): got (' ',); at least one answer must not be blank",
+    ]
+
+
+def test_a_test_answer_that_the_scorers_cannot_compare_with_is_listed() -> None:
+    train = Listed(sample("1", answers=("blue",)))
+    test = Listed(sample("2", text="x", answers=("B",)), sample("3", text="y", answers=("blue",)))
+    checked = dataclasses.replace(task(train, test), scorer=scorer("letter"), also=(scorer("vqa_soft"),))
+    report = check_task(checked)
+    needs = "scorer 'vqa_soft': soft accuracy needs 10 human answers, got 1"
+    no_letter = "scorer 'letter': the reference answer 'blue' is not an option letter"
+    assert [str(problem).partition(";")[0] for problem in report.problems] == [
+        f"T test: unscorable answer: sample 0 (id '2'): {needs}",
+        f"T test: unscorable answer: sample 1 (id '3'): {no_letter}",
+        f"T test: unscorable answer: sample 1 (id '3'): {needs}",
+    ]
+    with pytest.raises(BenchmarkError, match="3 problems in 1 task"):
+        require_clean([report])
+
+
+class Picky:
+    """An encoder that takes no question `long` and no answer `</s>`, and reads the images of others."""
+
+    def check(self, sample: Sample, *, with_answers: bool) -> None:
+        if sample.question.startswith("long"):
+            raise SampleError.of(sample, "too long", "has 9 tokens; shorten it")
+        if with_answers and sample.answers[0] == "</s>":
+            raise SampleError.of(sample, "special token in an answer", "has '</s>' in an answer; remove it")
+        if sample.image is not None:
+            sample.image.open()
+
+
+def test_what_the_backbone_cannot_take_is_listed_with_its_place_before_training(tmp_path: Path) -> None:
+    train = [row("1", text="long"), row("2", answer="</s>"), row("3", answer=3), *map(row, "456")]
+    test = [row("7", text="long 7"), row("8", answer="</s>")]
+    checked = of_files(tmp_path, train, test)
+    assert check_task(checked).counts == {ProblemKind.RECORD: 1}
+    report = check_task(checked, encoder=Picky())  # type: ignore[arg-type]
+    found = [str(each).replace(str(tmp_path), "DIR") for each in report.problems]
+    assert [each for each in found if "unfit" in each] == [
+        "T train: unfit record: DIR/train.jsonl, line 1 (id '1'): it has 9 tokens; shorten it",
+        "T train: unfit record: DIR/train.jsonl, line 2 (id '2'): it has '</s>' in an answer; remove it",
+        "T test: unfit record: DIR/test.jsonl, line 1 (id '7'): it has 9 tokens; shorten it",
+    ]
+    assert report.alike["train: unfit record: too long"] == 1
+    with pytest.raises(BenchmarkError, match="4 problems in 1 task"):
+        require_clean([report])
+
+
+def test_an_unfit_record_is_told_once(tmp_path: Path) -> None:
+    """What is blank, or has no image, is not held against the backbone too."""
+    train = Listed(
+        sample("1", answers=("",), text="long"), sample("2", FileImage(tmp_path, "no.png"), "long")
+    )
+    damaged = sample("3", Drawn(-1))
+    report = check_task(task(train, Listed(damaged)), encoder=Picky())  # type: ignore[arg-type]
+    assert report.counts == {ProblemKind.ANSWER: 1, ProblemKind.IMAGE: 2}
+
+
+def test_ids_may_repeat_across_splits_but_not_within_one() -> None:
+    report = check_task(task(Listed(sample("1", text="x")), Listed(sample("1"), sample("1", text="y"))))
+    assert list(map(str, report.problems)) == [
+        "T test: duplicate id: sample 1 (id '1'): the id is already that of sample 0; make ids unique"
+    ]
+
+
+def test_a_test_sample_with_image_and_text_of_a_training_sample_is_listed() -> None:
+    train = Listed(sample("1", Drawn(1)), sample("2", Drawn(2)), sample("3"))
+    test = Listed(
+        sample("4", Drawn(3)), sample("5", Drawn(2)), sample("6", Drawn(1), text="other"), sample("7")
+    )
+    assert list(map(str, check_task(task(train, test)).problems)) == [
+        "T test: train/test overlap: sample 1 (id '5'): same image and text as sample 1 of the training "
+        "split; remove one of them",
+        "T test: train/test overlap: sample 3 (id '7'): same image and text as sample 2 of the training "
+        "split; remove one of them",
+    ]
+
+
+def test_two_spellings_of_a_path_are_one_image(tmp_path: Path) -> None:
+    text = {"text": "same"}
+    found = messages(tmp_path, [row("1", image="./a.png", **text)], [row("2", image="a.png", **text)])
+    assert [message.split(": ")[1] for message in found] == ["bad image", "bad image", "train/test overlap"]
+
+
+def test_an_empty_split_is_a_problem() -> None:
+    assert list(map(str, check_task(task(Listed(), Listed(sample("1")))).problems)) == [
+        "T train: empty split: it has no samples; at least one is needed"
+    ]
+
+
+def test_problems_that_are_alike_are_listed_thrice_and_all_are_counted_and_told() -> None:
+    reported: list[Problem] = []
+    bad = Listed(*(sample(str(number), answers=()) for number in range(25)))
+    report = check_task(task(bad, Listed(sample("x", text="x"))), on_problem=reported.append)
+    assert (len(report.problems), report.num_problems, len(reported)) == (3, 25, 25)
+    lines = report.lines()
+    assert lines[0] == "T: 25 train, 1 test, 0 with image: 25 empty answers"
+    assert (len(lines), lines[-1]) == (5, "  ... and 22 more: T train: empty answer")
+
+
+def test_problems_are_alike_by_split_kind_and_field_or_cause(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "empty.png").touch()
+    rows = [row(str(number), image=f"{number}.png") for number in range(5)]
+    rows += [row("e", image="empty.png"), row("f", text=5), row("g", text=" "), {"text": "x", "answer": "y"}]
+    rows += [row(f"h{number}", answer=["x", number]) for number in range(5)]
+    report = check_task(of_files(tmp_path, rows, [row("x", answer=number) for number in range(2)]))
+    assert dict(report.alike) == {
+        "train: bad image: no such file": 5,
+        "train: bad image: the file is empty": 1,
+        "train: bad record: field 'text'": 2,
+        "train: bad record: field 'id'": 1,
+        "train: bad record: field 'answer[]'": 5,
+        "test: bad record: field 'answer'": 2,
+    }
+    lines = report.lines()
+    assert lines[0] == "T: 14 train, 2 test, 6 with image: 6 bad images, 10 bad records"
+    assert len(lines) == 1 + 12 + 2
+    assert lines[-2:] == [
+        "  ... and 2 more: T train: bad image: no such file",
+        "  ... and 2 more: T train: bad record: field 'answer[]'",
+    ]
+
+
+def test_at_most_20_problems_are_listed_however_they_differ() -> None:
+    report = TaskReport("T", 60, 1)
+    for number in range(60):
+        report.add(Problem(ProblemKind.RECORD, "T", "train", f"{number}", cause=f"field {number}"))
+    assert len(report.lines()) == 1 + 20 + 21
+    assert report.lines()[-1] == "  ... and 20 more of 20 other kinds"
+
+
+@pytest.mark.parametrize(
+    ("reported", "cause"),
+    [
+        ("F, line 3 (id 'a'): field 'conversations[12].from': got 1; fix", "field 'conversations[].from'"),
+        ("F, line 3: field 'id': got nothing; fix", "field 'id'"),
+        ("F, line 3: broken JSON at column 7: Expecting value; forms", "broken JSON"),
+        ("F, line 3: not UTF-8 at byte 7; forms", "not UTF-8"),
+        ("F, line 3: got [1]; a record is a JSON object {...}", "not an object"),
+        ("F, line 3 (id 'a'): image 'a.png' under img: not a readable image (X: y)", "not a readable image"),
+        ("F, line 3 (id 'a'): image 'a: b.png' under img: no such file; check", "no such file"),
+    ],
+)
+def test_the_cause_of_a_message_is_its_field_or_what_it_says_first(reported: str, cause: str) -> None:
+    assert cause_of(reported, "F, line 3") == cause
+
+
+def test_a_sample_that_asks_nothing_is_a_bad_record() -> None:
+    found = check_task(task(None, Listed(sample("1", Drawn(1), text=""))))
+    assert list(map(str, found.problems)) == [
+        "T test: bad record: sample 0 (id '1'): got neither question nor instruction; give the task an "
+        "instruction"
+    ]
+
+
+def test_images_are_decoded_in_several_processes_with_the_same_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_check, "_CHUNK", 2)
+    rows = [row(str(number), image=f"{number % 7}.png") for number in range(9)]
+    checked = of_files(tmp_path, rows, [row("x", image="2.png")])
+    for number in range(7):
+        Image.new("RGB", (2, 2)).save(tmp_path / "img" / f"{number}.png")
+    (tmp_path / "img" / "1.png").write_bytes(b"x")
+    (tmp_path / "img" / "2.png").write_bytes(b"y")
+    steps: list[tuple[str, int, int]] = []
+    found = [
+        check_task(checked, decode_images=True, workers=workers, on_progress=lambda *at: steps.append(at))
+        for workers in (1, 2)
+    ]
+    assert found[0] == found[1]
+    places = [problem.message.split(": ")[0].removeprefix(str(tmp_path)) for problem in found[0].problems]
+    assert places == [
+        "/train.jsonl, line 2 (id '1')",
+        "/train.jsonl, line 9 (id '8')",
+        "/train.jsonl, line 3 (id '2')",
+        "/test.jsonl, line 1 (id 'x')",
+    ]
+    assert steps[len(steps) // 2 :] == [
+        ("T train records", 0, 9),
+        ("T train records", 9, 9),
+        ("T test records", 0, 1),
+        ("T test records", 1, 1),
+        *(("T images", done, 7) for done in (2, 4, 6, 7)),
+    ]
+
+
+def test_a_lookup_judges_a_path_as_locate_does(tmp_path: Path) -> None:
+    root = tmp_path / "img"
+    (root / "in" / "a: b").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    for path in ("img/a.png", "img/in/b.png", "img/in/a: b/c.png", "out/d.png"):
+        (tmp_path / path).write_bytes(b"x")
+    (root / "empty.png").touch()
+    (root / "link.png").symlink_to("a.png")
+    (root / "away.png").symlink_to(tmp_path / "out" / "d.png")
+    (root / "far").symlink_to(tmp_path / "out")
+    (root / "near").symlink_to("in")
+    good = ["a.png", "./a.png", "in//b.png", "in/a: b/c.png", "near/b.png", "link.png"]
+    bad = ["empty.png", "no.png", "away.png", "far/d.png", "in", "../img/a.png", str(root / "a.png")]
+    paths = [*good, *bad, "C:a.png", "a.png/x", "\0.png"]
+    lookup = ImageLookup()
+
+    def judged(look: Callable[[FileImage], object], path: str) -> str:
+        try:
+            look(FileImage(root, path))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    found = {path: judged(lookup.find, path) for path in paths * 2}
+    assert found == {path: judged(FileImage.locate, path) for path in paths}
+    assert [path for path in paths if not found[path]] == good
+
+
+def test_a_benchmark_is_checked_stream_first() -> None:
+    tasks = [task(Listed(sample("1", text=name)), Listed(sample("1")), name) for name in "ABC"]
+    reports = check_benchmark(Benchmark("b", stream=(tasks[1], tasks[0]), downstream=(tasks[2],)))
+    assert [(report.task, report.ok) for report in reports] == [("B", True), ("A", True), ("C", True)]
+    require_clean(reports)
+
+
+def test_problems_become_one_readable_error() -> None:
+    good = check_task(task(None, Listed(sample("1")), "Good"))
+    bad = check_task(task(None, Listed(sample("1"), sample("1", answers=("",))), "Bad"))
+    with pytest.raises(BenchmarkError) as caught:
+        require_clean([good, bad])
+    assert str(caught.value).splitlines() == [
+        "2 problems in 1 task",
+        "Bad: 0 train, 2 test, 0 with image: 1 empty answer, 1 duplicate id",
+        "  Bad test: empty answer: sample 1 (id '1'): got ('',); at least one answer must not be blank",
+        "  Bad test: duplicate id: sample 1 (id '1'): the id is already that of sample 0; make ids unique",
+    ]
+    with pytest.raises(BenchmarkError):
+        require_clean([bad], allow=[ProblemKind.ANSWER])
+    require_clean([bad], allow=[ProblemKind.ANSWER, ProblemKind.DUPLICATE_ID])
