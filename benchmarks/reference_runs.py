@@ -65,7 +65,11 @@ def digests(run: Path) -> dict[str, Any]:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             kept = [[row["id"], row["prompt"], row["text"], row["score"], row["format_ok"]] for row in rows]
             found[f"{stage.name} {path.stem}"] = hashlib.sha256(json.dumps(kept).encode()).hexdigest()
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    # A method that does not train has no log.
+    path = run / "log.jsonl"
+    log = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    )
     found["losses"] = [{k: v for k, v in row.items() if k.startswith("loss/")} for row in log]
     matrix = json.loads((run / "matrix.json").read_text(encoding="utf-8"))
     found["matrix"] = json.dumps(matrix, sort_keys=True)

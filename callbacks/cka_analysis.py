@@ -13,8 +13,7 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.probing.features import pooled_outputs, rows_of
 from lit_cvit.report.cka import CKAReport, write_cka
-from lit_cvit.stream.stage_callback import StageCallback
-from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 
 
 class CKAAnalysis(StageCallback):
@@ -85,7 +84,7 @@ class CKAAnalysis(StageCallback):
 
     # -- stages ---------------------------------------------------------------------------------------------
 
-    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         after = trainer.callbacks[trainer.callbacks.index(self) :]
         if any(isinstance(callback, DynamicEMA) for callback in after):
             raise ValueError(
@@ -102,7 +101,7 @@ class CKAAnalysis(StageCallback):
         else:
             self._rows = rows_of(trainer.data.stream, self.num_samples)
 
-    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         if self._idle:
             return
         if not self.between_stages:

@@ -23,8 +23,7 @@ from lit_cvit.analysis.ema import (
 from lit_cvit.analysis.layers import layer_of
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.stream.stage_callback import StageCallback
-from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 
 Tensors = dict[str, Tensor]
 
@@ -107,13 +106,13 @@ class DynamicEMA(StageCallback):
 
     # -- stage hooks ----------------------------------------------------------------------------------------
 
-    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._forget()
         plan = trainer.run.record.stage(stage.number).plan
         reused = not (plan.get("new_blocks") or plan.get("new_projector"))
         self.active = method.trains and (reused or self.ema_when == "always")
 
-    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         if not self.active:
             return
         self._write(method)

@@ -18,8 +18,7 @@ from lit_cvit.data.sampling import mix
 from lit_cvit.data.stage import Stage, UnionSource
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.stream.stage_callback import StageCallback
-from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 
 NAME = "replay"
 
@@ -104,11 +103,11 @@ class Replay(StageCallback):
 
     # -- stages ---------------------------------------------------------------------------------------------
 
-    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         if self.sizes == "similarity":
             require_similarities(method, option="Replay.sizes 'similarity'")
 
-    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._data, self._batch_idx = trainer.data, 0
         parts = tuple(part for part in self.replayed(method, stage) if len(part))
         self._source = UnionSource(parts) if parts else None
@@ -134,7 +133,7 @@ class Replay(StageCallback):
             found.append(SubsetSource(task.train, tuple(memory[:number])))
         return found
 
-    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         seen = {task.name: len(task.train) for task in stage.seen if task.train is not None}
         if self.keep == "reservoir":
             self.memory = reservoir_rows(seen, int(self.amount), seed=stage.seed)

@@ -9,8 +9,7 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.probing.tracing import trace_tasks
 from lit_cvit.report.routing import is_written, routing_folder, write_routing
-from lit_cvit.stream.stage_callback import StageCallback
-from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 from lit_cvit.utils.distributed import from_first
 
 
@@ -55,16 +54,16 @@ class RoutingTrace(StageCallback):
         self.num_samples, self.unseen = num_samples, unseen
         self._warned = False
 
-    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         done = trainer.run.stages_done()
         # A run that was killed after its newest stage was scored is not notified of that stage again.
         if done and not from_first(is_written(routing_folder(trainer.run, done[-1]))):
             self._trace(trainer, method, trainer.stages[done[-1] - 1])
 
-    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_saved(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._trace(trainer, method, stage)
 
-    def _trace(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def _trace(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         tasks = trace_tasks(
             method,
             trainer.data,

@@ -10,8 +10,7 @@ from lit_cvit.evaluation import evaluate_task
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.report import write_report
 from lit_cvit.run import StageScores, TaskScore
-from lit_cvit.stream.stage_callback import StageCallback
-from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 
 
 class StageEvaluation(StageCallback):
@@ -45,7 +44,7 @@ class StageEvaluation(StageCallback):
         self.asked = 0
         self.task_name = ""
 
-    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_saved(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         chosen = self.tasks_after(trainer, stage)
         self.answered, self.asked = 0, sum(len(task.test) for task in chosen)
         scores: dict[str, TaskScore] = {}
@@ -74,7 +73,7 @@ class StageEvaluation(StageCallback):
         if stage.number == len(trainer.stages):
             write_report(trainer.run)
 
-    def tasks_after(self, trainer: ContinualTrainer, stage: Stage) -> tuple[Task, ...]:
+    def tasks_after(self, trainer: StreamTrainer, stage: Stage) -> tuple[Task, ...]:
         """The tasks that are tested after a stage."""
         last = stage.number == len(trainer.stages)
         held_out = trainer.data.downstream if last and self.downstream else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from rich.cells import cell_len
@@ -18,8 +18,7 @@ from callbacks.stage_evaluation import StageEvaluation
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.report import Table, matrix_table, run_summary, run_title, summary_table
-from lit_cvit.stream.stage_callback import StageCallback
-from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 
 _HEADLINE = ("AP", "MAP", "BWT", "MIF")
 
@@ -54,17 +53,17 @@ class StreamProgress(StageCallback):
 
     # -- stream ---------------------------------------------------------------------------------------------
 
-    def before_loading(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def before_loading(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         self.console.quiet = not trainer.is_global_zero
         if trainer.memory_plan:
             self.console.print("\n".join(trainer.memory_plan))
 
-    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         self._start, self._measured_from = time.monotonic(), None
         self._has_header = False
         self._resumed = bool(trainer.run.stages_done()) or trainer.run.checkpoint_path.is_file()
 
-    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._print_header(trainer, method)
         counts = method.parameter_counts()
         self.console.print(
@@ -73,7 +72,7 @@ class StreamProgress(StageCallback):
             f"{counts['trainable']:,} trainable parameters"
         )
 
-    def _print_header(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def _print_header(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         # Not at the stream's start: how much trains is known once the method has grown for its first stage.
         if self._has_header:
             return
@@ -96,25 +95,25 @@ class StreamProgress(StageCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(trainer, ContinualTrainer)
         assert isinstance(pl_module, ContinualMethod)
         stage = pl_module.stage
         assert stage is not None
         loss = trainer.callback_metrics.get("loss/lm")
         losses = f"loss {float(loss):.3f}" if loss is not None else ""
-        self._say(trainer, pl_module, f"{self._place(trainer, stage)}, step {trainer.global_step}, {losses}")
+        stream = cast(StreamTrainer, trainer)
+        self._say(stream, pl_module, f"{self._place(stream, stage)}, step {trainer.global_step}, {losses}")
 
-    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._say(trainer, method, f"{self._place(trainer, stage)}, scoring", force=True)
 
-    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_saved(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._print_header(trainer, method)
         matrix = trainer.run.matrix()
         if any(cell is not None for row in matrix.scores for cell in row):
             title = f"scores after stage {stage.number}"
             self.console.print(TerminalTable(matrix_table(matrix), title))
 
-    def on_stream_end(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_end(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         self._print_header(trainer, method)
         if self._progress is not None:
             self._progress.stop()
@@ -138,18 +137,18 @@ class StreamProgress(StageCallback):
 
     # -- pieces ---------------------------------------------------------------------------------------------
 
-    def _print_downstream(self, trainer: ContinualTrainer) -> None:
+    def _print_downstream(self, trainer: StreamTrainer) -> None:
         matrix = trainer.run.downstream()
         for task, column in zip(matrix.tasks, range(len(matrix.tasks)), strict=True):
             score, mif = matrix.scores[-1][column], matrix.mif[-1][column]
             if score is not None and mif is not None:
                 self.console.print(f"held-out {task}: {score:.2f}, answers in form {mif:.1f} %")
 
-    def _place(self, trainer: ContinualTrainer, stage: Stage) -> str:
+    def _place(self, trainer: StreamTrainer, stage: Stage) -> str:
         return f"stage {stage.number}/{len(trainer.stages)} {stage.task.name}"
 
     def _say(
-        self, trainer: ContinualTrainer, method: ContinualMethod, text: str, *, force: bool = False
+        self, trainer: StreamTrainer, method: ContinualMethod, text: str, *, force: bool = False
     ) -> None:
         total = total_steps(trainer, method)
         left = self._time_left(trainer, total)
@@ -162,7 +161,7 @@ class StreamProgress(StageCallback):
             self._last_line = now
             self.console.print(f"{text}, {left}")
 
-    def _time_left(self, trainer: ContinualTrainer, total: int) -> str:
+    def _time_left(self, trainer: StreamTrainer, total: int) -> str:
         since, first = self._measured_from or (time.monotonic(), trainer.global_step)
         done = trainer.global_step - first
         if done < 1:
@@ -171,7 +170,7 @@ class StreamProgress(StageCallback):
         return f"about {left / 60:.1f} min left"
 
 
-def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
+def header(trainer: StreamTrainer, method: ContinualMethod) -> list[str]:
     """What a run is about to do, in lines: method, knowledge, parameters, stream, planned passes."""
     record = trainer.run.record
     resumed = f" (stages 1 to {len(trainer.run.stages_done())} are done)" if trainer.run.stages_done() else ""
@@ -190,16 +189,16 @@ def header(trainer: ContinualTrainer, method: ContinualMethod) -> list[str]:
     return lines
 
 
-def _processes(trainer: ContinualTrainer) -> str:
+def _processes(trainer: StreamTrainer) -> str:
     return f", on {trainer.world_size} processes" if trainer.world_size > 1 else ""
 
 
-def total_steps(trainer: ContinualTrainer, method: ContinualMethod) -> int:
+def total_steps(trainer: StreamTrainer, method: ContinualMethod) -> int:
     """Optimizer steps of the whole stream; stages to come count the rows that callbacks will add, at most."""
     return sum(_steps(trainer, method, stage) for stage in trainer.stages)
 
 
-def _steps(trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> int:
+def _steps(trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> int:
     run, running = trainer.run, method.stage
     if stage.number in run.stages_done():
         return int(run.record.stage(stage.number).facts["steps"])
@@ -209,7 +208,7 @@ def _steps(trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> 
     return trainer.data.planned_steps(stage, sum(rows))
 
 
-def _passes(trainer: ContinualTrainer) -> int:
+def _passes(trainer: StreamTrainer) -> int:
     scoring = [callback for callback in trainer.callbacks if isinstance(callback, StageEvaluation)]
     return sum(len(each.tasks_after(trainer, stage)) for each in scoring for stage in trainer.stages)
 

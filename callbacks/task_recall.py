@@ -17,8 +17,7 @@ from lit_cvit.data.sampling import mix
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch, SampleSource
 from lit_cvit.methods import ContinualMethod, ProgLoRA
-from lit_cvit.stream.stage_callback import StageCallback
-from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 from lit_cvit.utils.distributed import from_first
 
 NAME = "recall"
@@ -90,12 +89,12 @@ class TaskRecall(StageCallback):
 
     # -- stages ---------------------------------------------------------------------------------------------
 
-    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         _dynamic(method)
         if self.sizes == "similarity":
             require_similarities(method, option="TaskRecall.sizes 'similarity'")
 
-    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         prog_lora = _dynamic(method)
         self._data, self._batch_idx = trainer.data, 0
         features, targets = [], []
@@ -121,7 +120,7 @@ class TaskRecall(StageCallback):
         similarity = method.similarities()[task]
         return recall_size(stored, sizes="similarity", amount=self.amount, similarity=similarity)
 
-    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         prog_lora, source, name = _dynamic(method), stage.task.train, stage.task.name
         assert source is not None
         self.rows[name] = memory_rows(len(source), self.amount, seed=stage.seed, task=name)

@@ -8,10 +8,9 @@ slash is a figure of the whole benchmark, one with a slash belongs to a part of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lit_cvit.metrics.scoring import ScoredSample
+from lit_cvit.metrics.scored import ScoredSample
 
 Row = Mapping[str, Any]
 Summary = Callable[[Sequence[Row]], dict[str, float]]

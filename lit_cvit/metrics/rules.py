@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from lit_cvit.metrics.boxes import Box, iou, official_read_box, read_box
 from lit_cvit.metrics.letters import hide_option_letter, official_option_letter, option_letter
+from lit_cvit.metrics.scored import ScoredSample
 from lit_cvit.metrics.text import evalai_normalize, normalize_words, strip_punctuation
-
-if TYPE_CHECKING:
-    from lit_cvit.metrics.scoring import ScoredSample
 
 _NUM_HUMAN_ANSWERS = 10
 _CAPITAL = re.compile("[A-Z]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,17 @@ def check_captions(metric: str, predictions: Sequence[str], references: Sequence
     for index, captions in enumerate(references):
         if not captions:
             raise ValueError(f"{metric}: sample {index} has no reference caption")
+
+
+class ScoredSample(Protocol):
+    """What a scorer reads of a sample."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Reference answers, at least one."""
+        ...
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Options of a multiple-choice question in letter order; empty for other questions."""
+        ...

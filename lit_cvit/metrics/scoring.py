@@ -20,22 +20,8 @@ from lit_cvit.metrics.captions import best_reference_cider, cider, raw_cider
 from lit_cvit.metrics.content import Content, read_content
 from lit_cvit.metrics.meteor import check_meteor, meteor
 from lit_cvit.metrics.rouge import rouge_l
-from lit_cvit.metrics.scored import Scored, mean_of_samples
+from lit_cvit.metrics.scored import Scored, ScoredSample, mean_of_samples
 from lit_cvit.utils.suggest import unknown
-
-
-class ScoredSample(Protocol):
-    """What a scorer reads of a sample."""
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """Reference answers, at least one."""
-        ...
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Options of a multiple-choice question in letter order; empty for other questions."""
-        ...
 
 
 class Scorer(Protocol):

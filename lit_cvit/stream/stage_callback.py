@@ -2,14 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import Strategy
 
-if TYPE_CHECKING:
-    from lit_cvit.data.stage import Stage
-    from lit_cvit.methods.base import ContinualMethod
-    from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.stage import Stage
+from lit_cvit.methods.access import DataAccess
+from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.run import RunFolder
+
+
+class StreamTrainer(Protocol):
+    """What a stage callback may use of the trainer, a `ContinualTrainer`.
+
+    Attributes:
+        callbacks: All callbacks, in the order in which their hooks run.
+        stages: The stages of the stream.
+        memory_plan: Lines of the memory plan, for the header of the run.
+        strategy: Lightning's; its `root_device` and `barrier` are what callbacks need.
+        precision_plugin: Lightning's; makes the context to generate in.
+    """
+
+    callbacks: list[Callback]
+    stages: tuple[Stage, ...]
+    memory_plan: list[str]
+
+    @property
+    def strategy(self) -> Strategy: ...
+
+    @property
+    def precision_plugin(self) -> Any: ...
+
+    @property
+    def run(self) -> RunFolder:
+        """The run folder."""
+        ...
+
+    @property
+    def data(self) -> ContinualDataModule:
+        """The data module that is fitted on."""
+        ...
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps since the stream began."""
+        ...
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this process writes."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        ...
+
+    def access(self, method: ContinualMethod) -> DataAccess:
+        """The data access of a method in this run, grants of callbacks included."""
+        ...
+
+    def check_stop(self) -> None:
+        """Stop here if a signal was received on any rank; all ranks must call it at the same point."""
+        ...
 
 
 class StageCallback(Callback):
@@ -28,20 +85,20 @@ class StageCallback(Callback):
         """How many rows the callback will add to a later stage's data, at most; for estimates alone."""
         return 0
 
-    def before_loading(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def before_loading(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         """Before the model's weights are read; the run folder exists."""
 
-    def on_stream_start(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         """Before the first stage (on resume: before the next one); the run folder exists."""
 
-    def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         """The model has grown for the stage; loader, optimizer and schedule are not yet built."""
 
-    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         """Training of the stage is over and `method.end_stage` was called; the stage is not yet saved."""
 
-    def on_stage_saved(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+    def on_stage_saved(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         """The stage is saved and counts as trained; called again on resume until it is evaluated."""
 
-    def on_stream_end(self, trainer: ContinualTrainer, method: ContinualMethod) -> None:
+    def on_stream_end(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         """After the last stage is evaluated."""

@@ -20,7 +20,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.trainer import ContinualTrainer
-from lit_cvit.testing.jobs import Job
+from lit_cvit.testing.job import Job
 
 # A sample of each kind: two tasks that are learned, text alone, and a task that is not learned.
 PICKS = (("ScienceQA", 0), ("GQA", 1), ("ScienceQA", 4), ("Flickr30k", 2), ("GQA", 3))

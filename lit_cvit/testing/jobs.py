@@ -15,9 +15,8 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+
+from lit_cvit.testing.job import Job
 
 # A limit against processes that hang, not a budget: a busy machine may be many times slower than an idle one.
 SECONDS = 400
@@ -32,49 +31,6 @@ _PRELOAD = [
     "transformers.models.llava.modeling_llava",
     "transformers.integrations.bitsandbytes",
 ]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One process.
-
-    Attributes:
-        name: Names its files.
-        root: Folder of runs and of what the process observes.
-        config: The run's configuration, as a YAML file would hold it.
-        task: Function of `lit_cvit.testing.child` that runs.
-        run: Name of the run's folder.
-        resume: Whether the run goes on where it was.
-        kill_at: Optimizer steps of the stream after which the process kills itself; none lives.
-        rank: Rank of the process.
-        ranks: Number of ranks.
-        port: Port that ranks meet at.
-        scored: Whether stages are evaluated.
-        slurm: Whether SLURM's variables tell a rank where it is, not torchrun's.
-    """
-
-    name: str
-    root: Path
-    config: dict[str, Any] = field(default_factory=dict)
-    task: str = "fit"
-    run: str = "run"
-    resume: bool = False
-    kill_at: int | None = None
-    rank: int = 0
-    ranks: int = 1
-    port: int = 0
-    scored: bool = True
-    slurm: bool = False
-
-    @property
-    def observed(self) -> Path:
-        """What the process saw, as `torch.save` writes it."""
-        return self.root / f"{self.name}-{self.rank}.pt"
-
-    @property
-    def failure(self) -> Path:
-        """The stack trace of a process that failed."""
-        return self.root / f"{self.name}-{self.rank}.txt"
 
 
 class JobFailed(AssertionError):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from lit_cvit.run import RunFolder
-from lit_cvit.testing.jobs import Job, ranks_of, run_jobs
+from lit_cvit.testing.job import Job
+from lit_cvit.testing.jobs import ranks_of, run_jobs
 
 TASKS = ("ScienceQA", "GQA")
 BATCH, STEPS = 16, 2
