@@ -7,14 +7,20 @@ export OMP_NUM_THREADS ?= 2
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help quickstart test matrix check clean
+# Fast enough to run before every commit: no run of a stream, no process of its own.
+QUICK = tests/adapters tests/analysis tests/conventions tests/metrics tests/run tests/utils
+
+.PHONY: help quickstart test matrix matrix-due check quick method clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart  install, then learn cvit-mini with SMoLoRA (offline, CPU, a few minutes)"
 	@echo "make test        install with the test tools, then run the tests"
-	@echo "make matrix      every method against everything that is promised of a method"
+	@echo "make matrix      every method against everything that is promised of a method; goes on where it stopped"
+	@echo "make matrix-due  the rows of the matrix whose files have changed, and a quarter of the others by turns"
 	@echo "make check       lint, types and import directions"
+	@echo "make quick       lint, types and the fast unit tests, in a minute"
+	@echo "make method NAME=smolora   the tests of one method and its rows of the matrix"
 	@echo "make clean       remove the virtual environment"
 
 $(VENV)/offline.stamp: pyproject.toml
@@ -34,7 +40,20 @@ test: $(VENV)/test.stamp
 	$(PYTEST)
 
 matrix: $(VENV)/test.stamp
-	$(PYTEST) -m matrix
+	$(PYTEST) -m matrix --rows due
+
+matrix-due: $(VENV)/test.stamp
+	$(PYTEST) -m matrix --rows turn
+
+method: $(VENV)/test.stamp
+	$(PYTEST) $(wildcard tests/methods/$(NAME) tests/methods/test_$(NAME)*.py)
+	$(PYTEST) -m matrix -k $(NAME) tests/methods/test_method_matrix.py
+
+quick: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) $(QUICK)
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -1,13 +1,37 @@
-"""Fixtures that every room's tests may use; the whole suite runs without the network."""
+"""Fixtures that every package's tests may use; the whole suite runs without the network."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import matrix_rows
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rows",
+        choices=("all", "due", "turn"),
+        default="all",
+        help="rows of the matrix: all, those not yet passed as they are, or these and a quarter by turns",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--rows") == "due" and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(matrix_rows.Recorder())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Before the expression of markers deselects: nothing is computed where no row would run.
+    if "matrix" not in (config.option.markexpr or "") or "not matrix" in config.option.markexpr:
+        return
+    items[:], left = matrix_rows.choose(items, config.getoption("--rows"))
+    if left:
+        config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(scope="session")
