@@ -1,7 +1,7 @@
 """MethodTests: what holds for every method, as a class of tests with a row per configured method.
 
 A row runs ten small fits and loads in processes of their own; the tests compare what they left. A method is
-run with 16 samples a step on two tasks of two steps, which is enough to see that everything counts.
+run with 8 samples a step on two tasks of two steps, which is enough to see that everything counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lit_cvit.testing.job import Job
 from lit_cvit.testing.jobs import ranks_of, run_jobs
 
 TASKS = ("ScienceQA", "GQA")
-BATCH, STEPS = 16, 2
+BATCH, STEPS = 8, 2
 # The first stage's last step, then one step of the second stage and its checkpoint.
 KILL_AT = STEPS + 1
 # Forms of a quantised backbone, and the class of its layers.
@@ -272,7 +272,7 @@ def _made(row: Row, factory: pytest.TempPathFactory) -> Made:
 def _model_folder(base: str) -> Path:
     from lit_cvit.backbones.build import build_llava_folder
 
-    return build_llava_folder(Path(base) / "kit-llava")
+    return build_llava_folder(Path(base) / "kit-llava", num_layers=2)
 
 
 @functools.cache
