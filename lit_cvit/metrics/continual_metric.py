@@ -2,7 +2,7 @@
 
 Tables and loggers read them through `lit_cvit.report.run_summary`. The formulas and their sources are in
 `lit_cvit.metrics.continual`. A task's own score is no `Metric`: CIDEr, BLEU and METEOR belong to the whole
-split, and no sum over batches or ranks gives them. So ranks exchange texts, which `torchmetrics` cannot carry,
+split, and no sum over batches or ranks gives them. Ranks exchange texts, which `torchmetrics` cannot carry,
 and a scorer reads the whole split; see `lit_cvit.metrics.scoring`.
 """
 

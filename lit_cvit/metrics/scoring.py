@@ -3,10 +3,10 @@
 Every scorer sees a whole split at once, because corpus metrics (CIDEr, BLEU) need every row: document
 frequencies and pooled counts are no sums over batches. So scorers are plain, picklable values and no
 `torchmetrics.Metric`s; those take their percentages (`lit_cvit.metrics.continual_metric`).
-`scorer("letter")` returns the ones that need no further setting; `ExactContent` takes a vocabulary. Names that
-begin with `official_` repeat the rule of the script behind published numbers, those with `paper_` the rule
-that a paper states where its script has another, defects included; the others are what a careful reader would
-call right. docs/scorers.md has all of them in one table.
+`scorer("letter")` returns the ones that need no further setting; `ExactContent` takes a vocabulary. Names
+that begin with `official_` repeat the rule of the script behind published numbers, those with `paper_` the
+rule that a paper states where its script has another, defects included; the others are what a careful reader
+would call right. docs/scorers.md has all of them in one table.
 """
 
 from __future__ import annotations

@@ -135,9 +135,6 @@ def test_every_logger_gets_each_stage_once_also_when_the_run_is_resumed(
     assert [step for step, _ in second.rows] == [4]
     assert first.rows[0][1] == pytest.approx(row_after(matrix, 1))
     assert second.rows[0][1] == pytest.approx(row_after(matrix, 2))
-    assert {f"stage/{k}": v for k, v in headline(run_summary(matrix)).items()}.items() <= second.rows[0][
-        1
-    ].items()
     with (Path(file.log_dir) / "metrics.csv").open(encoding="utf-8") as table:
         written = [row for row in csv.DictReader(table) if row["score/GQA"]]
     assert [{k: float(row[k]) for k in ("step", *second.rows[0][1])} for row in written] == [
