@@ -42,12 +42,12 @@ def run_summary(matrix: ScoreMatrix, *, isolated: Sequence[float] | None = None)
     order = [matrix.tasks.index(task) for task in learned]
     order += [column for column in range(len(matrix.tasks)) if column not in order]
     # Every rank has the whole matrix, and rank 0 may be alone in asking.
-    num_tasks, own = len(order), {"num_stages": len(learned), "sync_on_compute": False}
     metrics = continual_metrics(
-        num_tasks,
+        len(order),
+        num_stages=len(learned),
         captions=[matrix.tasks[column] in matrix.captions for column in order],
         isolated=None if isolated is None else [isolated[column] for column in order],
-        **own,
+        sync_on_compute=False,
     )
     values = {}
     for name, metric in metrics.items():
@@ -55,7 +55,9 @@ def run_summary(matrix: ScoreMatrix, *, isolated: Sequence[float] | None = None)
             values[name] = _value(metric, matrix.scores, order)
     if any(cell is not None for cell in matrix.mif[len(learned) - 1]):
         with contextlib.suppress(MissingScore):
-            mif = ContinualMetric(instruction_following, num_tasks, **own)
+            mif = ContinualMetric(
+                instruction_following, len(order), num_stages=len(learned), sync_on_compute=False
+            )
             values["MIF"] = _value(mif, matrix.mif, order)
     return values
 
