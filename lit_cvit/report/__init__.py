@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lit_cvit.report.plots import matrix_figure, png
+from lit_cvit.report.matrix_plots import matrix_figure
+from lit_cvit.report.plots import png
 from lit_cvit.report.summary import headline, run_summary
 from lit_cvit.report.tables import (
     Table,

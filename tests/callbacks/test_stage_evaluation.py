@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger
-from stream_kit import STREAM, TASKS, Killed, fit, scoring, small_data, small_method
+from stream_kit import STREAM, TASKS, Killed, KillIn, fit, scoring, small_data, small_method
 
 from callbacks import StageEvaluation
 from lit_cvit.methods import Multitask, ZeroShot
 from lit_cvit.run import ScoreMatrix
-from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
 
 HELD_OUT = ["VizWiz", "TextCaps", "OCR-VQA"]
@@ -35,16 +34,6 @@ class Rows(Logger):
         if any(name.startswith("score/") for name in metrics):
             assert step is not None
             self.rows.append((step, metrics))
-
-
-class KillAtStageStart(StageCallback):
-    def __init__(self, stage: int) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def on_stage_start(self, trainer: Any, method: Any, stage: Any) -> None:
-        if stage.number == self.stage:
-            raise Killed
 
 
 def planned(
@@ -124,7 +113,7 @@ def test_every_logger_gets_each_stage_once_also_when_the_run_is_resumed(
         fit(
             tmp_path,
             small_method(llava_folder),
-            callbacks=[scoring(), KillAtStageStart(2)],
+            callbacks=[scoring(), KillIn("on_stage_start", 2)],
             logger=first,
         )
     file = CSVLogger(tmp_path / "logs")
