@@ -59,7 +59,7 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_import_directions.py
+	$(BIN)/python -m pytest tests/conventions/test_import_directions.py
 
 clean:
 	rm -rf $(VENV)

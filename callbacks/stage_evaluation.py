@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Task
 from lit_cvit.evaluation import evaluate_task
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.report import write_report
+from lit_cvit.report import headline, run_summary, write_report
 from lit_cvit.run import StageScores, TaskScore
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 
@@ -17,7 +18,13 @@ class StageEvaluation(StageCallback):
     """Fills a row of the score matrix after every stage.
 
     Predictions are kept as JSON lines beside each stage, the matrix is written anew, and `report/` after the
-    last stage. The command line adds this callback by itself, so it is only named to change its settings. It
+    last stage. Every logger of the trainer then gets the row, with the stream's global step as its step:
+    `score/<task>`, and as far as they are defined `stage/AP`, `stage/MAP`, `stage/BWT` and `stage/MIF` (and
+    `stage/AP_without_captions` and so on, where some learned tasks are captions). A resumed run logs no stage
+    again; a process killed after storing a stage's scores and before logging them leaves that stage out of
+    the loggers, never out of the run folder.
+
+    The command line adds this callback by itself, so it is only named to change its settings. It
     should come first among callbacks that read scores, and it generates T(T+1)/2 times in a stream of T
     tasks, so `tasks: last` is there for trials.
 
@@ -68,6 +75,8 @@ class StageEvaluation(StageCallback):
             trainer.run.write_predictions(stage.number, task.name, result.rows)
         seconds = sum(score.seconds for score in scores.values())
         trainer.run.save_scores(StageScores(stage.number, stage.task.name, scores), seconds=seconds)
+        if trainer.is_global_zero and trainer.loggers:
+            _log(trainer, scores)
         # The other ranks read what rank 0 has written.
         trainer.strategy.barrier("scores")
         if stage.number == len(trainer.stages):
@@ -83,3 +92,14 @@ class StageEvaluation(StageCallback):
 
     def _count(self, num_answered: int) -> None:
         self.answered += num_answered
+
+
+def _log(trainer: StreamTrainer, scores: dict[str, TaskScore]) -> None:
+    values = {f"score/{task}": score.score for task, score in scores.items()}
+    for name, value in headline(run_summary(trainer.run.matrix())).items():
+        if not math.isnan(value):
+            values[f"stage/{name.replace(' ', '_')}"] = value
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=trainer.global_step)
+        # The last stage comes after Lightning's own last call.
+        logger.save()

@@ -17,10 +17,8 @@ from rich.table import Table as RichTable
 from callbacks.stage_evaluation import StageEvaluation
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.report import Table, matrix_table, run_summary, run_title, summary_table
+from lit_cvit.report import Table, headline, matrix_table, run_summary, run_title, summary_table
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
-
-_HEADLINE = ("AP", "MAP", "BWT", "MIF")
 
 
 class StreamProgress(StageCallback):
@@ -119,9 +117,8 @@ class StreamProgress(StageCallback):
             self._progress.stop()
         matrix = trainer.run.matrix()
         if any(cell is not None for row in matrix.scores for cell in row):
-            summary = run_summary(matrix)
-            shown = {name: value for name, value in summary.items() if _is_headline(name)}
-            self.console.print(TerminalTable(summary_table(shown), "summary"))
+            shown = summary_table(headline(run_summary(matrix)))
+            self.console.print(TerminalTable(shown, "summary"))
         self._print_downstream(trainer)
         minutes = (time.monotonic() - self._start) / 60
         since = " since it was resumed" if self._resumed else ""
@@ -261,10 +258,6 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _is_headline(name: str) -> bool:
-    return name in _HEADLINE or (name.startswith(_HEADLINE) and "without captions" in name)
 
 
 def _millions(method: ContinualMethod) -> str:

@@ -45,6 +45,37 @@ class KillAt(Callback):
             raise Killed
 
 
+class KillIn(StageCallback):
+    """Ends the process in a hook of a stage: `on_stage_start` or `on_stage_saved`."""
+
+    def __init__(self, hook: str, stage: int) -> None:
+        super().__init__()
+        self.at = (hook, stage)
+
+    def on_stage_start(self, trainer: Any, method: Any, stage: Stage) -> None:
+        if self.at == ("on_stage_start", stage.number):
+            raise Killed
+
+    def on_stage_saved(self, trainer: Any, method: Any, stage: Stage) -> None:
+        if self.at == ("on_stage_saved", stage.number):
+            raise Killed
+
+
+class Snapshots(StageCallback):
+    """Keeps the method's tensors around every stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: list[dict[str, torch.Tensor]] = []
+        self.after: list[dict[str, torch.Tensor]] = []
+
+    def on_stage_start(self, trainer: Any, method: ContinualMethod, stage: Stage) -> None:
+        self.before.append(snapshot(method))
+
+    def on_stage_end(self, trainer: Any, method: ContinualMethod, stage: Stage) -> None:
+        self.after.append(snapshot(method))
+
+
 def small_data(**changes: Any) -> ContinualDataModule:
     """Two tasks of two steps each; one test sample of ScienceQA in five is text alone."""
     settings = {"num_train": NUM_TRAIN, "num_test": NUM_TEST, **changes.pop("settings", {})}
@@ -116,13 +147,23 @@ def log_rows(run: RunFolder) -> list[dict[str, Any]]:
     return list(read_jsonl(run.log_path))
 
 
-def require_equal_resume(run: Callable[..., RunFolder], *, kill_at: int) -> None:
+def require_equal_resume(
+    root: Path, method: Callable[[], ContinualMethod], mechanism: Callable[[], Callback], *, kill_at: int
+) -> None:
     """Check that a run killed before a step and gone on with leaves what an undisturbed one does.
 
     Args:
-        run: Called with a name of the root, further callbacks and `ckpt_path`.
+        root: Where the runs go.
+        method: Makes the method, anew for every fit.
+        mechanism: Makes the callback beside it.
         kill_at: The step.
     """
+
+    def run(name: str, *more: Callback, ckpt_path: str | None = None) -> RunFolder:
+        callbacks = [*more, mechanism(), scoring()]
+        every = {"checkpoint_every_n_steps": 1, "ckpt_path": ckpt_path}
+        return fit(root / name, method(), short_data(), callbacks=callbacks, **every).run
+
     whole = run("whole")
     with pytest.raises(Killed):
         run("killed", KillAt(kill_at))
@@ -179,7 +220,3 @@ class Gradients(Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         named = pl_module.named_parameters()
         self.steps.append({n: p.grad.clone() for n, p in named if p.requires_grad and p.grad is not None})
-
-    def reached(self) -> set[str]:
-        """Names that had a gradient other than zero at some step."""
-        return {name for step in self.steps for name, grad in step.items() if bool(grad.any())}

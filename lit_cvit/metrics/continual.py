@@ -17,10 +17,8 @@ the name of its paper. The three BWT are two different numbers, and the two FWT 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -206,53 +204,7 @@ FORMULAS: Mapping[str, Formula] = MappingProxyType(
 """Name in tables -> metric, for those that need the score matrix alone."""
 
 WITHOUT_CAPTIONS = " without captions"
-
-
-def summary(
-    a: Tensor,
-    *,
-    mif: Tensor | None = None,
-    captions: Mask | None = None,
-    isolated: Sequence[float] | Tensor | None = None,
-    stage: int | None = None,
-) -> dict[str, float]:
-    """Return every metric that the given scores allow, by its name in tables.
-
-    A metric is left out if one of its scores was not evaluated (InstrDialog's FWT needs each task before it
-    is learned). "ProgLoRA FWT" needs `isolated`, "MIF" needs `mif`.
-
-    Args:
-        a: (T, N) scores.
-        mif: (T, N) percentages of answers in the asked format.
-        captions: (N,) True for tasks scored by a caption metric. If some learned tasks are captions and some
-            are not, each metric but MIF appears a second time, " without captions", over the others.
-        isolated: (N,) scores of the same method trained on each task alone.
-        stage: The stage after which to read the metrics; default the last row.
-
-    Raises:
-        ValueError: `stage` has no row or no task, or a mask or a matrix does not fit.
-    """
-    formulas: dict[str, Formula] = dict(FORMULAS)
-    if isolated is not None:
-        formulas["ProgLoRA FWT"] = partial(proglora_fwt, isolated=isolated)
-    s = _Scores(a, stage, None if captions is None else [not bool(each) for each in captions])
-    values = _possible(formulas, a, stage=s.k)
-    if mif is not None:
-        values |= _possible({"MIF": instruction_following}, mif, stage=s.k)
-    if 0 < len(s.tasks(s.k)) < s.k:
-        without = _possible(formulas, a, stage=s.k, keep=s.keep)
-        values |= {name + WITHOUT_CAPTIONS: value for name, value in without.items()}
-    return values
-
-
-def _possible(
-    formulas: Mapping[str, Formula], a: Tensor, *, stage: int, keep: Mask | None = None
-) -> dict[str, float]:
-    values = {}
-    for name, formula in formulas.items():
-        with contextlib.suppress(MissingScore):
-            values[name] = formula(a, stage=stage, keep=keep)
-    return values
+"""Ends the name of a metric over the tasks that are no captions."""
 
 
 class _Scores:

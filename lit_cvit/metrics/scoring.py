@@ -1,10 +1,12 @@
 """Scores of predicted answers: one number per sample, and the score of the split that a task reports.
 
-Every scorer sees a whole split at once, because corpus metrics (CIDEr, BLEU) need every row. Scorers are
-plain, picklable values. `scorer("letter")` returns the ones that need no further setting; `ExactContent`
-takes a vocabulary. Names that begin with `official_` repeat the rule of the script behind published numbers,
-those with `paper_` the rule that a paper states where its script has another, defects included; the others
-are what a careful reader would call right. docs/scorers.md has all of them in one table.
+Every scorer sees a whole split at once, because corpus metrics (CIDEr, BLEU) need every row: document
+frequencies and pooled counts are no sums over batches. So scorers are plain, picklable values and no
+`torchmetrics.Metric`s; those take their percentages (`lit_cvit.metrics.continual_metric`).
+`scorer("letter")` returns the ones that need no further setting; `ExactContent` takes a vocabulary. Names
+that begin with `official_` repeat the rule of the script behind published numbers, those with `paper_` the
+rule that a paper states where its script has another, defects included; the others are what a careful reader
+would call right. docs/scorers.md has all of them in one table.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lit_cvit.report.plots import matrix_figure, png
-from lit_cvit.report.summary import run_summary
+from lit_cvit.report.matrix_plots import matrix_figure
+from lit_cvit.report.plots import png
+from lit_cvit.report.summary import headline, run_summary
 from lit_cvit.report.tables import (
     Table,
     csv_text,
@@ -18,6 +19,7 @@ from lit_cvit.report.write import run_title, write_report
 __all__ = [
     "Table",
     "csv_text",
+    "headline",
     "markdown",
     "matrix_figure",
     "matrix_table",

@@ -21,9 +21,8 @@ from lit_cvit.analysis.cka import (
     task_curve,
 )
 from lit_cvit.report.cka_plots import curve_figure, stages_figure, tasks_figure
-from lit_cvit.report.plots import png
 from lit_cvit.report.tables import Cell, Table, csv_text
-from lit_cvit.report.write import run_title
+from lit_cvit.report.write import run_facts, short_title, write_figures
 from lit_cvit.run import RunRecord, Writer
 
 SCHEMA = 1
@@ -169,13 +168,13 @@ def write_cka(writer: Writer, folder: Path, report: CKAReport, record: RunRecord
     Raises:
         OSError: the folder cannot be written.
     """
-    run = {name: getattr(record, name) for name in ("method", "benchmark", "miniature", "seed")}
-    writer.write_json(folder / "cka.json", {**report.to_json(), "run": run})
+    writer.write_json(folder / "cka.json", {**report.to_json(), "run": run_facts(record)})
     writer.write_text(folder / "cka.csv", csv_text(report.table()))
-    names = [folder / "cka.json", folder / "cka.csv"]
-    title = run_title(record) + (" (miniature benchmark)" if record.miniature else "")
     num_samples = len(report.rows[report.tasks[0]])
-    about = f"{title}\n{report.kernel} CKA of the {_PLACES[report.at]}, {num_samples} samples of each task"
+    about = (
+        f"{short_title(record)}\n"
+        f"{report.kernel} CKA of the {_PLACES[report.at]}, {num_samples} samples of each task"
+    )
     figures = {
         "curve.png": lambda: curve_figure(
             report.cka, report.chance, first=report.first_task_specific_layer, title=about
@@ -184,8 +183,4 @@ def write_cka(writer: Writer, folder: Path, report: CKAReport, record: RunRecord
     }
     if report.between_stages:
         figures["stages.png"] = lambda: stages_figure(report.between_stages, title=about)
-    for name, draw in figures.items():
-        if writer.enabled:
-            writer.write_bytes(folder / name, png(draw()))
-        names.append(folder / name)
-    return names
+    return [folder / "cka.json", folder / "cka.csv", *write_figures(writer, folder, figures)]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lit_cvit.analysis.cka import off_diagonal
+from lit_cvit.report.plots import COLOURS, heat_map, new_figure, plain_axes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
-_FOUND, _CHANCE, _MARK, _INK, _FAINT = "#0072B2", "#7F7F7F", "#D55E00", "#222222", "#DDDDDD"
-_PALETTE = "Blues"
+_FOUND, _CHANCE, _MARK = COLOURS[0], COLOURS[7], COLOURS[1]
 _PER_ROW = 8
 # Numbers in the cells of larger matrices could not be read.
 _MOST_NUMBERS = 8
@@ -34,7 +32,7 @@ def curve_figure(cka: Tensor, chance: Tensor, *, first: int | None, title: str) 
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(7.0, 4.6, title)
+    figure = new_figure(7.0, 4.6, title)
     axes = figure.subplots()
     layers = range(len(cka))
     pairs = off_diagonal(cka)
@@ -49,9 +47,7 @@ def curve_figure(cka: Tensor, chance: Tensor, *, first: int | None, title: str) 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("decoder layer", fontsize=9)
     axes.set_ylabel("CKA", fontsize=9)
-    axes.tick_params(labelsize=8.5)
-    axes.grid(axis="y", color=_FAINT, lw=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     return figure
 
@@ -67,21 +63,19 @@ def tasks_figure(cka: Tensor, tasks: Sequence[str], *, title: str) -> Figure:
     columns = min(len(cka), _PER_ROW)
     rows = -(-len(cka) // columns)
     side = max(1.7, min(0.34 * len(tasks), _WIDEST / columns))
-    figure = _figure(columns * side + 2.6, rows * (side + 0.35) + 2.0, title)
+    figure = new_figure(columns * side + 2.6, rows * (side + 0.35) + 2.0, title)
     panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    image = None
     for layer, axes in enumerate(panels):
         if layer >= len(cka):
             axes.set_visible(False)
             continue
-        image = _heat_map(axes, cka[layer].tolist(), numbers=len(tasks) <= _MOST_NUMBERS)
+        heat_map(axes, cka[layer].tolist(), number=_number(len(tasks)))
         axes.set_title(f"layer {layer}", fontsize=8.5, loc="left")
         named = list(tasks) if layer + columns >= len(cka) else [""] * len(tasks)
         axes.set_xticks(range(len(tasks)), named, rotation=90, fontsize=7)
         named = list(tasks) if layer % columns == 0 else [""] * len(tasks)
         axes.set_yticks(range(len(tasks)), named, fontsize=7)
-    assert image is not None
-    figure.colorbar(image, ax=panels, shrink=0.7, label="CKA")
+    figure.colorbar(panels[0].images[-1], ax=panels, shrink=0.7, label="CKA")
     return figure
 
 
@@ -98,11 +92,10 @@ def stages_figure(between: Mapping[str, tuple[list[int], Tensor]], *, title: str
     num_layers = max(len(matrices) for _, matrices in between.values())
     width = max(1.5, min(0.42 * most, _WIDEST / len(between)))
     height = max(1.6, min(0.26 * num_layers, 6.0))
-    figure = _figure(len(between) * width + 2.4, height + 1.8, title)
+    figure = new_figure(len(between) * width + 2.4, height + 1.8, title)
     panels = figure.subplots(1, len(between), squeeze=False).flatten().tolist()
-    image = None
     for number, (axes, (task, (stages, matrices))) in enumerate(zip(panels, between.items(), strict=True)):
-        image = _heat_map(axes, matrices[:, 0].tolist(), numbers=most <= _MOST_NUMBERS)
+        heat_map(axes, matrices[:, 0].tolist(), number=_number(most))
         axes.set_title(task, fontsize=8.5, loc="left")
         axes.set_xticks(range(len(stages)), [str(stage) for stage in stages], fontsize=7.5)
         axes.set_xlabel(f"stage, against {stages[0]}", fontsize=8)
@@ -110,29 +103,9 @@ def stages_figure(between: Mapping[str, tuple[list[int], Tensor]], *, title: str
         axes.tick_params(labelleft=number == 0, labelsize=7.5)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("decoder layer", fontsize=8)
-    assert image is not None
-    figure.colorbar(image, ax=panels, shrink=0.8, label="CKA")
+    figure.colorbar(panels[0].images[-1], ax=panels, shrink=0.8, label="CKA")
     return figure
 
 
-def _figure(width: float, height: float, title: str) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9.5, color=_INK)
-    return figure
-
-
-def _heat_map(axes: Axes, cells: list[list[float]], *, numbers: bool) -> AxesImage:
-    image = axes.imshow(cells, cmap=_PALETTE, vmin=0, vmax=1, aspect="auto")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.tick_params(length=0)
-    if numbers:
-        for row, values in enumerate(cells):
-            for column, value in enumerate(values):
-                ink = "white" if value > 0.6 else _INK
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
-    return image
+def _number(columns: int) -> Callable[[float], str] | None:
+    return "{:.2f}".format if columns <= _MOST_NUMBERS else None

@@ -1,55 +1,45 @@
-"""The figure of a run: the score matrix as a heat map, and every task's score over the stages."""
+"""What all figures share: the figure, the heat map, plain axes, the colours, and the PNG."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-
-from lit_cvit.report.tables import CAPTION_MARK, mean_of, seen_tasks
-from lit_cvit.run import ScoreMatrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; black is kept for the mean.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; black is kept for means.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 MARKERS = "osD^vPX<>*"
-_INK, _FAINT, _EMPTY = "#222222", "#DDDDDD", "#F4F4F4"
+INK = "#222222"
+_FAINT, _EMPTY = "#DDDDDD", "#F4F4F4"
 
 
-def matrix_figure(matrix: ScoreMatrix, *, title: str, miniature: bool = False) -> Figure:
-    """Draw a score matrix: heat map on the left, lines over the stages on the right.
-
-    Caption tasks carry a mark, their own colours in the heat map and dashed lines; where they exceed 100
-    they have their own axis.
+def new_figure(
+    width: float, height: float, title: str, *, size: float = 9.5, by_hand: bool = False
+) -> Figure:
+    """Make a figure that belongs to no window.
 
     Args:
-        matrix: The matrix; one stage is enough.
-        title: What the run is, for example method and benchmark.
-        miniature: Say in the title that the benchmark is a miniature.
-
-    Raises:
-        ValueError: the matrix has no stage or no task.
+        width: Inches.
+        height: Inches.
+        title: What the figure is of; empty for none.
+        size: Font size of the title, in points.
+        by_hand: The caller places the axes, instead of a solver that takes minutes for 98 of them.
     """
-    if not matrix.stages or not matrix.tasks:
-        raise ValueError("there is nothing to draw: the score matrix has no evaluated stage")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    num_stages, num_tasks = len(matrix.stages), len(matrix.tasks)
-    width = 3.2 + 0.72 * num_tasks
-    height = max(3.6, 2.0 + 0.46 * num_stages)
-    figure = Figure(figsize=(width + 6.2, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=None if by_hand else "constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[width, 6.2])
-    label = " (miniature benchmark: not comparable with published numbers)" if miniature else ""
-    figure.suptitle(title + label, fontsize=11, color=_INK)
-    _heat_map(left, matrix)
-    _lines(right, matrix)
+    # A share of the height would put the title of a tall figure among its panels.
+    place = {"y": 1 - 0.12 / height, "va": "top"} if by_hand else {}
+    if title:
+        figure.suptitle(title, fontsize=size, color=INK, **place)
     return figure
 
 
@@ -60,127 +50,63 @@ def png(figure: Figure, *, dpi: int = 150) -> bytes:
     return buffer.getvalue()
 
 
-def _heat_map(axes: Axes, matrix: ScoreMatrix) -> None:
-    from matplotlib import colormaps
-
-    for column, task in enumerate(matrix.tasks):
-        values = [row[column] for row in matrix.scores]
-        caption = task in matrix.captions
-        top = max([100.0, *(v for v in values if v is not None)]) if caption else 100.0
-        palette = colormaps["Oranges" if caption else "Blues"]
-        for row, value in enumerate(values):
-            own = matrix.stages[row] == task
-            _cell(axes, column, row, value=value, share=(value or 0.0) / top, palette=palette, own=own)
-    _name_cells(axes, matrix)
-
-
-def _cell(
-    axes: Axes, column: int, row: int, *, value: float | None, share: float, palette: Colormap, own: bool
+def heat_map(
+    axes: Axes,
+    cells: Sequence[Sequence[float | None]],
+    *,
+    top: float = 1.0,
+    palette: str = "Blues",
+    column: int = 0,
+    number: Callable[[float], str] | None = None,
+    size: float = 6.0,
 ) -> None:
-    from matplotlib.patches import Rectangle
+    """Draw cells from 0 to `top`, from light to dark; those that are None or NaN are empty.
 
-    red, green, blue, _ = palette(0.04 + 0.82 * min(max(share, 0.0), 1.0))
-    colour = _EMPTY if value is None else (red, green, blue)
-    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="white", lw=1.5))
-    if own:
-        frame = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=_INK, lw=1.4)
-        axes.add_patch(frame)
-    if value is not None:
-        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
-        ink = _INK if bright else "white"
-        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8.5, color=ink)
+    The image, for a scale beside it, is the last of `axes.images`.
 
-
-def _name_cells(axes: Axes, matrix: ScoreMatrix) -> None:
-    axes.set_xlim(-0.5, len(matrix.tasks) - 0.5)
-    axes.set_ylim(len(matrix.stages) - 0.5, -0.5)
-    axes.set_aspect(0.66, anchor="NW")
-    columns = range(len(matrix.tasks))
-    axes.set_xticks(columns, _marked(matrix), rotation=30, ha="right", rotation_mode="anchor", fontsize=8.5)
-    names = [f"{number}  {learned}" for number, learned in enumerate(matrix.stages, start=1)]
-    axes.set_yticks(range(len(names)), names, fontsize=8.5)
-    axes.set_ylabel("after stage", fontsize=9)
-    note = f"    {CAPTION_MARK} caption metric" if matrix.captions else ""
-    axes.set_title(f"Score by task (framed: just learned){note}", fontsize=9.5, loc="left")
+    Args:
+        axes: Where. Ticks lose their marks and the frame goes, names are the caller's.
+        cells: Rows of equal length, the first one on top.
+        top: The value with the darkest colour; those beyond it have the same.
+        palette: Name of a matplotlib palette from light to dark.
+        column: Where the first column stands, so that maps of several palettes may stand side by side.
+        number: Value to the text in its cell; by default there is none.
+        size: Font size of the numbers, in points.
+    """
+    colours = _palette(palette)
+    values = [[math.nan if value is None else value for value in row] for row in cells]
+    extent = (column - 0.5, column + len(values[0]) - 0.5, len(values) - 0.5, -0.5)
+    axes.imshow(values, cmap=colours, vmin=0, vmax=top, aspect="auto", extent=extent)
+    axes.set_facecolor(_EMPTY)
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
+    if number is None:
+        return
+    for y, row in enumerate(values):
+        for x, value in enumerate(row, start=column):
+            if not math.isnan(value):
+                red, green, blue, _ = colours(value / top)
+                ink = INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
+                axes.text(x, y, number(value), ha="center", va="center", fontsize=size, color=ink)
 
 
-def _lines(axes: Axes, matrix: ScoreMatrix) -> None:
-    stages = range(1, len(matrix.stages) + 1)
-    columns = [[row[index] for row in matrix.scores] for index in range(len(matrix.tasks))]
-    apart = any(
-        value is not None and value > 100.0
-        for task, column in zip(matrix.tasks, columns, strict=True)
-        if task in matrix.captions
-        for value in column
-    )
-    caption_axes = axes.twinx() if apart else axes
-    handles = []
-    for index, (task, name) in enumerate(zip(matrix.tasks, _marked(matrix), strict=True)):
-        if all(value is None for value in columns[index]):
-            continue
-        caption = task in matrix.captions
-        target = caption_axes if caption else axes
-        handles += _line(target, stages, columns[index], name=name, index=index, caption=caption)
-    means = _means(matrix)
-    if any(mean is not None for mean in means):
-        name = "mean of learned tasks" + (",\nwithout captions" if matrix.captions else "")
-        gaps = [float("nan") if mean is None else mean for mean in means]
-        handles += axes.plot(stages, gaps, color="black", lw=2.6, marker="_", ms=13, mew=2.6, label=name)
-    _style_lines(axes, matrix)
-    if apart:
-        _style_second(caption_axes)
-    axes.figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
+def plain_axes(axes: Axes, *, size: float = 8.5) -> None:
+    """Leave two spines and faint lines across, behind what is drawn.
 
-
-def _line(
-    axes: Axes, stages: Sequence[int], values: list[float | None], *, name: str, index: int, caption: bool
-) -> list[Line2D]:
-    return axes.plot(
-        stages,
-        [float("nan") if value is None else value for value in values],
-        color=COLOURS[index % len(COLOURS)],
-        ls="--" if caption else "-",
-        lw=1.6,
-        marker=MARKERS[index % len(MARKERS)],
-        ms=5,
-        label=name,
-    )
-
-
-def _style_second(axes: Axes) -> None:
-    axes.set_ylabel(f"{CAPTION_MARK} caption metric (dashed)", fontsize=9)
-    axes.set_ylim(bottom=0)
-    axes.tick_params(labelsize=8.5)
-    axes.spines[["top", "left"]].set_visible(False)
-
-
-def _style_lines(axes: Axes, matrix: ScoreMatrix) -> None:
-    num_stages = len(matrix.stages)
-    axes.set_xlim(0.7, num_stages + 0.3)
-    axes.set_xticks(range(1, num_stages + 1))
-    axes.set_ylim(-3, 103)
-    axes.set_xlabel("stage", fontsize=9)
-    axes.set_ylabel("score (%)", fontsize=9)
-    axes.set_title("Score over the stages", fontsize=9.5, loc="left")
-    axes.tick_params(labelsize=8.5)
+    Args:
+        axes: The axes.
+        size: Font size of the ticks, in points.
+    """
+    axes.tick_params(labelsize=size)
     axes.grid(axis="y", color=_FAINT, lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _means(matrix: ScoreMatrix) -> list[float | None]:
-    return [
-        mean_of(
-            matrix.tasks,
-            row,
-            over=[task for task in seen_tasks(matrix, index) if task not in matrix.captions],
-        )
-        for index, row in enumerate(matrix.scores)
-    ]
+def _palette(name: str) -> Colormap:
+    """The palette without its ends: white looks like an empty cell, and the darkest takes no number."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
 
-
-def _marked(matrix: ScoreMatrix) -> list[str]:
-    return [task + CAPTION_MARK * (task in matrix.captions) for task in matrix.tasks]
+    colours = ListedColormap([colormaps[name](0.04 + 0.82 * step / 255) for step in range(256)])
+    return colours.with_extremes(bad=_EMPTY)

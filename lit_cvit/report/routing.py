@@ -8,10 +8,9 @@ from typing import Any
 
 from lit_cvit.analysis.layers import layer_of
 from lit_cvit.analysis.routing import RoutingReport, TaskRouting
-from lit_cvit.report.plots import png
 from lit_cvit.report.routing_plots import blocks_figure, fusion_figure
 from lit_cvit.report.tables import Cell, Table, csv_text
-from lit_cvit.report.write import run_title
+from lit_cvit.report.write import run_facts, short_title, write_figures
 from lit_cvit.run import RunFolder, RunRecord, Writer
 
 SCHEMA = 1
@@ -82,9 +81,7 @@ def write_routing(writer: Writer, folder: Path, report: RoutingReport, record: R
     Raises:
         OSError: the folder cannot be written.
     """
-    run = {name: getattr(record, name) for name in ("method", "benchmark", "miniature", "seed")}
-    title = run_title(record) + (" (miniature benchmark)" if record.miniature else "")
-    about = f"{title}\nafter stage {report.stage} ({report.learned})"
+    about = f"{short_title(record)}\nafter stage {report.stage} ({report.learned})"
     figures = {
         "gate.png": lambda: blocks_figure(report, "gate", title=f"Mean gate of each block: {about}"),
         "used.png": lambda: blocks_figure(report, "used", title=f"Share of samples using a block: {about}"),
@@ -93,12 +90,11 @@ def write_routing(writer: Writer, folder: Path, report: RoutingReport, record: R
         figures["fusion.png"] = lambda: fusion_figure(
             report.fusion(), title=f"Weights of the fused branches: {about}"
         )
-    writer.write_text(folder / "routing.csv", csv_text(routing_table(report)))
-    for name, draw in figures.items():
-        if writer.enabled:
-            writer.write_bytes(folder / name, png(draw()))
-    writer.write_json(folder / "routing.json", {**routing_json(report), "run": run})
-    return [folder / name for name in ("routing.csv", *figures, "routing.json")]
+    table, values = folder / "routing.csv", folder / "routing.json"
+    writer.write_text(table, csv_text(routing_table(report)))
+    pictures = write_figures(writer, folder, figures)
+    writer.write_json(values, {**routing_json(report), "run": run_facts(record)})
+    return [table, *pictures, values]
 
 
 def _status(task: TaskRouting) -> str:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from lit_cvit.analysis.layers import by_layer
 from lit_cvit.analysis.routing import Fusion, RoutingReport
-from lit_cvit.report.plots import COLOURS, MARKERS
+from lit_cvit.report.plots import COLOURS, MARKERS, heat_map, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _FAINT, _EMPTY = "#222222", "#DDDDDD", "#F4F4F4"
 # Numbers in the cells of larger maps could not be read.
 _MOST_NUMBERS = 12
-_PALETTE = "Blues"
 
 Values = tuple[tuple[float, ...] | None, ...]
 
@@ -70,9 +68,6 @@ def blocks_figure(report: RoutingReport, measure: Literal["gate", "used"], *, ti
     Raises:
         ValueError: there is nothing to draw.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
     rows = panels(report, measure)
     if not rows:
         raise ValueError("there is nothing to draw: no bank of the report has a gate")
@@ -83,8 +78,7 @@ def blocks_figure(report: RoutingReport, measure: Literal["gate", "used"], *, ti
     width, height = max(1.9, 0.3 * blocks), max(0.8, 0.26 * len(labels))
     margin = 0.3 + 0.062 * max(map(len, labels))
     size = (margin + columns * (width + 0.25) + 0.9, 0.9 + len(rows) * (height + 0.42) + 0.3)
-    figure = _figure(size, title)
-    # Laid out by hand: a solver takes minutes for the 98 banks of a 7B model.
+    figure = new_figure(*size, title, by_hand=True)
     grid = figure.add_gridspec(
         len(rows),
         columns,
@@ -98,10 +92,10 @@ def blocks_figure(report: RoutingReport, measure: Literal["gate", "used"], *, ti
     for number, row in enumerate(rows):
         for column, panel in enumerate(row):
             axes = figure.add_subplot(grid[number, column])
-            _heat_map(axes, panel, top=top)
+            _draw(axes, panel, top=top)
             axes.set_yticks(range(len(labels)), labels if column == 0 else [""] * len(labels), fontsize=7)
     scale = figure.add_axes((1 - 0.65 / size[0], 0.4 / size[1], 0.12 / size[0], min(0.6, 2 / size[1])))
-    figure.colorbar(ScalarMappable(Normalize(0, top), _PALETTE), cax=scale).ax.tick_params(labelsize=7)
+    figure.colorbar(figure.axes[0].images[-1], cax=scale).ax.tick_params(labelsize=7)
     return figure
 
 
@@ -113,7 +107,7 @@ def fusion_figure(fusion: Sequence[Fusion], *, title: str) -> Figure:
         title: What the figure is of.
     """
     layers = max((list(each.layers) for each in fusion), key=len)
-    figure = _figure((max(7.6, 3.2 + 0.5 * len(layers)), 3.8), title, layout="constrained")
+    figure = new_figure(max(7.6, 3.2 + 0.5 * len(layers)), 3.8, title)
     names = ("alpha (visual understanding)", "beta (instruction following)")
     for number, (axes, name) in enumerate(zip(figure.subplots(1, 2), names, strict=True)):
         for index, (task, values) in enumerate(fusion):
@@ -130,42 +124,21 @@ def fusion_figure(fusion: Sequence[Fusion], *, title: str) -> Figure:
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_ylim(-0.02, 1.02)
         axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", rotation_mode="anchor")
-        axes.tick_params(labelsize=7.5)
-        axes.grid(axis="y", color=_FAINT, lw=0.7)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes, size=7.5)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 
-def _figure(size: tuple[float, float], title: str, *, layout: Literal["constrained"] | None = None) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout=layout)
-    FigureCanvasAgg(figure)
-    # A share of the height would put the title of a tall figure among its panels.
-    place = {} if layout else {"y": 1 - 0.12 / size[1], "va": "top"}
-    figure.suptitle(title, fontsize=9.5, color=_INK, **place)
-    return figure
-
-
-def _heat_map(axes: Axes, panel: Panel, *, top: float) -> None:
+def _draw(axes: Axes, panel: Panel, *, top: float) -> None:
     blocks = max(len(each) for each in panel.values if each is not None)
-    cells = [list(each) if each is not None else [float("nan")] * blocks for each in panel.values]
-    axes.set_facecolor(_EMPTY)
-    axes.imshow(cells, cmap=_PALETTE, vmin=0, vmax=top, aspect="auto")
+    cells = [list(each) if each is not None else [None] * blocks for each in panel.values]
+    heat_map(axes, cells, top=top, number=_short if blocks <= _MOST_NUMBERS else None, size=5.5)
     axes.set_title(panel.name, fontsize=7.5, loc="left", pad=3)
     axes.set_xticks(range(blocks), [str(block) for block in range(blocks)], fontsize=6.5)
-    axes.tick_params(length=0, pad=1.5)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if blocks <= _MOST_NUMBERS:
-        for row, values in enumerate(cells):
-            for column, value in enumerate(values):
-                if value == value and value > 0:
-                    ink = "white" if value > 0.6 * top else _INK
-                    axes.text(column, row, _short(value), ha="center", va="center", fontsize=5.5, color=ink)
+    axes.tick_params(pad=1.5)
 
 
 def _short(value: float) -> str:
+    if value <= 0:
+        return ""
     return f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.1f}".removesuffix(".0")

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 
-import torch
-
-from lit_cvit.metrics.continual import WITHOUT_CAPTIONS, summary
+from lit_cvit.metrics.continual import WITHOUT_CAPTIONS, MissingScore, instruction_following
+from lit_cvit.metrics.continual_metric import ContinualMetric, continual_metrics
 from lit_cvit.report.tables import mean_of
 from lit_cvit.run import Cells, ScoreMatrix
+
+_HEADLINE = ("AP", "MAP", "BWT", "MIF")
 
 
 def run_summary(matrix: ScoreMatrix, *, isolated: Sequence[float] | None = None) -> dict[str, float]:
     """Every continual-learning metric that the matrix allows, read after its last measured stage.
 
-    Joint training (a stage whose name is no task) has no stages, so it has AP and MIF over all tasks alone.
+    A metric is left out if one of its scores was not measured (InstrDialog's FWT needs each task before it is
+    learned). Joint training (a stage whose name is no task) has no stages, so it has AP and MIF alone, over
+    all tasks.
 
     Args:
         matrix: The matrix of a run.
         isolated: Scores of the same method trained on each task alone, in the order of `matrix.tasks`.
 
     Returns:
-        Metrics by their names in tables; those that leave captions out end in " without captions".
+        Metrics by their names in tables, NaN where one is not defined (BWT after one stage); those that leave
+        captions out end in " without captions".
 
     Raises:
         ValueError: nothing was measured, or a task was learned twice.
@@ -37,13 +41,39 @@ def run_summary(matrix: ScoreMatrix, *, isolated: Sequence[float] | None = None)
         raise ValueError(f"a task was learned twice ({', '.join(learned)}): the metrics are not defined")
     order = [matrix.tasks.index(task) for task in learned]
     order += [column for column in range(len(matrix.tasks)) if column not in order]
-    return summary(
-        _tensor(matrix.scores, order),
-        mif=_tensor(matrix.mif, order),
+    # Every rank has the whole matrix, and rank 0 may be alone in asking.
+    metrics = continual_metrics(
+        len(order),
+        num_stages=len(learned),
         captions=[matrix.tasks[column] in matrix.captions for column in order],
         isolated=None if isolated is None else [isolated[column] for column in order],
-        stage=measured[-1],
+        sync_on_compute=False,
     )
+    values = {}
+    for name, metric in metrics.items():
+        with contextlib.suppress(MissingScore):
+            values[name] = _value(metric, matrix.scores, order)
+    if any(cell is not None for cell in matrix.mif[len(learned) - 1]):
+        with contextlib.suppress(MissingScore):
+            mif = ContinualMetric(
+                instruction_following, len(order), num_stages=len(learned), sync_on_compute=False
+            )
+            values["MIF"] = _value(mif, matrix.mif, order)
+    return values
+
+
+def headline(summary: Mapping[str, float]) -> dict[str, float]:
+    """The metrics to watch while a run goes on, which are SMoLoRA's, with and without captions."""
+    return {k: value for k, value in summary.items() if k.removesuffix(WITHOUT_CAPTIONS) in _HEADLINE}
+
+
+def _value(metric: ContinualMetric, cells: Cells, order: Sequence[int]) -> float:
+    for stage, row in enumerate(cells, start=1):
+        for task, column in enumerate(order, start=1):
+            score = row[column]
+            if score is not None:
+                metric.update(stage, task, score)
+    return float(metric.compute())
 
 
 def _joint_summary(matrix: ScoreMatrix, row: int) -> dict[str, float]:
@@ -56,8 +86,3 @@ def _joint_summary(matrix: ScoreMatrix, row: int) -> dict[str, float]:
     if 0 < len(others) < len(matrix.tasks):
         values["AP" + WITHOUT_CAPTIONS] = mean_of(matrix.tasks, scores, over=others)
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _tensor(cells: Cells, order: list[int]) -> torch.Tensor:
-    rows = [[math.nan if row[column] is None else row[column] for column in order] for row in cells]
-    return torch.tensor(rows, dtype=torch.float64)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lit_cvit.report.plots import matrix_figure, png
+from lit_cvit.report.matrix_plots import matrix_figure
+from lit_cvit.report.plots import png
 from lit_cvit.report.summary import run_summary
 from lit_cvit.report.tables import Table, csv_text, further_table, markdown, matrix_table, summary_table
-from lit_cvit.run import RunFolder, RunRecord, ScoreMatrix
+from lit_cvit.run import RunFolder, RunRecord, ScoreMatrix, Writer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MINIATURE = "Miniature benchmark: these numbers cannot be compared with published ones."
 
@@ -41,17 +46,42 @@ def write_report(run: RunFolder, summary: Mapping[str, float] | None = None) -> 
     }
     for path, text in texts.items():
         run.writer.write_text(path, text)
-    picture = folder / "matrix.png"
-    if run.writer.enabled:
-        figure = matrix_figure(matrix, title=run_title(run.record), miniature=run.record.miniature)
-        run.writer.write_bytes(picture, png(figure))
-    return [*texts, picture]
+    title, miniature = run_title(run.record), run.record.miniature
+    figures = {"matrix.png": lambda: matrix_figure(matrix, title=title, miniature=miniature)}
+    return [*texts, *write_figures(run.writer, folder, figures)]
 
 
 def run_title(record: RunRecord) -> str:
     """What a run is in one line: method, benchmark and seed."""
     method, benchmark = record.method or "unnamed method", record.benchmark or "unnamed benchmark"
     return f"{method} on {benchmark}, seed {record.seed}"
+
+
+def short_title(record: RunRecord) -> str:
+    """`run_title`, and whether the benchmark is a miniature."""
+    return run_title(record) + (" (miniature benchmark)" if record.miniature else "")
+
+
+def run_facts(record: RunRecord) -> dict[str, Any]:
+    """What the JSON of an analysis says of its run."""
+    return {name: getattr(record, name) for name in ("method", "benchmark", "miniature", "seed")}
+
+
+def write_figures(writer: Writer, folder: Path, figures: Mapping[str, Callable[[], Figure]]) -> list[Path]:
+    """Draw and write figures; a writer that is not enabled draws nothing.
+
+    Args:
+        writer: The writer.
+        folder: Where to.
+        figures: File name to what draws it.
+
+    Returns:
+        The files, also where nothing is drawn.
+    """
+    if writer.enabled:
+        for name, draw in figures.items():
+            writer.write_bytes(folder / name, png(draw()))
+    return [folder / name for name in figures]
 
 
 def _matrix_page(run: RunFolder, matrix: ScoreMatrix) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
 from lit_cvit.data.datamodule import ContinualDataModule
@@ -19,6 +20,7 @@ class StreamTrainer(Protocol):
 
     Attributes:
         callbacks: All callbacks, in the order in which their hooks run.
+        loggers: Lightning's loggers, beside the run's own log.
         stages: The stages of the stream.
         memory_plan: Lines of the memory plan, for the header of the run.
         strategy: Lightning's; its `root_device` and `barrier` are what callbacks need.
@@ -28,6 +30,9 @@ class StreamTrainer(Protocol):
     callbacks: list[Callback]
     stages: tuple[Stage, ...]
     memory_plan: list[str]
+
+    @property
+    def loggers(self) -> list[Logger]: ...
 
     @property
     def strategy(self) -> Strategy: ...

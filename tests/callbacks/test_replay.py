@@ -16,7 +16,6 @@ from stream_kit import (
     fit,
     log_rows,
     require_equal_resume,
-    scoring,
     short_data,
     small_method,
 )
@@ -28,7 +27,6 @@ from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.memory import cycled, memory_rows, reservoir_rows
 from lit_cvit.data.sampling import mix
 from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
-from lit_cvit.run import RunFolder
 from lit_cvit.stream.trainer import ContinualTrainer
 
 
@@ -264,19 +262,12 @@ def test_a_run_killed_inside_a_later_stage_ends_bit_identical(
 ) -> None:
     family, settings, replayed = RESUMED[kind]
 
-    def run(root: str, *more: Callback, ckpt_path: str | None = None) -> RunFolder:
-        method = small_method(llava_folder, family, dropout=0.1, **settings)
-        callbacks = [*more, Replay(**replayed), scoring()]
-        return fit(
-            tmp_path / root,
-            method,
-            short_data(),
-            callbacks=callbacks,
-            ckpt_path=ckpt_path,
-            checkpoint_every_n_steps=1,
-        ).run
-
-    require_equal_resume(run, kill_at=5)
+    require_equal_resume(
+        tmp_path,
+        lambda: small_method(llava_folder, family, dropout=0.1, **settings),
+        lambda: Replay(**replayed),
+        kill_at=5,
+    )
 
 
 def test_the_state_is_plain_and_comes_back() -> None:

@@ -12,6 +12,7 @@ import torch
 from stream_kit import (
     STREAM,
     Killed,
+    KillIn,
     fit,
     fragile_method,
     log_rows,
@@ -217,14 +218,6 @@ def test_a_method_that_routes_nothing_is_told_once(llava_folder: Path, tmp_path:
 # -- runs ----------------------------------------------------------------------------------------------------
 
 
-class KillOnceScored(StageCallback):
-    """Ends the process between the scores of a stage and its routing."""
-
-    def on_stage_saved(self, trainer: Any, method: Any, stage: Any) -> None:
-        if stage.number == 1:
-            raise Killed
-
-
 def test_what_a_killed_run_did_not_write_is_written_when_it_goes_on(
     llava_folder: Path, tmp_path: Path
 ) -> None:
@@ -235,7 +228,7 @@ def test_what_a_killed_run_did_not_write_is_written_when_it_goes_on(
 
     whole = run("whole")
     with pytest.raises(Killed):
-        run("killed", KillOnceScored())
+        run("killed", KillIn("on_stage_saved", 1))
     assert not (tmp_path / "killed" / "dirlora-cvit-mini" / "analysis").exists()
     again = run("killed", ckpt_path="last")
     for number in (1, 2):

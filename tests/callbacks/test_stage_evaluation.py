@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stream_kit import STREAM, fit, small_data, small_method
+from lightning.pytorch.loggers import CSVLogger, Logger
+from stream_kit import STREAM, TASKS, Killed, KillIn, fit, scoring, small_data, small_method
 
 from callbacks import StageEvaluation
 from lit_cvit.methods import Multitask, ZeroShot
+from lit_cvit.run import ScoreMatrix
 from lit_cvit.stream.trainer import ContinualTrainer
 
 HELD_OUT = ["VizWiz", "TextCaps", "OCR-VQA"]
+
+
+class Rows(Logger):
+    """Keeps what it is given of scores."""
+
+    name, version = "rows", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if any(name.startswith("score/") for name in metrics):
+            assert step is not None
+            self.rows.append((step, metrics))
 
 
 def planned(
@@ -69,4 +90,42 @@ def test_the_report_is_written_after_the_last_stage(llava_folder: Path, tmp_path
         "matrix.png",
         "summary.csv",
         "summary.md",
+    ]
+
+
+def row_after(matrix: ScoreMatrix, stage: int) -> dict[str, float]:
+    """What the loggers should get after a stage of a run without captions."""
+    scores = dict(zip(matrix.tasks, matrix.scores[stage - 1], strict=True))
+    means = [sum(row[:k]) / k for k, row in enumerate(matrix.scores[:stage], start=1)]  # type: ignore[arg-type]
+    logged = {f"score/{task}": value for task, value in scores.items() if value is not None}
+    logged |= {"stage/AP": means[-1], "stage/MAP": sum(means) / stage}
+    if stage == 2:
+        logged["stage/BWT"] = matrix.scores[1][0] - matrix.scores[0][0]  # type: ignore[operator]
+    formats = matrix.mif[stage - 1][:stage]
+    return logged | {"stage/MIF": sum(formats) / stage}  # type: ignore[arg-type]
+
+
+def test_every_logger_gets_each_stage_once_also_when_the_run_is_resumed(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    first, second = Rows(), Rows()
+    with pytest.raises(Killed):
+        fit(
+            tmp_path,
+            small_method(llava_folder),
+            callbacks=[scoring(), KillIn("on_stage_start", 2)],
+            logger=first,
+        )
+    file = CSVLogger(tmp_path / "logs")
+    run = fit(tmp_path, small_method(llava_folder), ckpt_path="last", logger=[second, file]).run
+    matrix = run.matrix()
+    assert matrix.tasks == TASKS
+    assert [step for step, _ in first.rows] == [2]
+    assert [step for step, _ in second.rows] == [4]
+    assert first.rows[0][1] == pytest.approx(row_after(matrix, 1))
+    assert second.rows[0][1] == pytest.approx(row_after(matrix, 2))
+    with (Path(file.log_dir) / "metrics.csv").open(encoding="utf-8") as table:
+        written = [row for row in csv.DictReader(table) if row["score/GQA"]]
+    assert [{k: float(row[k]) for k in ("step", *second.rows[0][1])} for row in written] == [
+        {"step": 4.0, **second.rows[0][1]}
     ]

@@ -18,7 +18,6 @@ from stream_kit import (
     fit,
     log_rows,
     require_equal_resume,
-    scoring,
     short_data,
     small_data,
     small_method,
@@ -29,7 +28,6 @@ from lit_cvit.data.memory import cycled, memory_rows
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
-from lit_cvit.run import RunFolder
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
 
@@ -213,19 +211,12 @@ def test_recall_keeps_old_gates_nearer_than_without_it(llava_folder: Path, tmp_p
 
 
 def test_a_run_killed_inside_a_later_stage_ends_bit_identical(llava_folder: Path, tmp_path: Path) -> None:
-    def run(root: str, *more: Callback, ckpt_path: str | None = None) -> RunFolder:
-        method = prog_lora(llava_folder, mode="dynamic", dropout=0.1)
-        recall = TaskRecall(amount=16, batch_size=5)
-        return fit(
-            tmp_path / root,
-            method,
-            short_data(),
-            callbacks=[*more, recall, scoring()],
-            ckpt_path=ckpt_path,
-            checkpoint_every_n_steps=1,
-        ).run
-
-    require_equal_resume(run, kill_at=5)
+    require_equal_resume(
+        tmp_path,
+        lambda: prog_lora(llava_folder, mode="dynamic", dropout=0.1),
+        lambda: TaskRecall(amount=16, batch_size=5),
+        kill_at=5,
+    )
 
 
 def test_the_state_is_plain_and_comes_back() -> None:

@@ -9,32 +9,30 @@ from typing import NamedTuple
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import differing, fit, small_data, small_method, snapshot
+from stream_kit import Snapshots, differing, fit, small_data, small_method, snapshot
 
 from callbacks import DynamicEMA, StageEvaluation
 from lit_cvit.adapters import routing
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods import LCIA, ContinualMethod
 from lit_cvit.run import RunFolder
-from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
 
 # The groups are 0, 1, 1, 2: GQA and VQAv2 have one instruction.
 STREAM = ["ScienceQA", "GQA", "VQAv2", "Flickr30k"]
 
 
-class Trains(StageCallback):
-    """What trains in every stage, and the tensors at its start."""
+class Trains(Snapshots):
+    """What trains in every stage, and the tensors around it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[set[str]] = []
-        self.start: list[dict[str, torch.Tensor]] = []
 
     def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        super().on_stage_start(trainer, method, stage)
         names = {tensor.data_ptr(): name for name, tensor in method.tensors().items()}
         self.names.append({names[p.data_ptr()] for p in method.parameters() if p.requires_grad})
-        self.start.append(snapshot(method))
 
 
 class Learned(NamedTuple):
@@ -82,7 +80,7 @@ def test_the_groups_at_rest_stay_bit_for_bit(trained: Learned) -> None:
 
 
 def test_a_stage_that_re_trains_starts_from_what_the_group_kept(trained: Learned) -> None:
-    assert differing(trained.trains.start[2], trained.run.load_stage(2).tensors) == []
+    assert differing(trained.trains.before[2], trained.run.load_stage(2).tensors) == []
 
 
 def test_answers_to_a_task_change_only_when_its_group_is_trained(trained: Learned) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import STREAM, fit, small_data, small_method, snapshot
+from stream_kit import STREAM, Snapshots, fit, small_data, small_method, snapshot
 
 from lit_cvit.adapters import (
     routing,
@@ -18,24 +18,21 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods import ContinualMethod, SMoLoRA
 from lit_cvit.methods.smolora.router import DualRouter
-from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
 
 LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj", "decoder.0.mlp.gate_proj")
 
 
-class Watch(StageCallback):
+class Watch(Snapshots):
     """Blocks with a gate other than zero in a stage's training, by bank, and the tensors around the stage."""
 
     def __init__(self) -> None:
         super().__init__()
         self.used: list[dict[str, torch.Tensor]] = []
-        self.before: list[dict[str, torch.Tensor]] = []
-        self.after: list[dict[str, torch.Tensor]] = []
 
     def on_stage_start(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
+        super().on_stage_start(trainer, method, stage)
         self.used.append({})
-        self.before.append(snapshot(method))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         context = pl_module.context(batch)
@@ -45,9 +42,6 @@ class Watch(StageCallback):
         for bank, gate in context.trace.items():
             now = (gate != 0).flatten(0, -2).any(0)
             self.used[-1][bank] = self.used[-1].get(bank, torch.zeros_like(now)) | now
-
-    def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
-        self.after.append(snapshot(method))
 
 
 @pytest.fixture(scope="module")

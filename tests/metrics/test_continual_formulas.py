@@ -9,7 +9,7 @@ import torch
 from matrix_kit import matrix
 
 from lit_cvit.metrics import continual
-from lit_cvit.metrics.continual import FORMULAS, MissingScore, summary
+from lit_cvit.metrics.continual import FORMULAS, MissingScore
 
 # Three stages, four tasks; the fourth is never learned. Task 1 is best one stage after it was learned.
 A = matrix([[80, 10, 20, None], [85, 60, 30, None], [50, 66, 91, None]])
@@ -146,40 +146,3 @@ def test_mask_of_another_length_is_refused() -> None:
 def test_vector_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\); it needs \(stages, tasks\)"):
         continual.average_performance(torch.zeros(3))
-
-
-def test_summary_holds_every_metric() -> None:
-    values = summary(A, mif=torch.full((3, 4), 90.0), isolated=ISOLATED)
-    assert values == pytest.approx(BY_HAND | {"MIF": 90.0, "ProgLoRA FWT": 1 / 3}, abs=1e-12)
-
-
-def test_summary_adds_averages_without_captions() -> None:
-    values = summary(A, captions=[False, True, False, True], isolated=ISOLATED)
-    without = {
-        name.removesuffix(" without captions"): value for name, value in values.items() if "without" in name
-    }
-    assert set(without) == {*FORMULAS, "ProgLoRA FWT"}
-    assert {name: without[name] for name in WITHOUT_TASK_2} == pytest.approx(WITHOUT_TASK_2, abs=1e-12)
-    assert without["ProgLoRA FWT"] == pytest.approx((10 - 3) / 2)
-
-
-@pytest.mark.parametrize("captions", [[False] * 4, [True] * 4, [False, False, False, True]])
-def test_summary_has_no_caption_variants_unless_learned_tasks_are_mixed(captions: list[bool]) -> None:
-    assert set(summary(A, captions=captions)) == set(FORMULAS)
-
-
-def test_summary_leaves_out_what_was_not_evaluated() -> None:
-    triangle = matrix([[80, None], [70, 60]])
-    assert set(FORMULAS) - set(summary(triangle)) == {"InstrDialog FWT"}
-    only_last = matrix([[None, None], [70, 60]])
-    assert set(summary(only_last)) == {"AP", "HiDe Last", "ProgLoRA ACC", "LCIA Avg.ACC", "InstrDialog AR"}
-
-
-def test_summary_of_an_earlier_stage() -> None:
-    values = summary(A, stage=2)
-    assert {name: values[name] for name in AFTER_STAGE_2} == pytest.approx(AFTER_STAGE_2, abs=1e-12)
-
-
-def test_summary_does_not_hide_a_wrong_stage() -> None:
-    with pytest.raises(ValueError, match="stage 9"):
-        summary(A, stage=9)

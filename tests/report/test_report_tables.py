@@ -10,6 +10,7 @@ from lit_cvit.report import (
     Table,
     csv_text,
     further_table,
+    headline,
     markdown,
     matrix_table,
     plain,
@@ -126,6 +127,26 @@ def test_the_run_summary_of_a_stopped_run_reads_the_last_measured_stage() -> Non
     scores = [[80.0, None, None], [60.0, 90.0, None], [None, None, None]]
     summary = run_summary(three(scores=scores, mif=[[None] * 3] * 3))
     assert (summary["AP"], summary["BWT"]) == (75.0, -20.0)
+
+
+def test_the_run_summary_leaves_out_what_was_not_measured() -> None:
+    upper, last = [[80.0, None, None], [60.0, 90.0, None], [30.0, 60.0, 90.0]], [[None] * 3] * 2
+    assert set(run_summary(three())) - set(run_summary(three(scores=upper))) == {"InstrDialog FWT"}
+    only_last = run_summary(three(scores=[*last, [30.0, 60.0, 90.0]], mif=[*last, [10.0, 20.0, 90.0]]))
+    means = ("AP", "HiDe Last", "ProgLoRA ACC", "LCIA Avg.ACC", "InstrDialog AR")
+    assert only_last == dict.fromkeys(means, 60.0) | {"MIF": 40.0}
+
+
+def test_formats_that_were_not_measured_last_give_no_mif() -> None:
+    assert "MIF" not in run_summary(three(mif=[[100.0, None, None], [50.0, 100.0, None], [None] * 3]))
+
+
+def test_the_headline_is_what_smolora_reports_with_and_without_captions() -> None:
+    assert list(headline(run_summary(TWO))) == [
+        *("AP", "MAP", "BWT"),
+        *("AP without captions", "MAP without captions", "BWT without captions"),
+        "MIF",
+    ]
 
 
 def test_the_run_summary_orders_columns_as_they_were_learned() -> None:

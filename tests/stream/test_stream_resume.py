@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from stream_kit import (
     KillAt,
     Killed,
+    KillIn,
     Trail,
     fit,
     fragile_method,
@@ -30,19 +31,8 @@ from lit_cvit.__main__ import main
 from lit_cvit.methods import SeqLoRA
 from lit_cvit.run import RunFolder, Status
 from lit_cvit.stream.restore import open_run
-from lit_cvit.stream.stage_callback import StageCallback
 
 NAME = "smolora-cvit-mini"
-
-
-class KillBeforeEvaluation(StageCallback):
-    def __init__(self, stage: int) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def on_stage_saved(self, trainer: Any, method: Any, stage: Any) -> None:
-        if stage.number == self.stage:
-            raise Killed
 
 
 class KillInEvaluation(StageEvaluation):
@@ -70,7 +60,7 @@ def killed(folder: Path, root: Path, callbacks: list[Callback]) -> RunFolder:
     [
         (lambda: [KillAt(1, after=True), scoring()], [Status.PLANNED]),
         (lambda: [KillAt(3, after=True), scoring()], [Status.EVALUATED, Status.PLANNED]),
-        (lambda: [KillBeforeEvaluation(2), scoring()], [Status.EVALUATED, Status.TRAINED]),
+        (lambda: [KillIn("on_stage_saved", 2), scoring()], [Status.EVALUATED, Status.TRAINED]),
         (lambda: [KillInEvaluation(downstream=False)], [Status.EVALUATED, Status.TRAINED]),
     ],
     ids=["training_stage_1", "training_stage_2", "saved_not_evaluated", "in_evaluation"],
