@@ -57,7 +57,8 @@ def _refuse_older(root: str, name: str | None, config_text: str, config_digest: 
     for path, record in run_records(root, name=name):
         if record.schema >= SCHEMA_VERSION:
             continue
-        older = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        config = path / "config.yaml"
+        older = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
         # A run that was started from Python has no configuration.
         agrees = older and config_agrees(
             migrate_config(older, schema=record.schema), now, ignore=OF_THE_MACHINE
@@ -66,9 +67,9 @@ def _refuse_older(root: str, name: str | None, config_text: str, config_digest: 
             raise ValueError(
                 f"--ckpt_path last: {path} is a run of this configuration by an earlier version of lit_cvit "
                 f"({record.versions.get('lit_cvit')}, schema version {record.schema}, now {SCHEMA_VERSION}), "
-                "which cannot be resumed: the order of samples and the state inside a stage may differ. Finish"
-                f" it with that version, continue from its last stage with --start_from {path}, or start a"
-                " fresh run under another --name. `test`, `predict` and `analyze` load it"
+                "which cannot be resumed: the order of samples and the state in a stage may differ. Finish "
+                f"it with that version, continue from its last stage with --start_from {path}, or start a "
+                "fresh run under another --name. `test`, `predict` and `analyze` load it"
             )
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from lit_cvit.commands.analyze.cka import cka_of_run
 from lit_cvit.commands.analyze.routing import routing_of_run
+from lit_cvit.report.routing import routing_json
 from lit_cvit.run import RunFolder, RunRecord, migrate_config, read_json, read_jsonl
 from lit_cvit.stream.restore import open_run
 
@@ -64,7 +65,7 @@ def test_an_old_run_is_analysed_as_it_was(name: str) -> None:
     assert report["stages"] == recorded["stages"] == {"colour": 1, "shape": 2}
     for got, expected in zip(report["cka"], recorded["cka"], strict=True):
         assert got == [pytest.approx(row, rel=1e-4) for row in expected]
-    (traced,) = (report.to_json() for report in routing_of_run(f"runs/{name}", stage=2, num_samples=4))
+    (traced,) = map(routing_json, routing_of_run(f"runs/{name}", stage=2, num_samples=4))
     for got, expected in zip(
         traced["tasks"], read_json(OLD / "expected" / name / "routing.json")["tasks"], strict=True
     ):
