@@ -31,13 +31,13 @@ class TestEveryMethod(MethodTests):
         "lcia_reused": Row(
             "LCIA", {"projector": "full", "epsilon": 0.05}, callbacks=[{"class_path": "DynamicEMA"}]
         ),
-        "prog_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),
-        "prog_static_term": Row(
+        "prog_lora_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),
+        "prog_lora_static_term": Row(
             "ProgLoRAStatic",
             callbacks=[{"class_path": "Replay", "init_args": {"form": "term", "sizes": "similarity"}}],
         ),
-        "prog_dynamic": Row("ProgLoRADynamic", callbacks=[{"class_path": "TaskRecall"}]),
-        "prog_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}),
+        "prog_lora_dynamic": Row("ProgLoRADynamic", callbacks=[{"class_path": "TaskRecall"}]),
+        "prog_lora_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}),
         "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
         "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}]),
         "smolora": Row("SMoLoRA"),
