@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lit_cvit.analysis.similarity import require_similarities
+from lit_cvit.analysis.similarity import MeasuresSimilarity, require_similarities
 from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.memory import cycled, memory_rows, recall_size
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stage import Stage
-from lit_cvit.data.tasks import Batch, SampleSource
-from lit_cvit.methods import ContinualMethod, ProgLoRA
+from lit_cvit.data.tasks import Batch, Sample, SampleSource
+from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 from lit_cvit.utils.distributed import from_first
 
@@ -24,15 +25,38 @@ NAME = "recall"
 _CHUNK = 64
 
 
+@runtime_checkable
+class RoutesBySample(Protocol):
+    """A method that gates its blocks by sample, computed from features that need no language model."""
+
+    @property
+    def num_gates(self) -> int:
+        """Blocks that a gate weights now."""
+        ...
+
+    def gate_features(self, samples: Sequence[Sample]) -> Tensor:
+        """What the gates are computed from: (S, d). It does not change in training."""
+        ...
+
+    def gates(self, features: Tensor) -> Tensor:
+        """The gates of features (S, d) as they are now: (S, num_gates)."""
+        ...
+
+    def gate_divergence(self, features: Tensor, targets: Tensor) -> Tensor:
+        """How far the gates of features (S, d) are from stored ones (S, num_gates): (S,), differentiable."""
+        ...
+
+
 class TaskRecall(StageCallback):
     """Recalls the allocation of blocks for old tasks (ProgLoRA, Findings of ACL 2025, Eq. 8).
 
     What: at a stage's end, the gates of some samples of its task are stored, as the method computes them
     then. In later stages the divergence of the gates of now from the stored ones is the loss term
-    `loss/recall`; the method says which divergence (`model.kl_direction`). Stored gates are padded by zeros
-    for blocks that came later, and are never renewed.
+    `loss/recall`; the method gives the divergence. Stored gates are padded by zeros for blocks that came
+    later, and are never renewed.
 
-    When: with ProgLoRA in mode dynamic, which needs it unless `recall: none`.
+    When: with any method that gates its blocks by sample (`RoutesBySample`). ProgLoRADynamic needs it unless
+    `recall: none`.
 
     Caveats: neither the language model nor images are needed; the texts are read from the data of the run, so
     a run that starts from another one recalls its own tasks alone.
@@ -40,8 +64,7 @@ class TaskRecall(StageCallback):
     Example::
 
         model:
-          class_path: ProgLoRA
-          init_args: {mode: dynamic}
+          class_path: ProgLoRADynamic
         trainer:
           callbacks:
           - class_path: TaskRecall
@@ -90,42 +113,43 @@ class TaskRecall(StageCallback):
     # -- stages ---------------------------------------------------------------------------------------------
 
     def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
-        _dynamic(method)
+        _router(method)
         if self.sizes == "similarity":
             require_similarities(method, option="TaskRecall.sizes 'similarity'")
 
     def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
-        prog_lora = _dynamic(method)
+        router = _router(method)
         self._data, self._batch_idx = trainer.data, 0
         features, targets = [], []
         for task in stage.seen:
             if task.name == stage.task.name or task.train is None or task.name not in self.rows:
                 continue
-            number = self.num_recalled(prog_lora, task.name)
+            number = self.num_recalled(method, task.name)
             if number:
-                features.append(_features(prog_lora, task.train, self.rows[task.name][:number]))
+                features.append(_features(router, task.train, self.rows[task.name][:number]))
                 stored = self.gates[task.name][:number]
-                targets.append(functional.pad(stored, (0, len(prog_lora.learned) - stored.shape[1])))
+                targets.append(functional.pad(stored, (0, router.num_gates - stored.shape[1])))
         none = torch.zeros(0, 0)
         self._features = torch.cat(features) if features else none
         self._targets = torch.cat(targets) if targets else none
         if features:
             method.add_loss_term(NAME, self._term)
 
-    def num_recalled(self, method: ProgLoRA, task: str) -> int:
+    def num_recalled(self, method: ContinualMethod, task: str) -> int:
         """Samples of an earlier task that are recalled while the current one is learned."""
         stored = len(self.rows[task])
         if self.sizes == "random":
             return stored
+        assert isinstance(method, MeasuresSimilarity)
         similarity = method.similarities()[task]
         return recall_size(stored, sizes="similarity", amount=self.amount, similarity=similarity)
 
     def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
-        prog_lora, source, name = _dynamic(method), stage.task.train, stage.task.name
+        router, source, name = _router(method), stage.task.train, stage.task.name
         assert source is not None
         self.rows[name] = memory_rows(len(source), self.amount, seed=stage.seed, task=name)
         with torch.no_grad():
-            gates = prog_lora.gates(_features(prog_lora, source, self.rows[name]).to(method.device))
+            gates = router.gates(_features(router, source, self.rows[name]).to(method.device))
         self.gates[name] = from_first(gates.cpu())
 
     # -- the loss term --------------------------------------------------------------------------------------
@@ -148,7 +172,7 @@ class TaskRecall(StageCallback):
             seed = mix(NAME, method.stage.seed, method.stage.number)
             rows = cycled(len(features), self.batch_size, step=step, seed=seed)
             features, targets = features[rows], targets[rows]
-        apart = _dynamic(method).gate_divergence(features.to(method.device), targets.to(method.device))
+        apart = _router(method).gate_divergence(features.to(method.device), targets.to(method.device))
         value = apart.mean() if self.reduction == "mean" else apart.sum()
         # Lightning divides by the accumulation, which an epoch's last step may not fill.
         return value * (self.weight * method.trainer.accumulate_grad_batches / place.num_micro)
@@ -163,17 +187,17 @@ class TaskRecall(StageCallback):
         self.gates = dict(state_dict["gates"])
 
 
-def _dynamic(method: ContinualMethod) -> ProgLoRA:
-    if not isinstance(method, ProgLoRA) or method.mode != "dynamic":
+def _router(method: ContinualMethod) -> RoutesBySample:
+    if not isinstance(method, RoutesBySample):
         raise ValueError(
-            f"TaskRecall holds gates that keys give and needs ProgLoRA with mode: dynamic, got "
-            f"{type(method).__name__}{' with mode: static' if isinstance(method, ProgLoRA) else ''}"
+            "TaskRecall needs a method that gates its blocks by sample, such as ProgLoRADynamic: with "
+            f"num_gates, gate_features, gates and gate_divergence. {type(method).__name__} offers none"
         )
     return method
 
 
-def _features(method: ProgLoRA, source: SampleSource, rows: list[int]) -> Tensor:
-    """The pooled texts of rows of a split: (n, d) on the CPU."""
+def _features(method: RoutesBySample, source: SampleSource, rows: list[int]) -> Tensor:
+    """What the gates of rows of a split are computed from: (n, d) on the CPU."""
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-    pooled = [method.instruction_features([source.sample(row) for row in chunk]).cpu() for chunk in chunks]
-    return torch.cat(pooled)
+    found = [method.gate_features([source.sample(row) for row in chunk]).cpu() for chunk in chunks]
+    return torch.cat(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -14,7 +14,10 @@ from torch import Tensor
 from lit_cvit.adapters import routing
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import Batch, Sample
-from lit_cvit.methods import ProgLoRA, task_embedding
+from lit_cvit.methods import ProgLoRADynamic, ProgLoRAStatic, task_embedding
+from lit_cvit.methods.prog_lora.base import ProgLoRABase
+
+Form = TypeVar("Form", bound=ProgLoRABase)
 
 
 class HashedTexts:
@@ -38,15 +41,22 @@ def hashed_texts() -> Iterator[None]:
         yield
 
 
-def prog_lora(folder: Path, **settings: Any) -> ProgLoRA:
-    method = small_method(folder, ProgLoRA, **settings)
-    assert isinstance(method, ProgLoRA)
+def static(folder: Path, **settings: Any) -> ProgLoRAStatic:
+    return prog_lora(folder, ProgLoRAStatic, **settings)
+
+
+def dynamic(folder: Path, **settings: Any) -> ProgLoRADynamic:
+    return prog_lora(folder, ProgLoRADynamic, **settings)
+
+
+def prog_lora(folder: Path, form: type[Form], **settings: Any) -> Form:
+    method = small_method(folder, form, **settings)
+    assert isinstance(method, form)
     return method
 
 
-def begun(folder: Path, num_stages: int = 3, **settings: Any) -> ProgLoRA:
+def begun(method: Form, num_stages: int = 3) -> Form:
     """The method in a stage of the stream, untrained but with blocks that are not zero."""
-    method = prog_lora(folder, **settings)
     method.prepare()
     for stage in small_data(tasks=STREAM).stages(seed=0)[:num_stages]:
         method.begin_stage(stage)
@@ -70,11 +80,11 @@ LAYERS = ("decoder.1.mlp.up_proj", "decoder.2.mlp.down_proj")
 MIXED = (("ScienceQA", 0), ("VQAv2", 1), ("ScienceQA", 4), ("GQA", 2), ("Flickr30k", 0))
 
 
-def mixed_batch(method: ProgLoRA, *, with_answers: bool = False) -> Batch:
+def mixed_batch(method: ProgLoRABase, *, with_answers: bool = False) -> Batch:
     return method.backbone.encode(samples(*MIXED), with_answers=with_answers)
 
 
-def outputs(method: ProgLoRA, batch: Batch, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+def outputs(method: ProgLoRABase, batch: Batch, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Input and output of a layer in the model."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     handle = method.banks[layer].register_forward_hook(
@@ -86,7 +96,7 @@ def outputs(method: ProgLoRA, batch: Batch, layer: str) -> tuple[torch.Tensor, t
     return seen[0]
 
 
-def require_fusion(method: ProgLoRA, batch: Batch, layer: str, weights: list[list[float]]) -> None:
+def require_fusion(method: ProgLoRABase, batch: Batch, layer: str, weights: list[list[float]]) -> None:
     bank = method.banks[layer]
     x, y = outputs(method, batch, layer)
     for row, own in enumerate(weights):

@@ -220,7 +220,7 @@ def layers(role: str) -> list[int]:
 
 
 def recall(c: Config) -> Config:
-    return callback(c, "Replay" if model_settings(c)["mode"] == "static" else "TaskRecall")
+    return callback(c, "Replay" if method_of(c) == "ProgLoRAStatic" else "TaskRecall")
 
 
 # What holds for every run of a paper that trains ...
@@ -295,8 +295,12 @@ OF_METHOD: dict[str, dict[str, Check]] = {
             v["text"].lower() in model_settings(c)["text_encoder"]
             and model_settings(c)["image_encoder"] == "tower"
         ),
-        "allocation_weight": lambda c, v: model_settings(c)["static_weights"] == "similarity",
-        "key_projector": lambda c, v: v.startswith(f"{model_settings(c)['pool']}-pool"),
+        "allocation_weight": lambda c, v: (
+            method_of(c) == "ProgLoRADynamic" or model_settings(c)["static_weights"] == "similarity"
+        ),
+        "key_projector": lambda c, v: (
+            method_of(c) == "ProgLoRAStatic" or v.startswith(f"{model_settings(c)['pool']}-pool")
+        ),
     },
     "LCIA": {
         "ema_beta_fallback": lambda c, v: callback(c, "DynamicEMA")["fallback"] == v,
@@ -342,7 +346,8 @@ def test_settings_are_those_that_the_papers_state(name: str) -> None:
         assert "init_args" not in read_config(CONFIGS / "experiments" / f"{name}.yaml")["model"]
         return
     for paper in {table.rpartition(" ")[0].split(" ")[0] for table, _ in rows_of(name)}:
-        own = method_of(config) in (paper, "HiDe" if paper == "HiDe-LLaVA" else paper)
+        # ProgLoRA has two classes.
+        own = method_of(config).startswith("HiDe" if paper == "HiDe-LLaVA" else paper)
         checks = OF_PAPER[paper] | (OF_METHOD[paper] if own else {})
         values = stated(paper)
         assert [key for key, holds in checks.items() if not holds(config, values[key])] == []

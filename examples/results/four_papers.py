@@ -42,7 +42,7 @@ READS_TASK_ID = ("ProgLoRA-static", "DirLoRA")
 RECALL: dict[str, tuple[str, ...]] = {
     "ProgLoRA-static-w1": (*METHODS["ProgLoRA-static"], "--model.static_weights", "ones"),
     "ProgLoRA-static-random": ("--config", "methods/prog_lora_static_random", *PROJECTOR),
-    "ProgLoRA-static-none": ("--model", "ProgLoRA", "--model.recall", "none", *PROJECTOR),
+    "ProgLoRA-static-none": ("--model", "ProgLoRAStatic", "--model.recall", "none", *PROJECTOR),
     "ProgLoRA-dynamic-none": ("--config", "methods/prog_lora_no_recall", *POOLED),
 }
 # LCIA's ablation, with small batches: 2,400 samples make 300 steps a stage.

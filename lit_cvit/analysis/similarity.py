@@ -87,7 +87,8 @@ def require_similarities(method: object, *, option: str) -> None:
     """
     if not isinstance(method, MeasuresSimilarity):
         raise ValueError(
-            f"{option} needs a method that compares tasks, such as ProgLoRA, not {type(method).__name__}"
+            f"{option} needs a method that compares tasks, such as ProgLoRAStatic, "
+            f"not {type(method).__name__}"
         )
     if not method.measures:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import ContinualMethod, ZeroShot
-from lit_cvit.run import RunFolder
+from lit_cvit.run import RunFolder, migrate_config
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.restore import restore_method, restored_stages
 from lit_cvit.stream.trainer import ContinualTrainer
@@ -81,13 +82,17 @@ def _rebuilt(
 ) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
     """A run's folder, and its objects as they are configured, without any stage; `untuned` without method."""
     run = RunFolder.open(path, verify=True)
-    if yaml.safe_load(run.config_path.read_text(encoding="utf-8")) is None:
+    config = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
+    if config is None:
         raise ValueError(
             f"{run.path} was started from Python and has no configuration to build its method and data from, "
             "so the verbs cannot reopen it. Build both again in Python and call "
             "lit_cvit.stream.restore.restore_method, or train with `python -m lit_cvit fit`"
         )
-    cli = StreamCLI(["--config", str(run.config_path)], run=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / run.config_path.name
+        path.write_text(yaml.safe_dump(migrate_config(config, schema=run.record.schema)), encoding="utf-8")
+        cli = StreamCLI(["--config", str(path)], run=False)
     method, data, trainer = cli.model, cli.datamodule, cli.trainer
     assert isinstance(method, ContinualMethod)
     assert isinstance(data, ContinualDataModule)

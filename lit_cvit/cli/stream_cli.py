@@ -26,7 +26,7 @@ from lit_cvit.cli.parse_errors import Vocabulary, plain
 from lit_cvit.cli.shipped import find_config, read_config
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import ContinualMethod
-from lit_cvit.run import config_digest
+from lit_cvit.run import OF_THE_MACHINE, config_digest
 from lit_cvit.stream.trainer import ContinualTrainer
 
 
@@ -48,14 +48,6 @@ def _own_callbacks() -> ModuleType:
 callbacks = _own_callbacks()
 
 _NOT_OF_THE_RUN = ("name", "run_root", "ckpt_path", "weights_only")
-# What a resume may change, or is refused for with the reason (ranks), instead of being another configuration.
-_OF_THE_MACHINE = (
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.checkpoint_every_n_steps",
-    "data.num_workers",
-)
 _LOADERS = ("train_dataloaders", "val_dataloaders")
 
 
@@ -137,7 +129,7 @@ class StreamCLI(LightningCLI):
                 trainer.callbacks.append(default)
         config = self.resolved_config()
         trainer.config_text = yaml.safe_dump(config, sort_keys=False)
-        trainer.config_digest = config_digest(config, ignore=_OF_THE_MACHINE)
+        trainer.config_digest = config_digest(config, ignore=OF_THE_MACHINE)
         return trainer
 
     def resolved_config(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.optim import OptimizerSettings
-from lit_cvit.methods.prog_lora import ProgLoRA
+from lit_cvit.methods.prog_lora import ProgLoRADynamic, ProgLoRAStatic
 from lit_cvit.methods.seq_lora import SeqLoRA
 from lit_cvit.methods.smolora import SMoLoRA
 from lit_cvit.methods.zero_shot import ZeroShot
@@ -20,7 +20,8 @@ __all__ = [
     "DataAccess",
     "Multitask",
     "OptimizerSettings",
-    "ProgLoRA",
+    "ProgLoRADynamic",
+    "ProgLoRAStatic",
     "SMoLoRA",
     "SeqLoRA",
     "ZeroShot",

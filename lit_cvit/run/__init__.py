@@ -6,18 +6,27 @@ Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers s
 from __future__ import annotations
 
 from lit_cvit.run.answers import AnswerJournal
-from lit_cvit.run.digest import config_changes, config_digest, file_digest, tensors_digest
+from lit_cvit.run.digest import (
+    OF_THE_MACHINE,
+    config_agrees,
+    config_changes,
+    config_digest,
+    file_digest,
+    tensors_digest,
+)
 from lit_cvit.run.environment import describe_machine, package_versions
 from lit_cvit.run.files import read_json, read_jsonl, read_tensors
-from lit_cvit.run.folder import RunFolder, newest_run
+from lit_cvit.run.folder import RunFolder, newest_run, run_records
+from lit_cvit.run.migration import SCHEMA_VERSION, migrate_config
 from lit_cvit.run.naming import file_name
-from lit_cvit.run.record import SCHEMA_VERSION, RunRecord, StageRecord, Status
+from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import Cells, ScoreMatrix, StageScores, TaskScore
 from lit_cvit.run.stages import StageState
 from lit_cvit.run.state import check_plain, pack, unpack
 from lit_cvit.run.writer import Fault, Writer
 
 __all__ = [
+    "OF_THE_MACHINE",
     "SCHEMA_VERSION",
     "AnswerJournal",
     "Cells",
@@ -32,17 +41,20 @@ __all__ = [
     "TaskScore",
     "Writer",
     "check_plain",
+    "config_agrees",
     "config_changes",
     "config_digest",
     "describe_machine",
     "file_digest",
     "file_name",
+    "migrate_config",
     "newest_run",
     "pack",
     "package_versions",
     "read_json",
     "read_jsonl",
     "read_tensors",
+    "run_records",
     "tensors_digest",
     "unpack",
 ]

@@ -6,12 +6,22 @@ import enum
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# What a resume may change, or is refused for with the reason (ranks), instead of being another configuration.
+OF_THE_MACHINE = (
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.checkpoint_every_n_steps",
+    "data.num_workers",
+)
 
 
 def config_digest(config: Mapping[str, Any], *, ignore: Collection[str]) -> str:
@@ -36,6 +46,30 @@ def config_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     old, new = _flat(before), _flat(now)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return [f"{key} (was {old.get(key)!r}, is {new.get(key)!r})" for key in keys]
+
+
+def config_agrees(before: Mapping[str, Any], now: Mapping[str, Any], *, ignore: Collection[str]) -> bool:
+    """Whether two configurations agree in all settings that both have, as those of two versions may.
+
+    Args:
+        before: A configuration.
+        now: Another.
+        ignore: Dotted keys that may differ.
+    """
+    old, new = dict(_leaves(before, "")), dict(_leaves(now, ""))
+    return all(old[key] == new[key] for key in (old.keys() & new.keys()).difference(ignore))
+
+
+def _leaves(value: object, where: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        yield f"{where}.length", len(value)
+        for number, item in enumerate(value):
+            yield from _leaves(item, f"{where}.{number}")
+    else:
+        yield where, value
 
 
 def _flat(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:

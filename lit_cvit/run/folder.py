@@ -344,14 +344,22 @@ def newest_run(
     behind it. Other folders are passed over, and with a warning runs that cannot be read. `writer` and
     `verify` are those of `RunFolder.open`.
     """
+    found = [
+        (record.created, path)
+        for path, record in run_records(root, name=name)
+        if config_digest in (None, record.config_digest)
+    ]
+    return RunFolder.open(max(found)[1], writer=writer, verify=verify) if found else None
+
+
+def run_records(root: Path | str, *, name: str | None = None) -> Iterator[tuple[Path, RunRecord]]:
+    """The runs under `root`, folder and record, in the order of their names; `name` as for `newest_run`."""
     called = re.compile(rf"{re.escape(name)}(-\d+)?" if name else ".*")
-    found: list[tuple[str, Path]] = []
     for path in sorted(Path(root).glob(f"*/{_RECORD}")):
         try:
             record = RunRecord.from_json(read_json(path), source=path)
         except ValueError as error:
             warnings.warn(f"passed over: {error}", stacklevel=2)
             continue
-        if config_digest in (None, record.config_digest) and called.fullmatch(path.parent.name):
-            found.append((record.created, path.parent))
-    return RunFolder.open(max(found)[1], writer=writer, verify=verify) if found else None
+        if called.fullmatch(path.parent.name):
+            yield path.parent, record

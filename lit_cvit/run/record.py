@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cvit.run.environment import describe_machine, package_versions
-
-SCHEMA_VERSION = 1
+from lit_cvit.run.migration import SCHEMA_VERSION, migrate_record
 
 
 class Status(enum.StrEnum):
@@ -67,7 +66,8 @@ class RunRecord:
         machine: System, processors, accelerators, Python.
         created: UTC time of creation, ISO 8601.
         stages: The stages so far.
-        schema: Version of this layout.
+        schema: Version of the layout that the run was made in; fields of an earlier one are read as this
+            version names them.
     """
 
     seed: int
@@ -123,10 +123,11 @@ class RunRecord:
                 " lit_cvit reads; update lit_cvit"
             )
         try:
+            record = migrate_record(value)
             stages = [
-                StageRecord(**{**stage, "status": Status(stage["status"])}) for stage in value["stages"]
+                StageRecord(**{**stage, "status": Status(stage["status"])}) for stage in record["stages"]
             ]
-            return cls(**{**value, "stages": stages})
+            return cls(**{**record, "stages": stages})
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{source} is damaged: {error}") from error
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lit_cvit.run.digest import file_digest
 from lit_cvit.run.files import read_json, read_tensors
-from lit_cvit.run.record import SCHEMA_VERSION, StageRecord
+from lit_cvit.run.migration import SCHEMA_VERSION
+from lit_cvit.run.record import StageRecord
 from lit_cvit.run.state import check_plain, pack, unpack
 from lit_cvit.run.writer import Writer
 

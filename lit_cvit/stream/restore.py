@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import yaml
 
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import RunFolder, RunRecord, StageState, config_changes, newest_run
-
-if TYPE_CHECKING:
-    pass
+from lit_cvit.run import (
+    OF_THE_MACHINE,
+    SCHEMA_VERSION,
+    RunFolder,
+    RunRecord,
+    StageState,
+    config_agrees,
+    config_changes,
+    migrate_config,
+    newest_run,
+    run_records,
+)
 
 log = logging.getLogger("lit_cvit")
 
@@ -23,11 +30,13 @@ def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str
     """The newest run of this configuration (and name, if there is one) to go on with, or a new folder.
 
     Raises:
-        ValueError: the run that would be resumed was made under other conditions.
+        ValueError: the run that would be resumed was made under other conditions, or by an earlier version.
     """
     usual = f"{record.method}-{record.benchmark}".lower()
     if resume:
         found = newest_run(root, record.config_digest, name=name, verify=True)
+        if found is None or found.record.schema < SCHEMA_VERSION:
+            _refuse_older(root, name, config_text, record.config_digest)
         if found is not None:
             found.record.refuse_changes(record)
             if found.record.method != record.method:
@@ -40,6 +49,28 @@ def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str
         other = _other_configuration(root, name or usual, config_text)
         log.warning("--ckpt_path last: %s in %s; starting fresh%s", which, root, other)
     return RunFolder.create(root, name or usual, config_text, record=record)
+
+
+def _refuse_older(root: str, name: str | None, config_text: str, config_digest: str) -> None:
+    """Refuse to resume, or to start afresh beside, a run of this configuration by an earlier version."""
+    now = yaml.safe_load(config_text) or {}
+    for path, record in run_records(root, name=name):
+        if record.schema >= SCHEMA_VERSION:
+            continue
+        config = path / "config.yaml"
+        older = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+        # A run that was started from Python has no configuration.
+        agrees = older and config_agrees(
+            migrate_config(older, schema=record.schema), now, ignore=OF_THE_MACHINE
+        )
+        if agrees or record.config_digest == config_digest:
+            raise ValueError(
+                f"--ckpt_path last: {path} is a run of this configuration by an earlier version of lit_cvit "
+                f"({record.versions.get('lit_cvit')}, schema version {record.schema}, now {SCHEMA_VERSION}), "
+                "which cannot be resumed: the order of samples and the state in a stage may differ. Finish "
+                f"it with that version, continue from its last stage with --start_from {path}, or start a "
+                "fresh run under another --name. `test`, `predict` and `analyze` load it"
+            )
 
 
 def _other_configuration(root: str, name: str, config_text: str) -> str:

@@ -75,7 +75,7 @@ def test_who_compares_no_tasks_is_told_so() -> None:
             return {}
 
     with pytest.raises(
-        ValueError, match="Mine needs a method that compares tasks, such as ProgLoRA, not object"
+        ValueError, match="Mine needs a method that compares tasks, such as ProgLoRAStatic, not object"
     ):
         require_similarities(object(), option="Mine")
     with pytest.raises(ValueError, match="Mine needs the similarity of tasks, which Compares as configured"):

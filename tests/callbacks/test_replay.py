@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from prog_kit import hashed_texts, prog_lora  # noqa: F401
+from prog_kit import hashed_texts, static  # noqa: F401
 from stream_kit import (
     NUM_SHORT,
     STREAM,
@@ -26,7 +26,7 @@ from lit_cvit.adapters import routing
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.memory import cycled, memory_rows, reservoir_rows
 from lit_cvit.data.sampling import mix
-from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
+from lit_cvit.methods import ContinualMethod, ProgLoRADynamic, ProgLoRAStatic, SeqLoRA
 from lit_cvit.stream.trainer import ContinualTrainer
 
 
@@ -171,8 +171,8 @@ def test_a_method_that_compares_no_tasks_cannot_size_by_similarity(
 ) -> None:
     with pytest.raises(ValueError, match="Replay.sizes 'similarity' needs a method that compares tasks"):
         fit(tmp_path, small_method(llava_folder, SeqLoRA), callbacks=[Replay(sizes="similarity")])
-    method = prog_lora(llava_folder, static_weights="ones", text_encoder=None)
-    with pytest.raises(ValueError, match="needs the similarity of tasks, which ProgLoRA as configured"):
+    method = static(llava_folder, static_weights="ones", text_encoder=None)
+    with pytest.raises(ValueError, match="needs the similarity of tasks, which ProgLoRAStatic as configured"):
         fit(tmp_path, method, callbacks=[Replay(sizes="similarity")])
 
 
@@ -202,7 +202,7 @@ class Expected(Callback):
         self.values.append(3.0 * float(loss.loss_sum) / loss.num_tokens)
 
 
-@pytest.mark.parametrize(("family", "batch_size"), [(SeqLoRA, 4), (SeqLoRA, None), (ProgLoRA, 5)])
+@pytest.mark.parametrize(("family", "batch_size"), [(SeqLoRA, 4), (SeqLoRA, None), (ProgLoRAStatic, 5)])
 def test_the_term_is_the_weighted_mean_token_loss_of_the_steps_rows(
     llava_folder: Path, tmp_path: Path, family: Any, batch_size: int | None
 ) -> None:
@@ -252,7 +252,7 @@ def test_replayed_rows_hide_what_the_method_does_not_declare(
 RESUMED: dict[str, tuple[type[ContinualMethod], dict[str, Any], dict[str, Any]]] = {
     "rows": (SeqLoRA, {}, {"amount": 6}),
     "reservoir as term": (SeqLoRA, {}, {"form": "term", "keep": "reservoir", "amount": 8, "batch_size": 5}),
-    "prog_lora": (ProgLoRA, {}, {"form": "term", "sizes": "similarity"}),
+    "prog_lora": (ProgLoRAStatic, {}, {"form": "term", "sizes": "similarity"}),
 }
 
 
@@ -314,8 +314,8 @@ def test_shipped_configurations_name_what_the_papers_say() -> None:
     )
     replay = next(each for each in static.trainer.callbacks if isinstance(each, Replay))
     assert (replay.form, replay.sizes, replay.amount, replay.weight) == ("term", "similarity", 200, 2.0)
-    assert (static.model.mode, static.model.requires_callbacks) == ("static", ("Replay",))
-    assert (dynamic.model.mode, dynamic.model.requires_callbacks) == ("dynamic", ("TaskRecall",))
+    assert (type(static.model), static.model.requires_callbacks) == (ProgLoRAStatic, ("Replay",))
+    assert (type(dynamic.model), dynamic.model.requires_callbacks) == (ProgLoRADynamic, ("TaskRecall",))
     assert {static.model.projector, dynamic.model.projector} == {"full"}
     rows = next(each for each in baseline.trainer.callbacks if isinstance(each, Replay))
     assert (type(baseline.model), rows.form, rows.sizes, rows.amount) == (SeqLoRA, "rows", "fixed", 100)

@@ -27,7 +27,7 @@ from lit_cvit.__main__ import main
 from lit_cvit.adapters import (
     routing,
 )
-from lit_cvit.methods import ContinualMethod, DirLoRA, HiDe, ProgLoRA, SeqLoRA, SMoLoRA
+from lit_cvit.methods import ContinualMethod, DirLoRA, HiDe, ProgLoRADynamic, SeqLoRA, SMoLoRA
 from lit_cvit.methods.smolora.router import DualRouter
 from lit_cvit.report.routing import routing_folder
 from lit_cvit.run import RunFolder
@@ -189,13 +189,13 @@ def test_hide_mixes_by_anchors_where_it_expands_and_takes_all_where_it_fuses(
 def test_gates_of_prog_lora_dynamic_sum_to_one_and_are_the_same_in_all_layers(
     llava_folder: Path, tmp_path: Path
 ) -> None:
-    run, method = traced(llava_folder, tmp_path, ProgLoRA, mode="dynamic", recall="none", text_encoder=None)
-    assert isinstance(method, ProgLoRA)
+    run, method = traced(llava_folder, tmp_path, ProgLoRADynamic, recall="none", text_encoder=None)
+    assert isinstance(method, ProgLoRADynamic)
     report = read(run, 2)
     for task in (*DATA.stream[:2], *DATA.downstream):
         samples = [task.test.sample(row) for row in range(ROWS)]
         with torch.no_grad():
-            expected = method.gates(method.instruction_features(samples)).mean(0).tolist()
+            expected = method.gates(method.gate_features(samples)).mean(0).tolist()
         banks = banks_of(report, task.name)
         assert len(banks) == 9
         for bank in banks.values():

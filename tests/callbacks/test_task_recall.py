@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from prog_kit import begun, hashed_texts, prog_lora  # noqa: F401
+from prog_kit import begun, dynamic, hashed_texts  # noqa: F401
 from stream_kit import (
     NUM_SHORT,
     STREAM,
@@ -27,12 +28,13 @@ from callbacks import TaskRecall
 from lit_cvit.data.memory import cycled, memory_rows
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stage import Stage
-from lit_cvit.methods import ContinualMethod, ProgLoRA, SeqLoRA
+from lit_cvit.data.tasks import Sample
+from lit_cvit.methods import ContinualMethod, ProgLoRADynamic, ProgLoRAStatic, SeqLoRA
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
 
 
-def texts_of(method: ProgLoRA, task: Any, rows: list[int]) -> torch.Tensor:
+def texts_of(method: ProgLoRADynamic, task: Any, rows: list[int]) -> torch.Tensor:
     """Max-pooled token embeddings of the users' texts, one at a time."""
     table, tokenizer = method.backbone.model.get_input_embeddings().weight, method.backbone.tokenizer
     texts = [task.train.sample(row).user_text for row in rows]
@@ -50,7 +52,7 @@ class Watch(StageCallback):
         self.numbers: dict[int, list[int]] = {}
 
     def on_stage_end(self, trainer: ContinualTrainer, method: ContinualMethod, stage: Stage) -> None:
-        assert isinstance(method, ProgLoRA)
+        assert isinstance(method, ProgLoRADynamic)
         rows = memory_rows(NUM_SHORT, self.recall.amount, seed=0, task=stage.task.name)
         with torch.no_grad():
             self.ends[stage.task.name] = method.gates(texts_of(method, stage.task, rows))
@@ -98,7 +100,7 @@ def test_the_term_is_the_divergence_of_equation_8_from_the_gates_at_each_tasks_e
 ) -> None:
     recall = TaskRecall(**settings)
     watch = Watch(recall)
-    method = prog_lora(llava_folder, mode="dynamic", key_std=0.3)
+    method = dynamic(llava_folder, key_std=0.3)
     trainer = fit(tmp_path, method, short_data(), callbacks=[recall, watch])
     rows = log_rows(trainer.run)
     assert ["loss/recall" in row for row in rows] == [False, False, True, True, True, True]
@@ -115,7 +117,7 @@ def test_the_term_is_the_divergence_of_equation_8_from_the_gates_at_each_tasks_e
 
 
 def test_right_after_its_task_nothing_diverges_and_a_new_key_parts_them(llava_folder: Path) -> None:
-    method = begun(llava_folder, 2, mode="dynamic", key_std=0.3)
+    method = begun(dynamic(llava_folder, key_std=0.3), 2)
     task = small_data(tasks=STREAM).stream[1]
     features = texts_of(method, task, [0, 3, 5])
     with torch.no_grad():
@@ -132,7 +134,7 @@ def test_right_after_its_task_nothing_diverges_and_a_new_key_parts_them(llava_fo
 def test_the_method_chooses_the_direction(llava_folder: Path) -> None:
     found = {}
     for direction in ("forward", "reverse"):
-        method = begun(llava_folder, 2, mode="dynamic", key_std=0.3, kl_direction=direction)
+        method = begun(dynamic(llava_folder, key_std=0.3, kl_direction=direction), 2)
         features = texts_of(method, small_data(tasks=STREAM).stream[0], [0])
         with torch.no_grad():
             (value,) = method.gate_divergence(features, torch.tensor([[1.0]])).tolist()
@@ -155,7 +157,7 @@ class NoImage:
 def test_recall_runs_neither_the_language_model_nor_opens_images(
     llava_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = begun(llava_folder, 1, mode="dynamic")
+    method = begun(dynamic(llava_folder), 1)
     stages = small_data(tasks=STREAM).stages(seed=0)
     source = stages[0].task.train
     assert source is not None
@@ -192,7 +194,7 @@ def test_accumulation_changes_nothing_also_in_a_short_last_step(llava_folder: Pa
     logs = []
     for name, changes in (("whole", {}), ("parts", {"batch_size": 8, "global_batch_size": 16})):
         callbacks: list[Callback] = [TaskRecall(sizes="random", amount=6)]
-        method = prog_lora(llava_folder, mode="dynamic")
+        method = dynamic(llava_folder)
         logs.append(log_rows(fit(tmp_path / name, method, short_data(**changes), callbacks=callbacks).run))
     values = [[row["loss/recall"] for row in rows if "loss/recall" in row] for rows in logs]
     assert len(values[0]) == 4
@@ -202,7 +204,7 @@ def test_accumulation_changes_nothing_also_in_a_short_last_step(llava_folder: Pa
 def test_recall_keeps_old_gates_nearer_than_without_it(llava_folder: Path, tmp_path: Path) -> None:
     apart = {}
     for weight in (20.0, 1e-6):
-        method = prog_lora(llava_folder, mode="dynamic", rate=1e-3)
+        method = dynamic(llava_folder, rate=1e-3)
         recall = TaskRecall(sizes="random", amount=20, weight=weight)
         rows = log_rows(fit(tmp_path / str(weight), method, short_data(epochs=3), callbacks=[recall]).run)
         apart[weight] = [row["loss/recall"] / weight for row in rows if "loss/recall" in row]
@@ -213,7 +215,7 @@ def test_recall_keeps_old_gates_nearer_than_without_it(llava_folder: Path, tmp_p
 def test_a_run_killed_inside_a_later_stage_ends_bit_identical(llava_folder: Path, tmp_path: Path) -> None:
     require_equal_resume(
         tmp_path,
-        lambda: prog_lora(llava_folder, mode="dynamic", dropout=0.1),
+        lambda: dynamic(llava_folder, dropout=0.1),
         lambda: TaskRecall(amount=16, batch_size=5),
         kill_at=5,
     )
@@ -230,23 +232,72 @@ def test_the_state_is_plain_and_comes_back() -> None:
     assert again.gates["GQA"].tolist() == [[0.25, 0.75], [1.0, 0.0]]
 
 
-@pytest.mark.parametrize(
-    ("family", "settings", "message"),
-    [
-        (SeqLoRA, {}, "needs ProgLoRA with mode: dynamic, got SeqLoRA"),
-        (ProgLoRA, {"recall": "none"}, "needs ProgLoRA with mode: dynamic, got ProgLoRA with mode: static"),
-        (
-            ProgLoRA,
-            {"mode": "dynamic", "text_encoder": None},
-            "TaskRecall.sizes 'similarity' needs the similarity of tasks",
-        ),
-    ],
-)
-def test_a_method_without_such_gates_is_refused(
-    llava_folder: Path, tmp_path: Path, family: Any, settings: dict[str, Any], message: str
+class ByLength(ContinualMethod):
+    """Gates a block per task by the length of a text: a method of its own, with a divergence of its own."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.slopes = torch.nn.ParameterList()
+
+    def plan_stage(self, stage: Stage) -> dict[str, Any]:
+        return {"new_blocks": [self.rank], "freeze_blocks": True, "new_projector": self.is_new}
+
+    def apply_plan(self, plan: dict[str, Any]) -> None:
+        self.slopes.append(torch.nn.Parameter(torch.tensor(0.5 * self.num_gates)))
+
+    def extra_tensors(self) -> dict[str, torch.Tensor]:
+        return {f"slopes.{number}": slope for number, slope in enumerate(self.slopes)}
+
+    def sample_facts(self, batch: Any) -> dict[str, torch.Tensor]:
+        return {"gate": self.gates(self.gate_features(batch.samples))} if len(self.slopes) else {}
+
+    @property
+    def num_gates(self) -> int:
+        return len(self.slopes)
+
+    def gate_features(self, samples: Sequence[Sample]) -> torch.Tensor:
+        return torch.tensor([[len(sample.user_text) / 100] for sample in samples])
+
+    def gates(self, features: torch.Tensor) -> torch.Tensor:
+        return (features * torch.stack(list(self.slopes))).softmax(1)
+
+    def gate_divergence(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (self.gates(features) - targets).square().sum(1)
+
+
+def test_any_method_that_gates_its_blocks_by_sample_is_recalled(llava_folder: Path, tmp_path: Path) -> None:
+    recall = TaskRecall(sizes="random", amount=6, weight=3.0)
+    method = small_method(llava_folder, ByLength)
+    assert isinstance(method, ByLength)
+    run = fit(tmp_path, method, short_data(), callbacks=[recall]).run
+    assert [tuple(recall.gates[task].shape) for task in STREAM] == [(6, 1), (6, 2), (6, 3)]
+    rows = log_rows(run)
+    assert ["loss/recall" in row for row in rows] == [False, False, True, True, True, True]
+    # A first block has the gate 1, so its slope is 0 still; the second one begins with 0.5.
+    source = short_data().stream[0].train
+    assert source is not None
+    texts = [source.sample(row).user_text for row in memory_rows(NUM_SHORT, 6, seed=0, task=STREAM[0])]
+    second = [1 - 1 / (1 + math.exp(0.5 * len(text) / 100)) for text in texts]
+    expected = 3.0 * sum(2 * share**2 for share in second) / 6
+    assert rows[2]["loss/recall"] == pytest.approx(expected, rel=1e-5)
+    assert rows[3]["loss/recall"] < rows[2]["loss/recall"]
+
+
+@pytest.mark.parametrize("family", [SeqLoRA, ProgLoRAStatic])
+def test_a_method_without_gates_by_sample_is_refused_with_what_is_needed(
+    llava_folder: Path, tmp_path: Path, family: Any
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    settings = {"recall": "none"} if family is ProgLoRAStatic else {}
+    needed = f"num_gates, gate_features, gates and gate_divergence. {family.__name__} offers none"
+    with pytest.raises(ValueError, match=needed):
         fit(tmp_path, small_method(llava_folder, family, **settings), callbacks=[TaskRecall()])
+
+
+def test_sizes_by_similarity_need_a_method_that_measures_it(llava_folder: Path, tmp_path: Path) -> None:
+    method = dynamic(llava_folder, text_encoder=None)
+    needed = "TaskRecall.sizes 'similarity' needs the similarity of tasks"
+    with pytest.raises(ValueError, match=needed):
+        fit(tmp_path, method, callbacks=[TaskRecall()])
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def build(*arguments: object) -> StreamCLI:
 def test_every_shipped_configuration_builds(name: str) -> None:
     here = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
     cli = build("--config", "quickstart", "--config", name, *here)
-    shipped = ("DirLoRA", "HiDe", "LCIA", "Multitask", "ProgLoRA", "SMoLoRA", "SeqLoRA", "ZeroShot")
+    shipped = {"DirLoRA", "HiDe", "LCIA", "Multitask", "SMoLoRA", "SeqLoRA", "ZeroShot"}
+    shipped |= {"ProgLoRADynamic", "ProgLoRAStatic"}
     assert type(cli.model).__name__ in shipped
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lit_cvit.cli.shipped import CONFIGS
 from lit_cvit.cli.stream_cli import StreamCLI
-from lit_cvit.methods import ProgLoRA
+from lit_cvit.methods import ProgLoRADynamic
 from lit_cvit.run import RunFolder, read_jsonl
 
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml"))
@@ -71,5 +71,5 @@ def test_prog_lora_goes_without_its_recall(say: Any, tmp_path: Path) -> None:
     assert [{name for name in row if name.startswith("loss/")} for row in rows] == [{"loss/lm"}] * 4
     assert run.record.facts["access"] == "nothing beyond the prompt and image"
     cli = StreamCLI(["--config", str(run.config_path)], run=False)
-    assert isinstance(cli.model, ProgLoRA)
-    assert (cli.model.mode, cli.model.requires_callbacks) == ("dynamic", ())
+    assert isinstance(cli.model, ProgLoRADynamic)
+    assert cli.model.requires_callbacks == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,19 @@ from prog_kit import (
     mixed_batch,
     prog_lora,
     require_fusion,
+    static,
 )
 from stream_kit import STREAM, fit, small_data
 
 from callbacks import Replay, StageEvaluation
+from lit_cvit.backbones import Llava
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.encoders import MINILM
-from lit_cvit.methods import ProgLoRA
+from lit_cvit.methods import ProgLoRADynamic, ProgLoRAStatic
+from lit_cvit.methods.prog_lora.base import ProgLoRABase
 from lit_cvit.methods.task_embedding import TaskEmbedder
 
+FORMS = (ProgLoRAStatic, ProgLoRADynamic)
 OWN = {"ScienceQA": 0, "GQA": 1, "VQAv2": 2}
 
 
@@ -36,7 +42,7 @@ OWN = {"ScienceQA": 0, "GQA": 1, "VQAv2": 2}
 def test_a_task_is_embedded_by_the_means_of_its_images_instructions_and_first_answers(
     llava_folder: Path,
 ) -> None:
-    method = prog_lora(llava_folder)
+    method = static(llava_folder)
     method.prepare()
     source = small_data().stream[0].train
     assert source is not None
@@ -60,7 +66,7 @@ def test_a_task_is_embedded_by_the_means_of_its_images_instructions_and_first_an
 def test_replayed_rows_are_no_part_of_a_tasks_embedding(llava_folder: Path, tmp_path: Path) -> None:
     found = {}
     for recall, callbacks in (("none", []), ("callback", [Replay(form="rows", amount=12)])):
-        method = prog_lora(llava_folder, static_weights="similarity", recall=recall)
+        method = static(llava_folder, recall=recall)
         trainer = fit(tmp_path / recall, method, small_data(tasks=STREAM), callbacks=callbacks)
         found[recall] = [stage.num_steps for stage in trainer.stages], method.embeddings
     assert (found["none"][0], found["callback"][0]) == ([2, 2, 2], [2, 3, 4])
@@ -69,7 +75,7 @@ def test_replayed_rows_are_no_part_of_a_tasks_embedding(llava_folder: Path, tmp_
 
 
 def test_weights_are_the_cosines_of_the_saved_embeddings_and_stand_in_the_plan(llava_folder: Path) -> None:
-    method = begun(llava_folder)
+    method = begun(static(llava_folder))
     saved = method.tensors()
 
     def weight(p: int, i: int) -> float:
@@ -87,15 +93,15 @@ def test_weights_are_the_cosines_of_the_saved_embeddings_and_stand_in_the_plan(l
 
 
 def test_a_method_that_follows_the_plans_again_has_the_same_weights_and_tensors(llava_folder: Path) -> None:
-    for mode in ("static", "dynamic"):
-        first, again = prog_lora(llava_folder, mode=mode), prog_lora(llava_folder, mode=mode)
+    for form in FORMS:
+        first, again = prog_lora(llava_folder, form), prog_lora(llava_folder, form)
         first.prepare()
         again.prepare()
         plans = [first.begin_stage(stage) for stage in small_data(tasks=STREAM).stages(seed=0)]
         for plan in plans:
             again.follow_plan(plan)
         again.load_tensors(first.tensors())
-        assert again.fusion == first.fusion
+        assert again.learned == first.learned == STREAM
         assert again.similarities() == first.similarities()
         facts = [each.eval().sample_facts(mixed_batch(each))["gate"] for each in (first, again)]
         assert torch.equal(*facts)
@@ -110,7 +116,7 @@ def test_a_sample_gets_its_tasks_fused_block_and_no_later_one(
     llava_folder: Path, layer: str, static_weights: Any
 ) -> None:
     """In a mixed batch; a task that was never learned gets the newest task's."""
-    method = begun(llava_folder, static_weights=static_weights).eval()
+    method = begun(static(llava_folder, static_weights=static_weights)).eval()
     w = {(p, i): method.similarities()[STREAM[p]] for p, i in ((0, 2), (1, 2))} | {
         (0, 1): method.fusion[1][0]
     }
@@ -121,7 +127,8 @@ def test_a_sample_gets_its_tasks_fused_block_and_no_later_one(
 
 
 def test_training_rows_of_old_tasks_go_through_the_current_block_or_their_own(llava_folder: Path) -> None:
-    current, own = begun(llava_folder), begun(llava_folder, replay_block="own")
+    current = begun(static(llava_folder))
+    own = begun(static(llava_folder, replay_block="own"))
     gates = [method.sample_facts(mixed_batch(method, with_answers=True))["gate"] for method in (current, own)]
     assert gates[0].tolist() == [gates[0][1].tolist()] * 5
     assert torch.equal(gates[1], own.eval().sample_facts(mixed_batch(own))["gate"])
@@ -129,14 +136,15 @@ def test_training_rows_of_old_tasks_go_through_the_current_block_or_their_own(ll
 
 
 def test_before_its_first_stage_it_is_the_backbone(llava_folder: Path) -> None:
-    method = prog_lora(llava_folder).eval()
-    method.prepare()
-    assert method.sample_facts(mixed_batch(method)) == {}
-    assert len(method.generate(mixed_batch(method), max_new_tokens=2)) == 5
+    for form in FORMS:
+        method = prog_lora(llava_folder, form).eval()
+        method.prepare()
+        assert method.sample_facts(mixed_batch(method)) == {}
+        assert len(method.generate(mixed_batch(method), max_new_tokens=2)) == 5
 
 
 def test_without_similarity_there_is_no_encoder_and_no_embedding(llava_folder: Path) -> None:
-    method = begun(llava_folder, static_weights="ones", recall="none")
+    method = begun(static(llava_folder, static_weights="ones", recall="none"))
     assert method.measures is False
     assert [name for name in method.tensors() if "embedding" in name] == []
     assert method.fusion == [[1.0], [1.0, 1.0], [1.0, 1.0, 1.0]]
@@ -146,100 +154,116 @@ def test_without_similarity_there_is_no_encoder_and_no_embedding(llava_folder: P
 
 
 @pytest.mark.parametrize(
-    ("settings", "words", "needs"),
+    ("form", "settings", "words", "needs"),
     [
         (
-            {"mode": "static"},
+            ProgLoRAStatic,
+            {},
             f"task id in training, task id at test (oracle), old data, encoder {MINILM}",
             ("Replay",),
         ),
         (
-            {"mode": "static", "recall": "none", "static_weights": "ones"},
+            ProgLoRAStatic,
+            {"recall": "none", "static_weights": "ones"},
             "task id in training, task id at test (oracle)",
             (),
         ),
-        ({"mode": "dynamic"}, f"old data, encoder {MINILM}", ("TaskRecall",)),
-        ({"mode": "dynamic", "text_encoder": None}, "old data", ("TaskRecall",)),
-        ({"mode": "dynamic", "recall": "none"}, "nothing beyond the prompt and image", ()),
+        (ProgLoRADynamic, {}, f"old data, encoder {MINILM}", ("TaskRecall",)),
+        (ProgLoRADynamic, {"text_encoder": None}, "old data", ("TaskRecall",)),
+        (ProgLoRADynamic, {"recall": "none"}, "nothing beyond the prompt and image", ()),
     ],
 )
-def test_it_declares_what_it_knows_and_needs(
-    llava_folder: Path, settings: dict[str, Any], words: str, needs: tuple[str, ...]
+def test_it_declares_what_it_reads_and_needs(
+    llava_folder: Path, form: Any, settings: dict[str, Any], words: str, needs: tuple[str, ...]
 ) -> None:
-    method = prog_lora(llava_folder, **settings)
+    method = prog_lora(llava_folder, form, **settings)
     assert method.access.words() == words
     assert method.requires_callbacks == needs
 
 
-@pytest.mark.parametrize(("mode", "needed"), [("static", "Replay"), ("dynamic", "TaskRecall")])
+@pytest.mark.parametrize(("form", "needed"), [(ProgLoRAStatic, "Replay"), (ProgLoRADynamic, "TaskRecall")])
 def test_it_does_not_start_without_its_callback(
-    llava_folder: Path, tmp_path: Path, mode: Any, needed: str
+    llava_folder: Path, tmp_path: Path, form: Any, needed: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"ProgLoRA as configured needs the callback {needed}"):
-        fit(tmp_path, prog_lora(llava_folder, mode=mode))
+    with pytest.raises(ValueError, match=f"{form.__name__} as configured needs the callback {needed}"):
+        fit(tmp_path, prog_lora(llava_folder, form))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("form", "settings", "parts"),
     [
-        ({"mode": "both"}, "model.mode must be one of static, dynamic; got 'both'"),
-        ({"recall": "no"}, "model.recall must be one of callback, none; got 'no'"),
-        ({"static_weights": "two"}, "model.static_weights must be one of similarity, ones; got 'two'"),
-        ({"replay_block": "x"}, "model.replay_block must be one of current, own; got 'x'"),
-        ({"similarity_transform": "x"}, "model.similarity_transform must be one of none, tir; got 'x'"),
-        ({"pool": "x"}, "model.pool must be one of max, mean; got 'x'"),
-        ({"kl_direction": "x"}, "model.kl_direction must be one of forward, reverse; got 'x'"),
-        ({"proj_dim": 0}, "model.proj_dim must be at least 1, got 0"),
-        ({"similarity_samples": 0}, "model.similarity_samples must be at least 1, got 0"),
-        ({"temperature": 0.0}, "model.temperature must be more than 0, got 0.0"),
-        ({"key_std": -1.0}, "model.key_std must be more than 0, got -1.0"),
-        ({"text_encoder": None}, "model.static_weights 'similarity' needs a model.text_encoder, got null"),
+        (ProgLoRAStatic, {"recall": "no"}, ("model.recall", "callback, none", "'no'")),
+        (ProgLoRAStatic, {"static_weights": "two"}, ("model.static_weights", "similarity, ones", "'two'")),
+        (ProgLoRAStatic, {"replay_block": "x"}, ("model.replay_block", "current, own", "'x'")),
+        (ProgLoRADynamic, {"similarity_transform": "x"}, ("model.similarity_transform", "none, tir", "'x'")),
+        (ProgLoRADynamic, {"pool": "x"}, ("model.pool", "max, mean", "'x'")),
+        (ProgLoRADynamic, {"kl_direction": "x"}, ("model.kl_direction", "forward, reverse", "'x'")),
+        (ProgLoRADynamic, {"proj_dim": 0}, ("model.proj_dim", "at least 1", "0")),
+        (ProgLoRADynamic, {"similarity_samples": 0}, ("model.similarity_samples", "at least 1", "0")),
+        (ProgLoRADynamic, {"temperature": 0.0}, ("model.temperature", "more than 0", "0.0")),
+        (ProgLoRADynamic, {"key_std": -1.0}, ("model.key_std", "more than 0", "-1.0")),
+        (ProgLoRAStatic, {"text_encoder": None}, ("model.static_weights", "model.text_encoder", "null")),
     ],
 )
 def test_settings_out_of_range_are_refused(
-    llava_folder: Path, settings: dict[str, Any], message: str
+    llava_folder: Path, form: Any, settings: dict[str, Any], parts: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=f"^{message.replace('.', chr(92) + '.')}$"):
-        prog_lora(llava_folder, **settings)
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, parts))):
+        prog_lora(llava_folder, form, **settings)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_option_belongs_to_the_other_form(form: Any) -> None:
+    own = {other: set(inspect.signature(other).parameters) for other in FORMS}
+    shared = set(inspect.signature(ProgLoRABase).parameters)
+    (other,) = set(FORMS) - {form}
+    assert own[form] & own[other] <= shared
+    for option in own[other] - shared:
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+            form(Llava("nowhere"), **{option: "x"})
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("form", "settings", "message"),
     [
-        ({"pool": "mean"}, "model.pool has no effect in mode static"),
-        ({"train_old_keys": True}, "model.train_old_keys has no effect in mode static"),
-        ({"mode": "dynamic", "static_weights": "ones"}, "model.static_weights has no effect in mode dynamic"),
         (
+            ProgLoRAStatic,
             {"static_weights": "ones", "recall": "none", "similarity_transform": "tir"},
             "model.similarity_transform has no effect where no similarity is measured",
         ),
         (
+            ProgLoRADynamic,
             {"alpha": 32},
             "model.alpha has no effect beside model.scaling 2.0; set that to null to scale by alpha / rank",
         ),
         (
+            ProgLoRAStatic,
             {"replay_block": "own", "projector": "lora"},
             "model.replay_block has no effect on old rows that train nothing (projector: lora)",
         ),
-        ({}, None),
-        ({"replay_block": "own"}, None),
-        ({"mode": "dynamic", "pool": "mean", "kl_direction": "reverse", "similarity_transform": "tir"}, None),
-        ({"alpha": 32, "scaling": None}, None),
+        (ProgLoRAStatic, {}, None),
+        (ProgLoRAStatic, {"replay_block": "own"}, None),
+        (
+            ProgLoRADynamic,
+            {"pool": "mean", "kl_direction": "reverse", "similarity_transform": "tir"},
+            None,
+        ),
+        (ProgLoRADynamic, {"alpha": 32, "scaling": None}, None),
     ],
 )
 def test_a_setting_without_effect_is_named(
-    llava_folder: Path, settings: dict[str, Any], message: str | None
+    llava_folder: Path, form: Any, settings: dict[str, Any], message: str | None
 ) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        prog_lora(llava_folder, **settings)
+        prog_lora(llava_folder, form, **settings)
     assert [str(each.message) for each in caught] == ([] if message is None else [message])
 
 
 def test_scaling_is_two_or_alpha_over_rank(llava_folder: Path) -> None:
     factors = []
     for settings in ({}, {"scaling": None, "alpha": 16}, {"scaling": 3.0, "alpha": 96}):
-        method = prog_lora(llava_folder, **settings)
+        method = static(llava_folder, **settings)
         method.prepare()
         factors.append({bank.scaling for bank in method.banks.values()})
     assert factors == [{2.0}, {0.5}, {3.0}]
@@ -251,10 +275,10 @@ def test_scaling_is_two_or_alpha_over_rank(llava_folder: Path) -> None:
 def test_old_static_answers_change_with_the_shared_projector_alone(
     llava_folder: Path, tmp_path: Path
 ) -> None:
-    """A projector of blocks freezes with each task, so what a task answers is settled when it ends."""
+    """A projector of blocks freezes with each task, so what a task answers is fixed when it ends."""
     answers = {}
     for projector in ("lora", "full"):
-        method = prog_lora(llava_folder, projector=projector)
+        method = static(llava_folder, projector=projector)
         data = small_data(tasks=STREAM[:2], settings={"num_train": 16})
         run = fit(
             tmp_path / projector, method, data, callbacks=[Replay(), StageEvaluation(downstream=False)]
@@ -270,14 +294,14 @@ def test_old_static_answers_change_with_the_shared_projector_alone(
 
 
 def test_a_run_that_starts_from_another_weights_its_blocks_too(llava_folder: Path, tmp_path: Path) -> None:
-    def one(task: str, **more: Any) -> tuple[ProgLoRA, str]:
-        method = prog_lora(llava_folder)
+    def one(task: str, **more: Any) -> tuple[ProgLoRAStatic, str]:
+        method = static(llava_folder)
         data = small_data(tasks=[task], settings={"num_train": 16})
         return method, str(fit(tmp_path, method, data, callbacks=[Replay()], **more).run.path)
 
     _, path = one("GQA")
     method, _ = one("VQAv2", start_from=path)
-    whole = prog_lora(llava_folder)
+    whole = static(llava_folder)
     whole.prepare()
     for stage in small_data(tasks=["GQA", "VQAv2"], settings={"num_train": 16}).stages(seed=0):
         whole.begin_stage(stage)

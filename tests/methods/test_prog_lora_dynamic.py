@@ -1,4 +1,4 @@
-"""ProgLoRA, mode dynamic: gates by keys of the users' pooled texts, what trains, how many parameters."""
+"""ProgLoRADynamic: gates by keys of the users' pooled texts, what trains, how many parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from prog_kit import LAYERS, MIXED, begun, hashed_texts, mixed_batch, require_fusion, samples  # noqa: F401
+from prog_kit import (
+    LAYERS,
+    MIXED,
+    begun,
+    dynamic,
+    hashed_texts,  # noqa: F401
+    mixed_batch,
+    require_fusion,
+    samples,
+)
 
 from lit_cvit.adapters import routing
 from lit_cvit.data.restricted import restrict_batch
@@ -20,7 +29,7 @@ def test_a_gate_is_the_softmax_over_keys_of_the_users_pooled_tokens(
     llava_folder: Path, pool: Any, pool_norm: Any
 ) -> None:
     settings = {"temperature": 0.7, "key_std": 0.3, "pool": pool, "pool_norm": pool_norm}
-    method = begun(llava_folder, mode="dynamic", **settings).eval()
+    method = begun(dynamic(llava_folder, **settings)).eval()
     table = method.backbone.model.get_input_embeddings().weight
     state = {
         name.removeprefix("key_gate."): value
@@ -43,14 +52,14 @@ def test_a_gate_is_the_softmax_over_keys_of_the_users_pooled_tokens(
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_all_layers_have_the_one_gate_of_a_sample(llava_folder: Path, layer: str) -> None:
-    method = begun(llava_folder, mode="dynamic", key_std=0.3).eval()
+    method = begun(dynamic(llava_folder, key_std=0.3)).eval()
     gate = method.sample_facts(mixed_batch(method))["gate"].tolist()
     require_fusion(method, mixed_batch(method), layer, gate)
 
 
 def test_a_gate_sees_the_users_text_alone(llava_folder: Path) -> None:
     """Neither image, task, answer, padding, other samples nor whether it is training."""
-    method = begun(llava_folder, mode="dynamic", key_std=0.3)
+    method = begun(dynamic(llava_folder, key_std=0.3))
     expected = method.sample_facts(mixed_batch(method, with_answers=True))["gate"]
     method.eval()
     changed = [
@@ -65,17 +74,17 @@ def test_a_gate_sees_the_users_text_alone(llava_folder: Path) -> None:
 
 
 def test_an_image_token_in_a_text_and_a_text_without_tokens_are_no_problem(llava_folder: Path) -> None:
-    method = begun(llava_folder, mode="dynamic")
+    method = begun(dynamic(llava_folder))
     plain = samples(MIXED[0])[0]
     token = method.backbone.chat_format.image_token
     marked = dataclasses.replace(plain, text=f"{token}{plain.user_text}")
-    features = method.instruction_features([plain, marked, dataclasses.replace(plain, text=token)])
+    features = method.gate_features([plain, marked, dataclasses.replace(plain, text=token)])
     assert torch.equal(features[0], features[1])
     assert not features[2].any()
 
 
 def test_the_first_stage_has_weight_one_and_trains_no_key(llava_folder: Path) -> None:
-    method = begun(llava_folder, 1, mode="dynamic")
+    method = begun(dynamic(llava_folder), 1)
     assert method.sample_facts(mixed_batch(method))["gate"].tolist() == [[1.0]] * 5
     assert [name for name, p in method.named_parameters() if p.requires_grad and "key_gate" in name] == []
 
@@ -84,7 +93,7 @@ def test_the_first_stage_has_weight_one_and_trains_no_key(llava_folder: Path) ->
 def test_later_stages_train_block_key_and_projectors(
     llava_folder: Path, train_old_keys: bool, keys: list[int]
 ) -> None:
-    method = begun(llava_folder, mode="dynamic", train_old_keys=train_old_keys)
+    method = begun(dynamic(llava_folder, train_old_keys=train_old_keys))
     names = [name for name, p in method.named_parameters() if p.requires_grad]
     assert [name for name in names if ".keys." in name] == [f"key_gate.keys.{n}" for n in keys]
     assert sum("key_gate." in name and ".keys." not in name for name in names) == 6
@@ -95,14 +104,14 @@ def test_later_stages_train_block_key_and_projectors(
 def test_the_gate_has_the_parameters_of_table_13(llava_folder: Path) -> None:
     """One projector and a key per block, of the decoder's width."""
     width, hidden = 64, 24
-    method = begun(llava_folder, mode="dynamic", proj_dim=hidden)
+    method = begun(dynamic(llava_folder, proj_dim=hidden))
     sizes = [tensor.numel() for name, tensor in method.tensors().items() if "key_gate" in name]
     assert sum(sizes) == (width * hidden + hidden) + (hidden * width + width) + 2 * width + 3 * width
     assert 4096 * 256 + 256 + 256 * 4096 + 4096 + 2 * 4096 + 4096 == 2_113_792
 
 
 def test_both_projectors_and_the_new_key_get_gradients(llava_folder: Path) -> None:
-    method = begun(llava_folder, mode="dynamic")
+    method = begun(dynamic(llava_folder))
     batch = mixed_batch(method, with_answers=True)
     with routing(method.context(batch)):
         method.backbone.loss(batch).loss_sum.backward()
@@ -116,8 +125,8 @@ def test_pool_norm_sets_alike_pooled_texts_apart(llava_folder: Path) -> None:
     """Maxima over tokens share an offset, which alone makes pooled texts of different tasks alike."""
     found = {}
     for pool_norm in ("none", "layer"):
-        method = begun(llava_folder, mode="dynamic", pool_norm=pool_norm)
-        features = method.instruction_features(samples(*MIXED))
+        method = begun(dynamic(llava_folder, pool_norm=pool_norm))
+        features = method.gate_features(samples(*MIXED))
         unit = torch.nn.functional.normalize(features, dim=1)
         found[pool_norm] = float((unit[0] @ unit[1]).detach())
         if pool_norm == "layer":

@@ -92,8 +92,8 @@ def test_a_record_survives_json() -> None:
 
 
 def test_a_newer_schema_is_refused() -> None:
-    value = {**RunRecord(seed=0, config_digest="d").to_json(), "schema": 2}
-    with pytest.raises(ValueError, match=r"runs/a/run\.json has schema version 2, newer than the 1"):
+    value = {**RunRecord(seed=0, config_digest="d").to_json(), "schema": 3}
+    with pytest.raises(ValueError, match=r"runs/a/run\.json has schema version 3, newer than the 2"):
         RunRecord.from_json(value, source=Path("runs/a/run.json"))
 
 

@@ -1,5 +1,6 @@
-"""ProgLoRA: the method and its key gate."""
+"""ProgLoRA: its two forms, and the gate by keys."""
 
-from lit_cvit.methods.prog_lora.base import ProgLoRA
+from lit_cvit.methods.prog_lora.dynamic import ProgLoRADynamic
+from lit_cvit.methods.prog_lora.static import ProgLoRAStatic
 
-__all__ = ["ProgLoRA"]
+__all__ = ["ProgLoRADynamic", "ProgLoRAStatic"]
