@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "lit_cvit.backbones": ("Backbone", "Llava", "Tiny"),
-    "lit_cvit.cli.stream_cli": ("load_run",),
+    "lit_cvit.cli.load": ("load_run",),
     "lit_cvit.data.datamodule": ("ContinualDataModule",),
     "lit_cvit.data.stage": ("Stage",),
     "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
