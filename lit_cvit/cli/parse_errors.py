@@ -1,8 +1,8 @@
 """What is wrong with a configuration that the parser refused: the first problem, with its key.
 
-The parser's own message is not read. Files and options are walked once more against the constructors that they
-configure, up to the first key that nothing takes, unknown class, or value that its type does not allow. Whether
-a value fits a type is left to the parser, which is asked for that value alone.
+The parser's own message is not read. Files and options are walked once more against the constructors that
+they configure, up to the first key that nothing takes, unknown class, or value that its type does not allow.
+Whether a value fits a type is left to the parser, which is asked for that value alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _WORDS |= {
     tuple: "a list of the right length",
     dict: "a mapping such as {key: value}",
 }
+_FRAME = ("class_path", "init_args", "dict_kwargs")
 
 
 def explain(error: ArgumentError, args: Sequence[str], types: Mapping[str, Any], keys: Iterable[str]) -> str:

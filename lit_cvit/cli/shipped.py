@@ -31,6 +31,6 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a configuration file as plain values.
 
     Raises:
-        ValueError: the file is not UTF-8, not YAML, has a key twice, or is not a mapping; names file and line.
+        ValueError: the file is not UTF-8, not YAML, has a key twice, or is no mapping; names file and line.
     """
     return read_yaml(path, content="of settings such as `model:`", place=f"--config {path}")

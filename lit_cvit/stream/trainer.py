@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
@@ -34,6 +34,7 @@ from lit_cvit.stream.checkpoints import (
     checkpoint_step,
 )
 from lit_cvit.stream.preflight import check_data, describe, introduce
+from lit_cvit.stream.refusals import refuse_callbacks, refuse_launcher, refuse_precision, refuse_strategy
 from lit_cvit.stream.restore import open_run, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
@@ -42,8 +43,6 @@ from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from lit_cvit.methods.access import DataAccess
-
-_PRECISIONS = (None, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
 
 class ContinualTrainer(L.Trainer):
@@ -69,7 +68,8 @@ class ContinualTrainer(L.Trainer):
         kwargs: Lightning's own settings; `log_every_n_steps` is 1 unless set.
 
     Raises:
-        ValueError: a strategy that cannot walk a stream, or a precision that would convert the frozen model.
+        ValueError: a strategy or callback that cannot walk a stream, a precision that would convert the
+            frozen model, or processes of a launcher that would not train together.
     """
 
     def __init__(
@@ -85,7 +85,10 @@ class ContinualTrainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
-        _check_precision(kwargs.get("precision"))
+        refuse_precision(kwargs.get("precision"))
+        if isinstance(devices, int) and devices > 0:
+            # Before Lightning compares them, in other words.
+            refuse_launcher(devices, kwargs.get("num_nodes", 1))
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
         if checkpoint_every_n_steps < 0:
@@ -119,7 +122,12 @@ class ContinualTrainer(L.Trainer):
             enable_model_summary=False,
             **kwargs,
         )
-        _check_strategy(self.strategy, strategy)
+        refuse_launcher(self.num_devices, self.num_nodes)
+        refuse_strategy(self.strategy, strategy)
+        refuse_callbacks(self.callbacks)
+        if isinstance(self.strategy, DDPStrategy):
+            # Frozen blocks are buffers; sending them at every step would be for nothing.
+            self.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
         self._signal_connector = NoSignals(self)
         self.stop = StopSignal()
         self.checkpoint_every_n_steps = checkpoint_every_n_steps
@@ -367,27 +375,6 @@ class ContinualTrainer(L.Trainer):
                     f"{type(method).__name__} as configured needs the callback {required}; add it under "
                     f"trainer.callbacks. {unknown('callback', required, names)}"
                 )
-
-
-def _check_precision(precision: object) -> None:
-    if (None if precision is None else str(precision)) not in _PRECISIONS:
-        raise ValueError(
-            f"trainer.precision {precision!r} would convert the frozen model and the adapters alike; allowed "
-            f"are {', '.join(str(p) for p in _PRECISIONS if p)}. For a 16-bit model set model.backbone.dtype"
-        )
-
-
-def _check_strategy(strategy: Strategy, asked: str | Strategy) -> None:
-    by_command = isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"
-    if not (by_command or isinstance(strategy, SingleDeviceStrategy)):
-        name = asked if isinstance(asked, str) else type(asked).__name__
-        raise ValueError(
-            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto' and 'ddp' (processes "
-            "started by command, torchrun or SLURM)"
-        )
-    if isinstance(strategy, DDPStrategy):
-        # Frozen blocks are buffers; sending them at every step would be for nothing.
-        strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
 
 
 def _call(function: Any, *arguments: Any, **_: Any) -> None:
