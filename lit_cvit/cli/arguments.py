@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 
 from lit_cvit.cli.errors import CleanExit
@@ -26,3 +27,15 @@ def options(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield option, text
         else:
             yield option, left.pop(0) if left and not left[0].startswith("--") else None
+
+
+def own_options(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of one verb, and the others, which are those of `fit`.
+
+    Raises:
+        CleanExit: an option of the verb has a wrong value.
+    """
+    try:
+        return parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise CleanExit(str(error)) from error

@@ -81,8 +81,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
     if "TORCHELASTIC_RUN_ID" in environment:
         processes = int(environment["WORLD_SIZE"])
         return Launched("torchrun", processes, processes // int(environment["LOCAL_WORLD_SIZE"]))
-    # Of the step, not of the job: a batch script without srun runs once, and so does an interactive shell, whose
-    # one process may start the others.
+    # Of the step, not of the job: a batch script without srun runs once, and so does an interactive shell,
+    # whose one process may start the others.
     processes = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
     return Launched("srun", processes, nodes) if processes > 1 else None

@@ -68,8 +68,7 @@ class ContinualTrainer(L.Trainer):
         kwargs: Lightning's own settings; `log_every_n_steps` is 1 unless set.
 
     Raises:
-        ValueError: a strategy or callback that cannot walk a stream, a precision that would convert the
-            frozen model, or processes of a launcher that would not train together.
+        ValueError: a strategy, callback, precision or launched process that has no place in a stream.
     """
 
     def __init__(
@@ -86,8 +85,7 @@ class ContinualTrainer(L.Trainer):
         **kwargs: Any,
     ) -> None:
         refuse_precision(kwargs.get("precision"))
-        if isinstance(devices, int) and devices > 0:
-            # Before Lightning compares them, in other words.
+        if isinstance(devices, int) and devices > 0:  # before Lightning says it in other words
             refuse_launcher(devices, kwargs.get("num_nodes", 1))
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
@@ -180,9 +178,8 @@ class ContinualTrainer(L.Trainer):
             weights_only: Unused: only safetensors and JSON are ever read.
 
         Raises:
-            ValueError: an argument is not supported, the method was fitted before, a record is bad, a
-                required callback is missing, or the run that would be resumed or started from was made under
-                other conditions.
+            ValueError: an argument is not supported, the method was fitted before, the run that would be
+                resumed was made under other conditions, or what `plan_run` says.
         """
         if train_dataloaders is not None or val_dataloaders is not None or datamodule is None:
             raise ValueError("ContinualTrainer.fit takes datamodule=ContinualDataModule(...) and no loaders")
@@ -194,15 +191,31 @@ class ContinualTrainer(L.Trainer):
                 f"this {type(method).__name__} has stages already; build a new one for every fit, and give "
                 "start_from=<run folder> to go on from a finished run"
             )
-        self._data = datamodule
-        datamodule.trainer = self
-        check_data(method, datamodule, reports=self.is_global_zero)
+        record = self.plan_run(method, datamodule)
+        # What can be refused is refused by now, before there are other processes.
+        launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
+        with self.stop.listening():
+            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+
+    def plan_run(self, method: ContinualMethod, data: ContinualDataModule) -> RunRecord:
+        """Check what a run needs and plan stages and memory; nothing is loaded, trained or written.
+
+        Returns:
+            The conditions that a run would have.
+
+        Raises:
+            ValueError: a record is bad, a required callback is missing, the run to start from does not fit,
+                or this device has not the memory for it.
+        """
+        self._data = data
+        data.trainer = self
+        check_data(method, data, reports=self.is_global_zero)
         self._require_callbacks(method)
-        introduce(method, datamodule)
-        self.stages = self._plan_stream(method, datamodule)
+        introduce(method, data)
+        self.stages = self._plan_stream(method, data)
         record = describe(
             method,
-            datamodule,
+            data,
             self.stages,
             access=self.access(method),
             seed=self.seed,
@@ -211,11 +224,8 @@ class ContinualTrainer(L.Trainer):
             start_from=self.start_from,
         )
         place, precision = self.strategy.root_device, str(self.precision)
-        self.memory_plan = checked_plan(method, datamodule, self.stages, record, place, precision)
-        # What can be refused is refused by now, before there are other processes.
-        launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
-        with self.stop.listening():
-            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+        self.memory_plan = checked_plan(method, data, self.stages, record, place, precision)
+        return record
 
     def _learn(
         self, method: ContinualMethod, data: ContinualDataModule, record: RunRecord, resume: bool
