@@ -140,11 +140,13 @@ class _Walk:
         self._settings(key, settings or {}, self._classes.get(key, base))
 
     def _unknown_key(self, key: str) -> str:
-        # The whole key first: a parent may be misspelt. Then its last part, which may have another parent.
-        leaves = {each.rpartition(".")[2]: each for each in reversed(self._keys)}
+        # The whole key first: a parent may be misspelt. Then its last part, best under the same parent.
+        parent, _, leaf = key.rpartition(".")
+        ordered = sorted(self._keys, key=lambda each: not each.startswith(f"{parent}."))
+        leaves = {each.rpartition(".")[2]: each for each in reversed(ordered)}
         tops = (each.partition(".")[0] for each in self._keys)
         near = nearest(key, (*tops, *self._keys), cutoff=0.85)
-        near = near or leaves.get(nearest(key.rpartition(".")[2], leaves, cutoff=0.65), "")
+        near = near or leaves.get(nearest(leaf, leaves, cutoff=0.65), "")
         return f"unknown option or key {key!r}. {f'Did you mean {near!r}?' if near else '`--help` lists all'}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lightning.pytorch.callbacks import (
@@ -39,13 +39,13 @@ _UNFIT: Mapping[type[Callback], str] = {
 _OTHER_LOOPS = ("on_validation", "on_sanity", "on_test", "on_predict")
 
 
-def refuse_callbacks(callbacks: Iterable[Callback]) -> None:
+def refuse_callbacks(callbacks: Sequence[Callback] | Callback | None) -> None:
     """Refuse Lightning's callbacks that would change the plan of a stream, or never do anything in one.
 
     Raises:
         ValueError: there is such a callback; says why it cannot work.
     """
-    for callback in callbacks:
+    for callback in [callbacks] if isinstance(callbacks, Callback) else callbacks or ():
         name = type(callback).__name__
         for unfit, reason in _UNFIT.items():
             if isinstance(callback, unfit):

@@ -85,6 +85,7 @@ class ContinualTrainer(L.Trainer):
         **kwargs: Any,
     ) -> None:
         refuse_precision(kwargs.get("precision"))
+        refuse_callbacks(kwargs.get("callbacks"))
         if isinstance(devices, int) and devices > 0:  # before Lightning says it in other words
             refuse_launcher(devices, kwargs.get("num_nodes", 1))
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
@@ -122,7 +123,6 @@ class ContinualTrainer(L.Trainer):
         )
         refuse_launcher(self.num_devices, self.num_nodes)
         refuse_strategy(self.strategy, strategy)
-        refuse_callbacks(self.callbacks)
         if isinstance(self.strategy, DDPStrategy):
             # Frozen blocks are buffers; sending them at every step would be for nothing.
             self.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
