@@ -168,7 +168,7 @@ class StreamProgress(StageCallback):
 
 
 def header(trainer: StreamTrainer, method: ContinualMethod) -> list[str]:
-    """What a run is about to do, in lines: method, knowledge, parameters, stream, planned passes."""
+    """What a run is about to do, in lines: method, access, parameters, stream, planned passes."""
     record = trainer.run.record
     resumed = f" (stages 1 to {len(trainer.run.stages_done())} are done)" if trainer.run.stages_done() else ""
     lines = [
@@ -177,8 +177,7 @@ def header(trainer: StreamTrainer, method: ContinualMethod) -> list[str]:
         f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
         f"trains    {method.parameter_counts()['trainable']:,} parameters",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
-        f"planned   {total_steps(trainer, method)} steps of {trainer.data.step_size} samples in "
-        f"{len(trainer.stages)} stage(s), {_passes(trainer)} passes over test splits{_processes(trainer)}",
+        f"planned   {planned(trainer, total_steps(trainer, method))}",
         f"run       {trainer.run.path}",
     ]
     if record.miniature:
@@ -186,8 +185,15 @@ def header(trainer: StreamTrainer, method: ContinualMethod) -> list[str]:
     return lines
 
 
-def _processes(trainer: StreamTrainer) -> str:
-    return f", on {trainer.world_size} processes" if trainer.world_size > 1 else ""
+def planned(trainer: StreamTrainer, num_steps: int) -> str:
+    """Steps, stages and passes over test splits in words."""
+    scoring = [callback for callback in trainer.callbacks if isinstance(callback, StageEvaluation)]
+    passes = sum(len(each.tasks_after(trainer, stage)) for each in scoring for stage in trainer.stages)
+    processes = f", on {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    return (
+        f"{num_steps} steps of {trainer.data.step_size} samples in {len(trainer.stages)} stage(s), "
+        f"{passes} passes over test splits{processes}"
+    )
 
 
 def total_steps(trainer: StreamTrainer, method: ContinualMethod) -> int:
@@ -201,13 +207,13 @@ def _steps(trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> int
         return int(run.record.stage(stage.number).facts["steps"])
     if running is not None and running.number == stage.number:
         return running.num_steps
+    return planned_steps(trainer, stage)
+
+
+def planned_steps(trainer: StreamTrainer, stage: Stage) -> int:
+    """Optimizer steps of a stage to come, with the rows that callbacks will add, at most."""
     rows = (each.planned_rows(stage) for each in trainer.callbacks if isinstance(each, StageCallback))
     return trainer.data.planned_steps(stage, sum(rows))
-
-
-def _passes(trainer: StreamTrainer) -> int:
-    scoring = [callback for callback in trainer.callbacks if isinstance(callback, StageEvaluation)]
-    return sum(len(each.tasks_after(trainer, stage)) for each in scoring for stage in trainer.stages)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_cvit.utils.suggest import unknown
+from lit_cvit.utils.yaml_file import read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -32,17 +31,6 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a configuration file as plain values.
 
     Raises:
-        ValueError: the file is not UTF-8, not YAML, or not a mapping; names file and line.
+        ValueError: the file is not UTF-8, not YAML, has a key twice, or is no mapping; names file and line.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--config {path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
-        raise ValueError(f"--config {path}: broken YAML, {line}{problem}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"--config {path}: want a mapping of settings such as `model:`, got {values!r:.60}")
-    return values
+    return read_yaml(path, content="of settings such as `model:`", place=f"--config {path}")

@@ -9,20 +9,21 @@ import importlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lit_cvit.backbones import Backbone
+from lit_cvit.cli.arguments import CONFIG_OPTIONS, options
 from lit_cvit.cli.errors import CleanExit
-from lit_cvit.cli.parse_errors import Vocabulary, plain
+from lit_cvit.cli.packages import missing_package
+from lit_cvit.cli.parse_errors import explain
 from lit_cvit.cli.shipped import find_config, read_config
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import ContinualMethod
@@ -48,6 +49,12 @@ def _own_callbacks() -> ModuleType:
 callbacks = _own_callbacks()
 
 _NOT_OF_THE_RUN = ("name", "run_root", "ckpt_path", "weights_only")
+_TYPES = {
+    "model": ContinualMethod,
+    "data": ContinualDataModule,
+    "trainer": ContinualTrainer,
+    "seed_everything": bool | int,
+}
 _LOADERS = ("train_dataloaders", "val_dataloaders")
 
 
@@ -59,6 +66,7 @@ class StreamCLI(LightningCLI):
         self._has_verbs = run
         strict = {"allow_abbrev": False, "exit_on_error": False}
         parser_kwargs: dict[str, Any] = {"fit": strict} if run else strict
+        found = _with_configs(args)
         try:
             super().__init__(
                 model_class=ContinualMethod,
@@ -69,11 +77,12 @@ class StreamCLI(LightningCLI):
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 parser_kwargs={"prog": "lit_cvit", **strict, **parser_kwargs},
-                args=[*(["fit"] if run else []), *_with_configs(args)],
+                args=[*(["fit"] if run else []), *found],
                 run=run,
             )
         except ArgumentError as error:
-            raise CleanExit(plain(str(error), self._vocabulary())) from error
+            parser = self._parser("fit") if run else self.parser
+            raise CleanExit(explain(error, found, _TYPES, parser.get_defaults().keys())) from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -98,26 +107,40 @@ class StreamCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; Lightning's own would warn of arguments on the command line that it did not read itself."""
         self.config = parser.parse_args(args)
-        chosen = self.config["fit"]["ckpt_path"] if self._has_verbs else None
+        config = self.config["fit"] if self._has_verbs else self.config
+        if not all(isinstance(config[group], Namespace) for group in ("data", "trainer")):
+            raise ArgumentError(None, "data and trainer must be mappings of settings")
+        chosen = config["ckpt_path"] if self._has_verbs else None
         if chosen not in (None, "last"):
             raise CleanExit(f"--ckpt_path must be 'last' or left out, got {chosen!r}")
 
     def instantiate_classes(self) -> None:
-        """Build the objects; an error of a constructor comes without what the parser wraps around it."""
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            message = plain(str(error), self._vocabulary())
-            if message == str(error):
+        """Build the objects; where a constructor fails, its own error is raised, as it is without a parser.
+
+        Raises:
+            ValueError: an object cannot be built as it is configured, or its package is not installed.
+        """
+        failed: list[Exception] = []
+
+        def construct(cls: type, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return cls(*args, **kwargs)
+            except Exception as error:
+                failed.append(missing_package(cls, error) if isinstance(error, ImportError) else error)
                 raise
-            raise ValueError(message) from error
+
+        try:
+            self.config_init = self.parser.instantiate(self.config, instantiators=[(construct, object, True)])
+            self.datamodule = self._get(self.config_init, "data")
+            self.model = self._get(self.config_init, "model")
+            self.trainer = self.instantiate_trainer()
         except MisconfigurationException as error:
             raise ValueError(f"trainer: {error}") from error
-
-    def _vocabulary(self) -> Vocabulary:
-        parser = self._parser("fit") if self._has_verbs else self.parser
-        bases = {"model": ContinualMethod, "backbone": Backbone, "callbacks": Callback}
-        return Vocabulary(tuple(parser.get_defaults().keys()), bases)
+        except Exception:
+            if not failed:
+                raise
+            # A union of types tries several constructors; the first is that of the class that was named.
+            raise failed[0] from None
 
     def instantiate_trainer(self, **kwargs: Any) -> ContinualTrainer:
         """Build the trainer, with evaluation and progress unless the configuration names its own."""
@@ -142,16 +165,14 @@ class StreamCLI(LightningCLI):
         return {key: value for key, value in plain.items() if key not in drop}
 
 
-def _with_configs(args: Iterable[str]) -> list[str]:
+def _with_configs(args: Sequence[str]) -> list[str]:
     """Let a bare name after --config stand for a shipped configuration."""
     found: list[str] = []
-    for argument in args:
-        if found and found[-1] in ("-c", "--config"):
-            found.append(_readable(argument))
-        elif argument.startswith("--config="):
-            found.append(f"--config={_readable(argument.removeprefix('--config='))}")
+    for option, text in options(args):
+        if option in CONFIG_OPTIONS and text is not None:
+            found += [option, _readable(text)]
         else:
-            found.append(argument)
+            found.append(option if text is None else f"{option}={text}")
     return found
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lit_cvit.cli.errors import CleanExit
+from lit_cvit.utils.suggest import nearest
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -31,8 +31,8 @@ class VerbParser(argparse.ArgumentParser):
         for argument in args or ():
             name = argument.partition("=")[0]
             if argument.startswith("--") and name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
+                near = nearest(name, known)
+                hint = f"Did you mean {near}?" if near else f"Known: {', '.join(known)}"
                 raise CleanExit(f"unknown option {name}. {hint}")
         return super().parse_known_args(args, namespace)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lit_cvit.cli.arguments import own_options
 from lit_cvit.cli.errors import CleanExit
 
 if TYPE_CHECKING:
@@ -46,10 +47,7 @@ def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--decode_images", "--decode-images", action="store_true")
     parser.add_argument("--workers", type=int)
-    try:
-        options, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise CleanExit(str(error)) from error
+    options, rest = own_options(parser, argv)
     if options.workers is not None and options.workers < 1:
         raise CleanExit(f"--workers must be a whole number of at least 1, got {options.workers}")
     if options.workers is not None and not options.decode_images:

@@ -11,7 +11,7 @@ def run(argv: Sequence[str]) -> int:
     from jsonargparse import ArgumentError, ArgumentParser
 
     from lit_cvit.cli.errors import CleanExit
-    from lit_cvit.cli.parse_errors import Vocabulary, plain
+    from lit_cvit.cli.parse_errors import explain
     from lit_cvit.cli.shipped import find_config
     from lit_cvit.miniature.pretrain import pretrain
     from lit_cvit.miniature.recipe import Recipe
@@ -20,13 +20,16 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--config", type=str | None, default=None, help="YAML with the recipe")
     parser.add_argument("--out", type=str, default="tiny_weights", help="folder to write")
     parser.add_class_arguments(Recipe, "recipe")
+    arguments = list(argv)
     try:
-        first = parser.parse_args(argv)
+        first = parser.parse_args(arguments)
         recipe = [] if first.config is None else _options(find_config(first.config))
-        options = parser.instantiate(parser.parse_args([*recipe, *argv]))
+        arguments = [*recipe, *argv]
+        chosen = parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
-        raise CleanExit(plain(str(error), Vocabulary(tuple(parser.get_defaults().keys()), {}))) from error
-    print(f"wrote {pretrain(options.recipe, Path(options.out))}")
+        keys = parser.get_defaults().keys()
+        raise CleanExit(explain(error, arguments, {"recipe": Recipe}, keys)) from error
+    print(f"wrote {pretrain(chosen.recipe, Path(chosen.out))}")
     return 0
 
 

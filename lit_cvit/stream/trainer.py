@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
@@ -34,6 +34,7 @@ from lit_cvit.stream.checkpoints import (
     checkpoint_step,
 )
 from lit_cvit.stream.preflight import check_data, describe, introduce
+from lit_cvit.stream.refusals import refuse_callbacks, refuse_launcher, refuse_precision, refuse_strategy
 from lit_cvit.stream.restore import open_run, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
@@ -42,8 +43,6 @@ from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from lit_cvit.methods.access import DataAccess
-
-_PRECISIONS = (None, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 
 
 class ContinualTrainer(L.Trainer):
@@ -69,7 +68,7 @@ class ContinualTrainer(L.Trainer):
         kwargs: Lightning's own settings; `log_every_n_steps` is 1 unless set.
 
     Raises:
-        ValueError: a strategy that cannot walk a stream, or a precision that would convert the frozen model.
+        ValueError: a strategy, callback, precision or launched process that has no place in a stream.
     """
 
     def __init__(
@@ -85,7 +84,10 @@ class ContinualTrainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
-        _check_precision(kwargs.get("precision"))
+        refuse_precision(kwargs.get("precision"))
+        refuse_callbacks(kwargs.get("callbacks"))
+        if isinstance(devices, int) and devices > 0:  # before Lightning says it in other words
+            refuse_launcher(devices, kwargs.get("num_nodes", 1))
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
         if checkpoint_every_n_steps < 0:
@@ -119,7 +121,11 @@ class ContinualTrainer(L.Trainer):
             enable_model_summary=False,
             **kwargs,
         )
-        _check_strategy(self.strategy, strategy)
+        refuse_launcher(self.num_devices, self.num_nodes)
+        refuse_strategy(self.strategy, strategy)
+        if isinstance(self.strategy, DDPStrategy):
+            # Frozen blocks are buffers; sending them at every step would be for nothing.
+            self.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
         self._signal_connector = NoSignals(self)
         self.stop = StopSignal()
         self.checkpoint_every_n_steps = checkpoint_every_n_steps
@@ -172,9 +178,8 @@ class ContinualTrainer(L.Trainer):
             weights_only: Unused: only safetensors and JSON are ever read.
 
         Raises:
-            ValueError: an argument is not supported, the method was fitted before, a record is bad, a
-                required callback is missing, or the run that would be resumed or started from was made under
-                other conditions.
+            ValueError: an argument is not supported, the method was fitted before, the run that would be
+                resumed was made under other conditions, or what `plan_run` says.
         """
         if train_dataloaders is not None or val_dataloaders is not None or datamodule is None:
             raise ValueError("ContinualTrainer.fit takes datamodule=ContinualDataModule(...) and no loaders")
@@ -186,15 +191,31 @@ class ContinualTrainer(L.Trainer):
                 f"this {type(method).__name__} has stages already; build a new one for every fit, and give "
                 "start_from=<run folder> to go on from a finished run"
             )
-        self._data = datamodule
-        datamodule.trainer = self
-        check_data(method, datamodule, reports=self.is_global_zero)
+        record = self.plan_run(method, datamodule)
+        # What can be refused is refused by now, before there are other processes.
+        launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
+        with self.stop.listening():
+            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+
+    def plan_run(self, method: ContinualMethod, data: ContinualDataModule) -> RunRecord:
+        """Check what a run needs and plan stages and memory; nothing is loaded, trained or written.
+
+        Returns:
+            The conditions that a run would have.
+
+        Raises:
+            ValueError: a record is bad, a required callback is missing, the run to start from does not fit,
+                or this device has not the memory for it.
+        """
+        self._data = data
+        data.trainer = self
+        check_data(method, data, reports=self.is_global_zero)
         self._require_callbacks(method)
-        introduce(method, datamodule)
-        self.stages = self._plan_stream(method, datamodule)
+        introduce(method, data)
+        self.stages = self._plan_stream(method, data)
         record = describe(
             method,
-            datamodule,
+            data,
             self.stages,
             access=self.access(method),
             seed=self.seed,
@@ -203,11 +224,8 @@ class ContinualTrainer(L.Trainer):
             start_from=self.start_from,
         )
         place, precision = self.strategy.root_device, str(self.precision)
-        self.memory_plan = checked_plan(method, datamodule, self.stages, record, place, precision)
-        # What can be refused is refused by now, before there are other processes.
-        launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
-        with self.stop.listening():
-            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+        self.memory_plan = checked_plan(method, data, self.stages, record, place, precision)
+        return record
 
     def _learn(
         self, method: ContinualMethod, data: ContinualDataModule, record: RunRecord, resume: bool
@@ -367,27 +385,6 @@ class ContinualTrainer(L.Trainer):
                     f"{type(method).__name__} as configured needs the callback {required}; add it under "
                     f"trainer.callbacks. {unknown('callback', required, names)}"
                 )
-
-
-def _check_precision(precision: object) -> None:
-    if (None if precision is None else str(precision)) not in _PRECISIONS:
-        raise ValueError(
-            f"trainer.precision {precision!r} would convert the frozen model and the adapters alike; allowed "
-            f"are {', '.join(str(p) for p in _PRECISIONS if p)}. For a 16-bit model set model.backbone.dtype"
-        )
-
-
-def _check_strategy(strategy: Strategy, asked: str | Strategy) -> None:
-    by_command = isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"
-    if not (by_command or isinstance(strategy, SingleDeviceStrategy)):
-        name = asked if isinstance(asked, str) else type(asked).__name__
-        raise ValueError(
-            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto' and 'ddp' (processes "
-            "started by command, torchrun or SLURM)"
-        )
-    if isinstance(strategy, DDPStrategy):
-        # Frozen blocks are buffers; sending them at every step would be for nothing.
-        strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
 
 
 def _call(function: Any, *arguments: Any, **_: Any) -> None:

@@ -181,7 +181,7 @@ def test_a_missing_image_is_named_before_a_model_is_loaded(
     write_pope(tmp_path)
     write_seed(tmp_path)
     (tmp_path / "seed_bench" / "SEED-Bench-image" / "145441_25911").unlink()
-    monkeypatch.setattr("lit_cvit.cli.stream_cli.load_run", None)
+    monkeypatch.setattr("lit_cvit.cli.load.load_run", None)
     common = ("test", "--run", finished.path, "--benchmark", "general", "--root", tmp_path)
     status, _, err = say(*common, "--tasks", "POPE", "SEED")
     assert status != 0

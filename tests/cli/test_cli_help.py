@@ -15,7 +15,7 @@ from lit_cvit.__main__ import main
 from lit_cvit.stream.checkpoints import Stopped
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("analyze", "check", "convert", "fit", "predict", "prepare", "pretrain", "test")
+VERBS = ("analyze", "check", "convert", "fit", "plan", "predict", "prepare", "pretrain", "test")
 HEAVY = ("torch", "lightning", "transformers", "numpy", "jsonargparse")
 
 
@@ -73,6 +73,8 @@ def test_no_arguments_show_the_help_with_status_2(say) -> None:
         ("check", "--decode_images"),
         ("check", "--workers N"),
         ("check", "--data.settings"),
+        ("plan", "--seconds_per_step X"),
+        ("plan", "--data.settings"),
         ("test", "--run RUN"),
         ("predict", "--question QUESTION"),
         ("pretrain", "--recipe.vision_steps"),
@@ -96,7 +98,7 @@ def test_version(say) -> None:
 
 
 def test_a_wrong_verb_is_refused_with_the_nearest(say) -> None:
-    known = "analyze, check, convert, fit, predict, prepare, pretrain, test"
+    known = "analyze, check, convert, fit, plan, predict, prepare, pretrain, test"
     message = f"lit_cvit: unknown verb 'fti'. Did you mean 'fit'? Known: {known}\n"
     assert say("fti") == (2, "", message)
 

@@ -40,6 +40,7 @@ class Package:
 PACKAGES = {
     "lit_cvit.utils": Package(("torch",), (), ("huggingface_hub", "transformers")),
     "lit_cvit.utils.suggest": Package(),
+    "lit_cvit.utils.yaml_file": Package(("yaml",)),
     "lit_cvit.metrics": Package(("torch", "torchmetrics"), ("lit_cvit.metrics",)),
     "lit_cvit.analysis": Package(("torch", "torchmetrics"), ("lit_cvit.analysis",)),
     "lit_cvit.adapters.kernels": Package(("torch",)),
@@ -132,6 +133,7 @@ PACKAGES = {
     "lit_cvit.commands": Package((), ANY, ("jsonargparse", "yaml", "rich")),
     "lit_cvit.cli": Package(("yaml", "jsonargparse", "lightning"), (*ANY, "callbacks")),
     "lit_cvit.cli.errors": Package(),
+    "lit_cvit.cli.packages": Package(("lightning_utilities",)),
     "callbacks": Package(
         ("torch", "lightning", "rich"),
         (

@@ -27,12 +27,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Task
 from lit_cvit.metrics.scoring import Scorer, scorer
 from lit_cvit.utils.suggest import unknown
+from lit_cvit.utils.yaml_file import read_yaml
 
 _FILE_KEYS = ("name", "tasks")
 _REQUIRED = ("name", "test", "answer_format", "scorer", "instruction")
@@ -49,7 +48,9 @@ def custom(path: Path | str) -> Benchmark:
             wrong type or out of range; names the file, the task, the key, the value got, what is allowed.
     """
     path = Path(path)
-    data = _load(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `custom` needs a YAML file that lists tasks")
+    data = read_yaml(path, content="with the key 'tasks'")
     _check_keys(data, _FILE_KEYS, ("tasks",), place=str(path))
     top = _Settings(data, str(path), path.parent)
     rows = data["tasks"]
@@ -199,33 +200,3 @@ def _check_keys(
         if key not in row:
             hint = "; say `instruction: none` for texts without one" if key == "instruction" else ""
             raise ValueError(f"{place}: the key {key!r} is missing; required: {', '.join(required)}{hint}")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; this one refuses them."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                mark = node.value[position][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; `custom` needs a YAML file that lists tasks")
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(f"{path}: broken YAML, {line}{error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: broken YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: got {data!r}; the file must be a mapping with the key 'tasks'")
-    return data

@@ -1,0 +1,142 @@
+"""Settings of Lightning's trainer that cannot walk a stream: refused before training, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+
+_PRECISIONS = (None, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
+_STEPS = "every stage trains the steps that were planned for it; set data.epochs"
+_WEIGHTS = "the method alone decides what trains, and all else is proven unchanged"
+_UNFIT: Mapping[type[Callback], str] = {
+    EarlyStopping: f"it would end a stage early by a logged value such as loss/lm, and {_STEPS}",
+    Timer: f"it would end a stage early, and {_STEPS}",
+    Checkpoint: "the run folder keeps every stage; trainer.checkpoint_every_n_steps is for steps within one",
+    GradientAccumulationScheduler: "accumulation follows from data.global_batch_size and data.batch_size",
+    BatchSizeFinder: "it needs a fit of its own; set data.batch_size, and see what `plan` says",
+    LearningRateFinder: "it needs a fit of its own; set model.optimizer.learning_rate",
+    BaseFinetuning: _WEIGHTS,
+    ModelPruning: _WEIGHTS,
+    StochasticWeightAveraging: f"it exchanges the weights when a fit ends, which is every stage; {_WEIGHTS}",
+    WeightAveraging: f"it exchanges the weights when a fit ends, which is every stage; {_WEIGHTS}",
+}
+_OTHER_LOOPS = ("on_validation", "on_sanity", "on_test", "on_predict")
+
+
+def refuse_callbacks(callbacks: Sequence[Callback] | Callback | None) -> None:
+    """Refuse Lightning's callbacks that would change the plan of a stream, or never do anything in one.
+
+    Raises:
+        ValueError: there is such a callback; says why it cannot work.
+    """
+    for callback in [callbacks] if isinstance(callbacks, Callback) else callbacks or ():
+        name = type(callback).__name__
+        for unfit, reason in _UNFIT.items():
+            if isinstance(callback, unfit):
+                raise ValueError(f"trainer.callbacks: {name} cannot work in a stream: {reason}")
+        own = [
+            hook
+            for hook in vars(Callback)
+            if hook.startswith("on_") and getattr(type(callback), hook) is not getattr(Callback, hook)
+        ]
+        if own and all(hook.startswith(_OTHER_LOOPS) for hook in own):
+            raise ValueError(
+                f"trainer.callbacks: {name} would do nothing: a stream has no loop that calls "
+                f"{', '.join(own)}; scores are taken after each stage, so use StageCallback.on_stage_saved"
+            )
+
+
+class Launched(NamedTuple):
+    """Processes that a launcher has started.
+
+    Attributes:
+        by: The launcher.
+        processes: How many there are.
+        nodes: On how many machines.
+    """
+
+    by: str
+    processes: int
+    nodes: int
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
+    """What the launcher of this process started, as its variables say; None where there is no launcher."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        processes = int(environment["WORLD_SIZE"])
+        return Launched("torchrun", processes, processes // int(environment["LOCAL_WORLD_SIZE"]))
+    # Of the step, not of the job: a batch script without srun runs once, and so does an interactive shell,
+    # whose one process may start the others.
+    processes = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
+    return Launched("srun", processes, nodes) if processes > 1 else None
+
+
+def refuse_launcher(num_devices: int, num_nodes: int) -> None:
+    """Refuse processes that would not train together: each would train the whole stream by itself.
+
+    Args:
+        num_devices: Processes on each machine, as configured.
+        num_nodes: Machines, as configured.
+
+    Raises:
+        ValueError: the launcher started other processes; says what to add to the command.
+    """
+    found = launched()
+    if found is None or found.processes == num_devices * num_nodes:
+        return
+    each = found.processes // found.nodes
+    nodes = f" --trainer.num_nodes {found.nodes}" if found.nodes > 1 or num_nodes > 1 else ""
+    raise ValueError(
+        f"{found.by} started {found.processes} process(es) on {found.nodes} node(s), but trainer.devices and "
+        f"trainer.num_nodes stand for {num_devices} x {num_nodes}. Add --trainer.devices {each}{nodes}, or "
+        f"start {num_devices} on each of {num_nodes} node(s)"
+    )
+
+
+def refuse_precision(precision: object) -> None:
+    """Refuse a precision that would convert the frozen model.
+
+    Raises:
+        ValueError: it would.
+    """
+    if (None if precision is None else str(precision)) not in _PRECISIONS:
+        raise ValueError(
+            f"trainer.precision {precision!r} would convert the frozen model and the adapters alike; allowed "
+            f"are {', '.join(str(p) for p in _PRECISIONS if p)}. For a 16-bit model set model.backbone.dtype"
+        )
+
+
+def refuse_strategy(strategy: Strategy, asked: str | Strategy) -> None:
+    """Refuse a strategy that cannot fit more than once in a process.
+
+    Args:
+        strategy: What the trainer uses.
+        asked: What was configured.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    by_command = isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"
+    if not (by_command or isinstance(strategy, SingleDeviceStrategy)):
+        name = asked if isinstance(asked, str) else type(asked).__name__
+        raise ValueError(
+            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto' and 'ddp' (processes "
+            "started by command, torchrun or SLURM)"
+        )
