@@ -20,7 +20,7 @@ from lit_cvit.stream.trainer import ContinualTrainer
 
 @dataclass
 class LoadedRun:
-    """A run brought back to life.
+    """A run whose objects are built again, with its method as it was after a stage.
 
     Attributes:
         run: Its folder.

@@ -7,27 +7,21 @@ Whether a value fits a type is left to the parser, which is asked for that value
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from lit_cvit.cli.arguments import CONFIG_OPTIONS, options
 from lit_cvit.cli.class_names import class_names, find_class
 from lit_cvit.cli.shipped import find_config, read_config
+from lit_cvit.cli.type_hints import allows, holds_items, is_component, settings_of, words_for
 from lit_cvit.utils.suggest import nearest, unknown
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-_WORDS |= {
-    list: "a list such as [a, b]",
-    tuple: "a list of the right length",
-    dict: "a mapping such as {key: value}",
-}
 _FRAME = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -69,7 +63,7 @@ class _Walk:
                 self._folder = path.parent
                 self._settings("", read_config(path))
             elif text is not None:
-                value = yaml.safe_load(text)
+                value = _parsed(text)
                 for part in reversed(option.lstrip("-").split(".")):
                     value = {part: value}
                 self._settings("", value)
@@ -90,8 +84,10 @@ class _Walk:
 
     def _settings(self, key: str, values: Mapping[str, Any], owner: type | None = None) -> None:
         """Check the settings below a key, which belong to a class, or are the top ones."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{key}: got {values!r}; it must be a mapping of settings")
         start = f"{key}." if key else ""
-        types, names = (self._types, []) if owner is None else _constructor(owner)
+        types, names = (self._types, []) if owner is None else settings_of(owner)
         fixed = {each.removeprefix(start).partition(".")[0] for each in self._keys if each.startswith(start)}
         for written, value in values.items():
             name = str(written).removesuffix("+")
@@ -104,22 +100,22 @@ class _Walk:
 
     def _value(self, key: str, hint: Any, value: Any) -> None:
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        parts = [each for each in kinds if _is_part(each)]
+        parts = [each for each in kinds if is_component(each)]
         if isinstance(value, list):
-            item = next((get_args(each)[0] for each in kinds if _holds_items(each)), Any)
+            item = next((get_args(each)[0] for each in kinds if holds_items(each)), Any)
             for each in value:
                 self._value(key, item, each)
-            if _is_part(item):
+            if is_component(item):
                 return
         elif parts and isinstance(value, str | dict):
             try:
                 self._part(key, parts[0], value)
             except ValueError:
-                if isinstance(value, dict) or not _allows(hint, value):
+                if isinstance(value, dict) or not allows(hint, value):
                     raise
             return
-        if not _allows(hint, value):
-            words = dict.fromkeys(_words(each, value) for each in kinds if each is not NoneType)
+        if not allows(hint, value):
+            words = dict.fromkeys(words_for(each, value) for each in kinds if each is not NoneType)
             raise ValueError(f"{key}: got {value!r}; it must be {' or '.join(words)}")
 
     def _part(self, key: str, base: type, value: str | dict[str, Any]) -> None:
@@ -150,40 +146,8 @@ class _Walk:
         return f"unknown option or key {key!r}. {f'Did you mean {near!r}?' if near else '`--help` lists all'}"
 
 
-def _is_part(hint: Any) -> bool:
-    is_plain = get_origin(hint) is not None or hint is Any
-    return inspect.isclass(hint) and not is_plain and hint.__module__ != "builtins"
-
-
-def _holds_items(hint: Any) -> bool:
-    origin = get_origin(hint)
-    return inspect.isclass(origin) and issubclass(origin, Iterable)
-
-
-def _allows(hint: Any, value: Any) -> bool:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
+def _parsed(text: str) -> Any:
     try:
-        parser.parse_object({"value": value})
-    except ArgumentError:
-        return False
-    return True
-
-
-def _words(hint: Any, value: Any) -> str:
-    if get_origin(hint) is not Literal:
-        kind = get_origin(hint) or hint
-        return _WORDS.get(kind, f"of type {kind.__name__}")
-    choices = [str(choice) for choice in get_args(hint)]
-    near = nearest(str(value), choices)
-    return f"one of {', '.join(choices)}{f'. Did you mean {near!r}?' if near else ''}"
-
-
-def _constructor(owner: type) -> tuple[dict[str, Any], list[str]]:
-    """Types and names of the settings that a class takes, those that it hands on to its parents included."""
-    types: dict[str, Any] = {}
-    for parent in reversed(owner.__mro__):
-        # A name that only type checkers import leaves the types of its constructor unknown.
-        with contextlib.suppress(NameError):
-            types |= get_type_hints(vars(parent).get("__init__", object.__init__))
-    return types, ArgumentParser(exit_on_error=False).add_class_arguments(owner, fail_untyped=False)
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

@@ -45,7 +45,7 @@ def _own_callbacks() -> ModuleType:
     return importlib.import_module("callbacks")
 
 
-# Looked at before it is imported: another package of that name may fail in any way.
+# Found before it is imported: another package of that name may fail in any way.
 callbacks = _own_callbacks()
 
 _NOT_OF_THE_RUN = ("name", "run_root", "ckpt_path", "weights_only")
@@ -139,7 +139,7 @@ class StreamCLI(LightningCLI):
         except Exception:
             if not failed:
                 raise
-            # A union of types tries several constructors; the first is that of the class that was named.
+            # Where a type is a union, the parser goes on after the class that was named and raises another error.
             raise failed[0] from None
 
     def instantiate_trainer(self, **kwargs: Any) -> ContinualTrainer:

@@ -25,7 +25,7 @@ def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: b
     Args:
         method: The method as configured; its backbone need not be loaded.
         data: Its data.
-        tells: Whether this process says in a line what is tolerated.
+        reports: Whether this process says in a line what is tolerated.
 
     Raises:
         BenchmarkError: something is wrong; lists it.

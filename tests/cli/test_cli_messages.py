@@ -74,6 +74,7 @@ def has_all(message: str, parts: tuple[str, ...]) -> bool:
         (("--seed_everything", "a"), ("seed_everything: ", "'a'", "true or false or a whole number")),
         (("--model.rank", "x"), ("model.rank: ", "'x'", "a whole number")),
         (("--model.rank", "0"), ("rank", "at least 1", "got 0")),
+        (("--data.settings", "{few"), ("data.settings: ", "'{few'", "{key: value}")),
         (("--model.optimizer.betas", "[1]"), ("model.optimizer.betas: ", "[1]", "a list")),
         (("--ckpt_path", "foo"), ("--ckpt_path", "'last'", "'foo'")),
         (("--data.tasks", "[GQA, TextVQa]"), ("data.tasks: ", "'TextVQa'", "mean 'TextVQA'", "Places365")),
@@ -122,6 +123,7 @@ def test_a_wrong_argument_is_one_message_that_names_what_is_wrong(
         ("data: {batch_size: many}\n", ("data.batch_size: ", "'many'", "a whole number")),
         ("data: {batch_size: 1, batch_size: 2}\n", ("--config {path}: ", "line 1", "'batch_size'")),
         ("data: 3\n", ("data: ", "got 3")),
+        ("model: {init_args: 3}\n", ("model: ", "got 3", "a mapping of settings")),
         ("trainer: {callbacks: [{class_path: lit_cvit.Tiny}]}\n", ("trainer.callbacks: ", "is no Callback")),
         (
             "trainer: {callbacks+: [{class_path: StageEvaluation, init_args: {taks: all}}]}\n",
