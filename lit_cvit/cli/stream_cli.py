@@ -139,7 +139,7 @@ class StreamCLI(LightningCLI):
         except Exception:
             if not failed:
                 raise
-            # Where a type is a union, the parser goes on after the class that was named and raises another error.
+            # Where a type is a union, the parser tries its other members too and raises an error of its own.
             raise failed[0] from None
 
     def instantiate_trainer(self, **kwargs: Any) -> ContinualTrainer:
