@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
@@ -37,6 +37,22 @@ _UNFIT: Mapping[type[Callback], str] = {
     WeightAveraging: f"it exchanges the weights when a fit ends, which is every stage; {_WEIGHTS}",
 }
 _OTHER_LOOPS = ("on_validation", "on_sanity", "on_test", "on_predict")
+
+
+def refuse_settings(devices: object, settings: Mapping[str, Any]) -> None:
+    """Refuse settings before Lightning's trainer reads them, which would say it in other words.
+
+    Args:
+        devices: `trainer.devices` as configured.
+        settings: The trainer's settings, as configured.
+
+    Raises:
+        ValueError: a precision, a callback or a number of devices has no place in a stream.
+    """
+    refuse_precision(settings.get("precision"))
+    refuse_callbacks(settings.get("callbacks"))
+    if isinstance(devices, int) and devices > 0:
+        refuse_launcher(devices, settings.get("num_nodes", 1))
 
 
 def refuse_callbacks(callbacks: Sequence[Callback] | Callback | None) -> None:

@@ -34,7 +34,7 @@ from lit_cvit.stream.checkpoints import (
     checkpoint_step,
 )
 from lit_cvit.stream.preflight import check_data, describe, introduce
-from lit_cvit.stream.refusals import refuse_callbacks, refuse_launcher, refuse_precision, refuse_strategy
+from lit_cvit.stream.refusals import refuse_launcher, refuse_settings, refuse_strategy
 from lit_cvit.stream.restore import open_run, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
@@ -84,10 +84,7 @@ class ContinualTrainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
-        refuse_precision(kwargs.get("precision"))
-        refuse_callbacks(kwargs.get("callbacks"))
-        if isinstance(devices, int) and devices > 0:  # before Lightning says it in other words
-            refuse_launcher(devices, kwargs.get("num_nodes", 1))
+        refuse_settings(devices, kwargs)
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
         if checkpoint_every_n_steps < 0:
@@ -123,9 +120,6 @@ class ContinualTrainer(L.Trainer):
         )
         refuse_launcher(self.num_devices, self.num_nodes)
         refuse_strategy(self.strategy, strategy)
-        if isinstance(self.strategy, DDPStrategy):
-            # Frozen blocks are buffers; sending them at every step would be for nothing.
-            self.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
         self._signal_connector = NoSignals(self)
         self.stop = StopSignal()
         self.checkpoint_every_n_steps = checkpoint_every_n_steps
@@ -231,6 +225,9 @@ class ContinualTrainer(L.Trainer):
         self, method: ContinualMethod, data: ContinualDataModule, record: RunRecord, resume: bool
     ) -> None:
         self.strategy.setup_environment()
+        if isinstance(self.strategy, DDPStrategy):
+            # Frozen blocks are buffers; sending them at every step would be for nothing.
+            self.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
         self._folder = self._open_run(record, resume=resume)
         self.strategy.barrier("run folder")
         self.strategy.checkpoint_io = RunCheckpointIO(self._folder)

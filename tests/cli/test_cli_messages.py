@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import re
 import signal
-import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
+from cli_kit import only_message
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import Callback
 from stream_kit import fit, small_method
@@ -24,17 +22,6 @@ QUICK = ("fit", "--config", "quickstart")
 METHODS = "DirLoRA, HiDe, LCIA, Multitask, ProgLoRADynamic, ProgLoRAStatic, SMoLoRA, SeqLoRA, ZeroShot"
 BACKBONES = "InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny"
 OWN = "or the import path of your own (package.Class)"
-
-
-def only_message(result: tuple[int, str, str], verb: str) -> str:
-    """The message of a failed command, which must be all that it says."""
-    status, out, err = result
-    assert status in (1, 2)
-    assert out == ""
-    assert "Traceback" not in err
-    assert err.startswith(f"lit_cvit {verb}: ")
-    assert err.count("\n") == 1, err
-    return err.removeprefix(f"lit_cvit {verb}: ").rstrip("\n")
 
 
 def has_all(message: str, parts: tuple[str, ...]) -> bool:
@@ -379,38 +366,3 @@ def test_an_interrupt_in_a_training_step_says_how_to_continue_and_that_continues
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-# -- a package of the user's that hides ours ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", "raise RuntimeError('broken')\n", "from keras.callbacks import *\n"],
-    ids=["empty", "broken", "needs-another"],
-)
-def test_a_foreign_callbacks_package_is_named_before_it_is_imported(
-    say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
-) -> None:
-    foreign = tmp_path / "callbacks" / "__init__.py"
-    foreign.parent.mkdir()
-    foreign.write_text(content)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [n for n in sys.modules if n == "lit_cvit.cli.stream_cli" or re.match(r"callbacks(\.|$)", n)]:
-        monkeypatch.delitem(sys.modules, name)
-    assert only_message(say(*QUICK), "fit") == (
-        f"another package named `callbacks` hides the one of lit_cvit: {foreign}. Start from another folder, "
-        "or set PYTHONSAFEPATH=1 so that the current folder is not searched"
-    )
-
-
-def test_a_foreign_callbacks_module_that_is_imported_already_is_named(
-    say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    foreign = tmp_path / "callbacks.py"
-    foreign.write_text("")
-    module = types.ModuleType("callbacks")
-    module.__spec__ = __import__("importlib.util").util.spec_from_file_location("callbacks", foreign)
-    monkeypatch.delitem(sys.modules, "lit_cvit.cli.stream_cli")
-    monkeypatch.setitem(sys.modules, "callbacks", module)
-    assert f"hides the one of lit_cvit: {foreign}. " in only_message(say(*QUICK), "fit")
