@@ -90,8 +90,10 @@ _PATTERNS = [
         # addresses, names and tags
         r"https?://[^\s<>\"|()]*[^\s<>\"|().,;:!?']",
         r"(?:[^\W_](?:[\w-]*[^\W_])?\.)+(?:com|net|org|edu)(?:/[^\s<>\"|()]*[^\s<>\"|().,;:!?'])?",
-        r"[A-Za-z0-9][\w.+-]*@[\w-]+(?:\.[\w-]+)*",
-        r"[@#][A-Za-z]\w*",
+        # in an e-mail address all marks but these, so that "you@y.net!" and "mail:me@x.org" are one token
+        r"(?:&lt;|<)?[A-Za-z0-9][^\"<>|(){}]*@(?:[^\"<>|(){}.]+\.)*[^\"<>|(){}.]+(?:&gt;|>)?",
+        r"@[A-Za-z_][A-Za-z0-9_]*",
+        rf"#{_LETTER}+",
         r"</?[A-Za-z!?][\w:.-]*/?>",
         # marks that stay together
         r"[!?]{2,}|\.{2,}|-{2,}|<<|>>|_+|\*+|#+|@+|[A-Z]*\$|``|''",

@@ -38,9 +38,17 @@ def test_tokens_of_odd_strings_are_those_of_the_tool_but_for_one() -> None:
     assert differ == {184: "the '90s bench colon here mr. x a near mr. x a."}
 
 
+def test_an_address_keeps_the_marks_that_the_tool_leaves_to_it() -> None:
+    cases = golden("caption_ptb_emails")["cases"]
+    assert len(cases) == 147
+    differ = [case for case in cases if " ".join(ptb_tokenize(case["text"])) != case["tokens"]]
+    assert differ == []
+
+
 @pytest.mark.parametrize(
     ("caption", "tokens"),
     [
+        ("Write to you@y.net! Or to me@x.org.", "write to you@y.net! or to me@x.org"),
         ("He isn't O'Brien's dog, he's \u201cours\u201d.", "he is n't o'brien 's dog he 's ours"),
         ("It\u2019s 5 p.m. in St. Louis, Mo.", "it 's 5 p.m. in st. louis mo."),
         ("We wanna, gonna and cannot; lemme!", "we wan na gon na and can not lem me"),
