@@ -8,16 +8,40 @@ from collections.abc import Sequence
 
 from lit_cvit.metrics.text import plain
 
-_WRAPPING = string.whitespace + "()[]{}*_\"'`.:,"
+# Full-width forms, the ideographic space and curly quotes.
+_USUAL = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " "}
+_USUAL |= {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
+# Brackets, quotes and stops of Chinese and Japanese.
+_OPENING, _CLOSING = "\u300a\u300c\u300e\u3010", "\u3001\u3002\u300b\u300d\u300f\u3011"
+_WRAPPING = string.whitespace + "()[]{}*_\"'`.:," + _OPENING + _CLOSING
+# Thai to Tibetan and Burmese, Khmer; Chinese, Japanese and their like; Hangul, whose particles join a letter.
+_SPACELESS = (
+    "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc"
+    "\U00020000-\U0003ffff"
+)
+# A letter or digit that would make one word with the next.
+_JOINED = rf"[^\W{_SPACELESS}]"
+_START, _END = rf"(?<!{_JOINED})", rf"(?!{_JOINED}|'(?!s\b)\w)"
 # "B. the moon", "(B) the moon", "b) the moon", "A - water"; not "U.S. flag" and not "a.m."
 _LEADING = re.compile(
-    r"[(\[*\"']*(?:([A-Z])[\"'*]*(?:[.:)\]]+(?!\w\.)|\s+-\s)|([a-z])[\"'*]*[.:)\]]+(?!\S))",
+    rf"[(\[*\"'{_OPENING}]*(?:([A-Z])[\"'*]*(?:[.:)\]{_CLOSING}]+(?!\w\.)|\s+-\s)"
+    rf"|([a-z])[\"'*]*(?:[.:)\]]+(?![^\s{_SPACELESS}])|[{_CLOSING}]))",
 )
+# "a" and "i" before a word are no letters: "the answer is a dog".
+_NO_WORD = r"(?![ai]\s+(?!(?:or|and|is|as|because|since)\b)[a-z])"
 _STATED = re.compile(
-    r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:\s+is|:)*[\s(\[*\"']+(?:([A-Z])\b|([a-z])\W*$)", re.MULTILINE
+    rf"(?<!{_JOINED})(?:"
+    rf"(?i:answer|option|choice)(?:(?:\s+(?i:is)|\s*:)+[\s(\[*\"']*|[\s(\[*\"']+){_START}{_NO_WORD}"
+    rf"|(?i:option|choice)[\s(\[*\"']+(?!i\s+[a-z])"
+    # Answer, option, choose, in Chinese and Japanese.
+    r"|(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|[\u9009\u9078][\u9879\u9805\u62e9\u64c7\u629e]?)"
+    r"[\u662f\u4e3a\u70ba\u306f\s:(\[*\"']*"
+    rf")([A-Za-z]){_END}(?!\.\w\.)"
+    # "a or b" names two.
+    rf"(?![\s)\]\"'*]*(?:,|/|\b(?:or|and)\b)[\s(\[\"']*(?![AaIi]\s+[a-z])[A-Za-z]{_END})"
 )
 # A capital on its own, but neither the article ("A dog") nor the pronoun ("I think", "I'm").
-_ALONE = re.compile(r"(?<![\w'])(?![AI](?:'|\s+(?!(?:or|and)\b)[a-z]))([A-Z])(?![\w'])")
+_ALONE = re.compile(rf"{_START}(?<!')(?![AI](?:'|\s+(?!(?:or|and)\b)[a-z]))([A-Z]){_END}(?!')")
 _OFFICIAL = re.compile(r"\b(\w)\b")
 _HIDE_ALONE = re.compile(r"([A-E])(?:\. .*)?", re.DOTALL)
 _HIDE_STATED = re.compile(r"The answer is ([A-Z]).")
@@ -29,23 +53,29 @@ def option_letter(text: str, choices: Sequence[str] = ()) -> str | None:
     The first of these that applies decides: the whole answer is one letter, whatever brackets, quotes or
     stops surround it; it is the text of exactly one choice; it begins with an option mark ("B. the moon");
     it names one single letter, after "answer", "option" or "choice", or as a capital standing alone. Letters
-    beyond the choices name nothing.
+    beyond the choices name nothing. Characters of scripts that are written without spaces (Chinese, Japanese)
+    do not join a letter beside them, and full-width letters and marks are read as the usual ones.
 
     Args:
         text: The answer.
         choices: The options in letter order; empty if they are not known, then A to Z are allowed.
     """
     allowed = string.ascii_uppercase[: len(choices)] if choices else string.ascii_uppercase
+    text = text.translate(_USUAL)
     bare = text.strip(_WRAPPING).upper()
     if len(bare) == 1:
         return bare if bare in allowed else None
-    same = [letter for letter, choice in zip(allowed, choices, strict=False) if plain(choice) == plain(text)]
+    same = [
+        letter
+        for letter, choice in zip(allowed, choices, strict=False)
+        if plain(choice.translate(_USUAL)) == plain(text)
+    ]
     if len(same) == 1:
         return same[0]
     if mark := _LEADING.match(text.strip()):
         found = {mark[1] or mark[2].upper()}
     else:
-        found = {(match[1] or match[2]).upper() for match in _STATED.finditer(text)}
+        found = {match[1].upper() for match in _STATED.finditer(text)}
         found.update(match[1] for match in _ALONE.finditer(text))
     named = sorted(found & set(allowed))
     return named[0] if len(named) == 1 else None
