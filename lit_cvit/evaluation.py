@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.sampling import EvalBatchSampler, EvalPlan
 from lit_cvit.data.tasks import Task
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.metrics.following import follows
@@ -63,9 +64,12 @@ def evaluate_task(
         progress: Called with the number of samples answered after every round, those of the journal first.
     """
     start = time.perf_counter()
-    journaled = _journaled_rounds(data, task, journal)
+    plan = data.eval_plan(task)
+    journaled = _journaled_rounds(plan, journal)
     with precision():
-        texts = _answers(method, data, task, journaled, device=device, journal=journal, progress=progress)
+        texts = _answers(
+            method, data, task, plan, journaled, device=device, journal=journal, progress=progress
+        )
     samples = [task.test.sample(index) for index in range(len(task.test))]
     predictions = [texts[index] for index in range(len(samples))]
     scored = task.scorer.score(predictions, samples)
@@ -111,15 +115,11 @@ def evaluating(method: ContinualMethod, device: torch.device) -> Iterator[None]:
             module.training = training
 
 
-def _journaled_rounds(
-    data: ContinualDataModule, task: Task, journal: AnswerJournal | None
-) -> list[dict[int, str]]:
+def _journaled_rounds(plan: EvalPlan, journal: AnswerJournal | None) -> list[dict[int, str]]:
     """The journal's rounds as rank 0 reads them, or none if they are not this evaluation's first ones."""
     rounds = from_first(journal.rounds() if journal is not None else [])
-    samplers = [data.eval_sampler(task, rank=r, world_size=num_ranks()) for r in range(num_ranks())]
-    batches = [list(sampler) for sampler in samplers]
     for number, answers in enumerate(rounds):
-        asked = {index for each in batches for batch in each[number : number + 1] for index in batch}
+        asked = {index for batch in plan.round(number, num_ranks()) for index in batch}
         if asked != answers.keys():
             if journal is not None:
                 journal.clear()
@@ -131,6 +131,7 @@ def _answers(
     method: ContinualMethod,
     data: ContinualDataModule,
     task: Task,
+    plan: EvalPlan,
     journaled: list[dict[int, str]],
     *,
     device: torch.device,
@@ -140,12 +141,11 @@ def _answers(
     texts = {index: text for answers in journaled for index, text in answers.items()}
     if progress is not None and texts:
         progress(len(texts))
-    sampler = data.eval_sampler(task, rank=rank(), world_size=num_ranks())
-    num_rounds = max(gathered(len(sampler)))
+    sampler = EvalBatchSampler(plan, rank=rank(), world_size=num_ranks())
     sampler.skip_batches = len(journaled)
     with evaluating(method, device):
         batches = iter(data.eval_loader(task, sampler))
-        for _ in range(len(journaled), num_rounds):
+        for _ in range(len(journaled), plan.num_rounds(num_ranks())):
             batch = next(batches, None)
             answers: dict[int, str] = {}
             if batch is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matrix_rows
 import pytest
@@ -40,3 +42,21 @@ def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lit_cvit.backbones.build import build_llava_folder
 
     return build_llava_folder(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture
+def split_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the splits whose prompts are measured during the test; samples measured alone do not count."""
+    from lit_cvit.backbones.encode import SampleEncoder
+
+    found: list[int] = []
+    real = SampleEncoder.prompt_lengths
+
+    def counted(self: SampleEncoder, samples: Iterable[Any]) -> list[int]:
+        lengths = real(self, samples)
+        if len(lengths) > 1:
+            found.append(len(lengths))
+        return lengths
+
+    monkeypatch.setattr(SampleEncoder, "prompt_lengths", counted)
+    return found

@@ -122,6 +122,23 @@ def test_scores_on_disk_are_the_means_of_the_predictions_on_disk(run: RunFolder)
             assert score.mif == 100 * sum(row["format_ok"] for row in rows) / 5
 
 
+def test_a_run_measures_every_test_split_once_and_its_readers_never(
+    llava_folder: Path, tmp_path: Path, split_sizes: list[int]
+) -> None:
+    run = fit(tmp_path, small_method(llava_folder)).run
+    assert [len(run.scores(stage).tasks) for stage in (1, 2)] == [1, 2]
+    assert split_sizes == [5, 5]
+    data = small_data()
+    data.measured.keep_in(run)
+    method = scripted(llava_folder)
+    data.attach(method.backbone.encoder)
+    for _ in range(2):
+        evaluate_task(method, data, data.benchmark.task("GQA"), device=CPU)
+    assert split_sizes == [5, 5]
+    evaluate_task(method, data, data.benchmark.task("VQAv2"), device=CPU)
+    assert split_sizes == [5, 5, 5]
+
+
 def test_progress_counts_every_sample_once(llava_folder: Path) -> None:
     counts: list[int] = []
     method, data = scripted(llava_folder), small_data(eval_batch_size=2)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -12,19 +17,26 @@ from PIL import Image
 from torch import Tensor
 
 from lit_cvit.backbones.chat import ChatFormat
-from lit_cvit.data.images import FileImage
-from lit_cvit.data.tasks import Batch, ImageSource, Sample, SampleError
+from lit_cvit.data.tasks import Batch, Sample, SampleError, SizedImage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+ENCODING_VERSION = 1
+"""Raised with every change of this module after which a sample has another number of tokens."""
+
+# Texts that are tokenised at once: enough to spread the cost of a call, and little memory.
+_CHUNK = 1000
 # What a tokenizer adds at both ends of a text, and to spare.
 _ADDED_TOKENS = 8
 
 
 class ImageTokens(Protocol):
-    """How the size of an image decides its decoder positions; picklable, for loader workers."""
+    """How the size of an image decides its decoder positions; picklable, for loader workers.
+
+    Its `repr` says everything that the numbers depend on, as that of a dataclass of plain values does.
+    """
 
     def __call__(self, width: int, height: int) -> int:
         """Decoder positions of an image of a width and height in pixels."""
@@ -85,14 +97,39 @@ class SampleEncoder:
         return self.chat.render(_turns(sample, None), has_image=sample.image is not None)[0]
 
     def prompt_length(self, sample: Sample) -> int:
-        """Tokens of the generation prompt, the image's included.
+        """Tokens of the generation prompt, the image's included; see `prompt_lengths`."""
+        return self.prompt_lengths([sample])[0]
 
-        The image is opened only where its size decides how many tokens it takes.
+    def prompt_lengths(self, samples: Iterable[Sample]) -> list[int]:
+        """Tokens of every generation prompt, the image's included.
+
+        An image is opened only where its size decides how many tokens it takes, and only once; of a file the
+        header is read.
+
+        Raises:
+            SampleError: a sample is longer than `max_length`; names it.
+            ValueError: an image decides how long a sample is, and is unreadable.
         """
-        number = self.num_image_tokens
-        if not isinstance(number, int):
-            number = sum(self._image_tokens([sample], self._images([sample])))
-        return len(self._row(sample, number, with_answers=False).ids)
+        lengths: list[int] = []
+        measured: dict[SizedImage, int] = {}
+        remaining = iter(samples)
+        while chunk := list(islice(remaining, _CHUNK)):
+            tokens = self.tokenizer(
+                [self.prompt(sample) for sample in chunk],
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+            for sample, ids in zip(chunk, tokens["input_ids"], strict=True):
+                more = self._in_image(sample, measured) - 1
+                length = len(ids) + more * ids.count(self.image_id)
+                self._require_fit(sample, length)
+                lengths.append(length)
+        return lengths
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides how many tokens a sample has, equal in every process."""
+        return self._digest
 
     def check(self, sample: Sample, *, with_answers: bool) -> None:
         """Refuse a sample that `encode` would refuse, before it does.
@@ -112,10 +149,7 @@ class SampleEncoder:
         in_image = 0 if sample.image is None else self._most_in_image
         if _most_tokens(text) + in_image <= self.max_length:
             return
-        number = self.num_image_tokens
-        if sample.image is not None and not isinstance(number, int):
-            in_image = _sized(number, sample, self._size(sample.image))
-        self._row(sample, in_image, with_answers=with_answers)
+        self._row(sample, self._in_image(sample, {}), with_answers=with_answers)
 
     def num_answer_tokens(self, sample: Sample) -> int:
         """Tokens that the loss counts in a training batch: all answers and their ends; opens no image."""
@@ -191,11 +225,14 @@ class SampleEncoder:
             row.ids.extend([token] * copies)
             inside = end > first and any(start < stop and end > begin for begin, stop in spans)
             row.in_answer.extend([inside] * copies)
-        if len(row.ids) > self.max_length:
+        self._require_fit(sample, len(row.ids))
+        return row
+
+    def _require_fit(self, sample: Sample, length: int) -> None:
+        if length > self.max_length:
             fix = "shorten the record or leave it out, or raise model.backbone.max_length"
             limit = f"more than the backbone's max_length {self.max_length}"
-            raise SampleError.of(sample, "too long", f"has {len(row.ids)} tokens, {limit}; {fix}")
-        return row
+            raise SampleError.of(sample, "too long", f"has {length} tokens, {limit}; {fix}")
 
     def _rendered(self, sample: Sample, *, with_answers: bool) -> tuple[str, list[tuple[int, int]]]:
         turns = _turns(sample, self._target(sample) if with_answers else None)
@@ -222,9 +259,37 @@ class SampleEncoder:
         shown = [sample for sample in samples if sample.image is not None]
         return [_sized(number, sample, image.size) for sample, image in zip(shown, images, strict=True)]
 
-    def _size(self, image: ImageSource) -> tuple[int, int]:
-        width, height = image.size() if isinstance(image, FileImage) else image.open().size
-        return (max(width, height),) * 2 if self.image_aspect == "pad" else (width, height)
+    def _in_image(self, sample: Sample, measured: dict[SizedImage, int]) -> int:
+        """Decoder positions of a sample's image; those of files are looked up in `measured`, or added."""
+        image, number = sample.image, self.num_image_tokens
+        if image is None:
+            return 0
+        if isinstance(number, int):
+            return number
+        if not isinstance(image, SizedImage):
+            return _sized(number, sample, self._shown(image.open().size))
+        if image not in measured:
+            measured[image] = _sized(number, sample, self._shown(image.size()))
+        return measured[image]
+
+    def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height as the image processor is to see them."""
+        return (max(size),) * 2 if self.image_aspect == "pad" else size
+
+    @cached_property
+    def _digest(self) -> str:
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Whoever called it last has set these; a call without them takes them back.
+        tokenizer |= {"truncation": None, "padding": None}
+        parts = [
+            ENCODING_VERSION,
+            tokenizer,
+            dataclasses.asdict(self.chat),
+            repr(self.num_image_tokens),
+            self.image_aspect,
+            self.max_length,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _token_id(self, token: str) -> int:
         ids = self.tokenizer.encode(token, add_special_tokens=False)

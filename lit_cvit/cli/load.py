@@ -11,8 +11,9 @@ import yaml
 
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.measured import Measured
 from lit_cvit.methods import ContinualMethod, ZeroShot
-from lit_cvit.run import RunFolder, migrate_config
+from lit_cvit.run import RunFolder, Writer, migrate_config
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.restore import restore_method, restored_stages
 from lit_cvit.stream.trainer import ContinualTrainer
@@ -37,19 +38,20 @@ class LoadedRun:
     stage: int
 
 
-def load_run(path: Path | str, *, stage: int | None = None) -> LoadedRun:
+def load_run(path: Path | str, *, stage: int | None = None, measured: Measured | None = None) -> LoadedRun:
     """Load a run's method as it was after a stage.
 
     Args:
         path: The run folder.
         stage: Stage number; by default the last trained one. 0 is the backbone as it was before any tuning,
             also where the run started from another one.
+        measured: What an earlier load has measured of samples, and this one may use and add to.
 
     Raises:
         ValueError: the folder is no run, the run was started from Python, the stage is not trained, or a
             stored file changed.
     """
-    run, method, data, trainer = _rebuilt(path, untuned=stage == 0)
+    run, method, data, trainer = _rebuilt(path, untuned=stage == 0, measured=measured)
     if stage == 0:
         method.to(trainer.strategy.root_device).eval()
         return LoadedRun(run, method, data, trainer, 0)
@@ -78,7 +80,7 @@ def walk_run(path: Path | str) -> Iterator[LoadedRun]:
 
 
 def _rebuilt(
-    path: Path | str, *, untuned: bool = False
+    path: Path | str, *, untuned: bool = False, measured: Measured | None = None
 ) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
     """A run's folder, and its objects as they are configured, without any stage; `untuned` without method."""
     run = RunFolder.open(path, verify=True)
@@ -97,6 +99,9 @@ def _rebuilt(
     assert isinstance(method, ContinualMethod)
     assert isinstance(data, ContinualDataModule)
     assert isinstance(trainer, ContinualTrainer)
+    data.measured = measured or data.measured
+    # What the run has measured is read, but a verb leaves the run as it is.
+    data.measured.keep_in(RunFolder(run.path, run.record, Writer(enabled=False)))
     if untuned:
         method = ZeroShot(method.backbone)
     introduce(method, data)

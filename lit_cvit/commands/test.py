@@ -19,6 +19,7 @@ from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from lit_cvit.cli.load import LoadedRun
+    from lit_cvit.data.measured import Measured
     from lit_cvit.data.tasks import Benchmark, Task
     from lit_cvit.evaluation import TaskResult
 
@@ -33,6 +34,7 @@ def run(argv: Sequence[str]) -> int:
         if getattr(options, name) is not None and options.benchmark is None:
             raise CleanExit(f"--{name} goes with --benchmark; a run's own tasks are read as it read them")
 
+    from lit_cvit.data.measured import Measured
     from lit_cvit.run import RunFolder
     from lit_cvit.stream.restore import require_stage
 
@@ -42,14 +44,15 @@ def run(argv: Sequence[str]) -> int:
             if stage:
                 require_stage(folder, stage)
     asked = _asked(options) if options.benchmark is not None else None
+    measured = Measured()
     if len(stages) < 2:
-        _score_stage(options, next(iter(stages), None), asked, options.out)
+        _score_stage(options, next(iter(stages), None), asked, options.out, measured)
         return 0
     untuned: dict[str, Figures] = {}
     for stage in stages:
         out = options.out / f"stage-{stage}" if options.out is not None else None
         print(f"after stage {stage}:" if stage else "before any tuning (stage 0):")
-        figures = _score_stage(options, stage, asked, out, untuned)
+        figures = _score_stage(options, stage, asked, out, measured, untuned)
         untuned = untuned if stage else figures
     return 0
 
@@ -117,14 +120,15 @@ def _score_stage(
     stage: int | None,
     asked: Benchmark | None,
     out: Path | None,
+    measured: Measured,
     untuned: dict[str, Figures] | None = None,
 ) -> dict[str, Figures]:
-    """Score one stage; returns every task's figures. Nothing of the model outlives the call."""
+    """Score one stage; returns every task's figures. Only what is measured of samples outlives the call."""
     from lit_cvit.cli.load import load_run
     from lit_cvit.evaluation import evaluate_task
     from lit_cvit.run import Writer
 
-    loaded = load_run(options.run, stage=stage)
+    loaded = load_run(options.run, stage=stage, measured=measured)
     tasks = list(asked.downstream) if asked else _own_tasks(loaded, options.tasks)
     if asked:
         loaded.method.set_tasks((*loaded.data.stream, *loaded.data.downstream, *tasks))

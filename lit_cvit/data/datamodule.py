@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_cvit.data.benchmarks import load_benchmark
+from lit_cvit.data.measured import Measured, name_with_digest
 from lit_cvit.data.restricted import restrict_batch
-from lit_cvit.data.sampling import EvalBatchSampler, Pick, TrainBatchSampler, global_batches
+from lit_cvit.data.sampling import EvalBatchSampler, EvalPlan, Pick, TrainBatchSampler, global_batches
 from lit_cvit.data.stage import Stage, UnionSource, joint_task
 from lit_cvit.data.tasks import Batch, Benchmark, Encoder, SampleSource, Task
 from lit_cvit.data.validation.check import OnProgress, TaskReport, check_benchmark, require_clean
@@ -146,6 +147,9 @@ class ContinualDataModule(L.LightningDataModule):
         eval_batch_size: Samples decoded at once.
         epochs: Passes over a task's training data in its stage.
         num_workers: Loader processes; 0 loads in the main process.
+
+    Attributes:
+        measured: Lengths of test samples that are known already.
     """
 
     def __init__(
@@ -179,6 +183,7 @@ class ContinualDataModule(L.LightningDataModule):
         self.batch_size, self.global_batch_size = batch_size, global_batch_size
         self.eval_batch_size, self.epochs, self.num_workers = eval_batch_size, epochs, num_workers
         self.joint = False
+        self.measured = Measured()
         self._encoder: Encoder | None = None
         self._hidden: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._sampler: TrainBatchSampler | None = None
@@ -353,15 +358,25 @@ class ContinualDataModule(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
-    def eval_sampler(self, task: Task, *, rank: int = 0, world_size: int = 1) -> EvalBatchSampler:
-        """How a task's test split is cut into whole batches of like length, which are dealt to ranks."""
-        source = task.test
-        lengths = [self.encoder.prompt_length(source.sample(index)) for index in range(len(source))]
-        return EvalBatchSampler(lengths, self.eval_batch_size, rank=rank, world_size=world_size)
+    def eval_plan(self, task: Task) -> EvalPlan:
+        """How a task's test split is cut into whole batches of like length.
+
+        Every rank must call it at the same point: lengths that are not known yet are measured.
+
+        Raises:
+            ValueError: a record is bad or longer than the backbone takes, or an image that decides how long
+                it is cannot be read; names it.
+        """
+        source, encoder = task.test, self.encoder
+        lengths = self.measured.values(
+            name_with_digest("prompt_tokens", source.digest(), encoder.digest()),
+            lambda: encoder.prompt_lengths(source.sample(index) for index in range(len(source))),
+        )
+        return EvalPlan.of(lengths, self.eval_batch_size)
 
     def eval_loader(self, task: Task, sampler: EvalBatchSampler | None = None) -> DataLoader[Batch]:
-        """The batches of a task's test split, all of them unless a sampler says otherwise."""
-        sampler = sampler or self.eval_sampler(task)
+        """The batches of a task's test split that a sampler asks for; by default all, see `eval_plan`."""
+        sampler = sampler or EvalBatchSampler(self.eval_plan(task))
         return self._loader(task.test, _EvalBuilder(self.encoder, self._hidden[1]), sampler)
 
     def _loader(

@@ -86,8 +86,7 @@ class FileImage:
         """
         found = self.locate()
         try:
-            with _opened(found) as image:
-                return image.size
+            return image_size(found)
         except ValueError as error:
             raise self._problem(str(error)) from error
 
@@ -105,6 +104,16 @@ def decode_image(source: Path | BinaryIO) -> Image.Image:
     with _opened(source) as image:
         image.load()
         return _to_rgb(image)
+
+
+def image_size(source: Path | BinaryIO) -> tuple[int, int]:
+    """Read width and height in pixels off the header of an image file.
+
+    Raises:
+        ValueError: it is no image or is too large; says why, without a place.
+    """
+    with _opened(source) as image:
+        return image.size
 
 
 @contextmanager

@@ -172,39 +172,63 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         return dealt
 
 
+@dataclass(frozen=True)
+class EvalPlan:
+    """A split in whole batches of samples of like length, longest first: a lack of memory shows at once.
+
+    The batches are dealt to the ranks in turn. A round is what the ranks answer side by side: one batch each,
+    and in the last round perhaps none on some.
+
+    Attributes:
+        batches: Positions in the split of the samples of every batch.
+    """
+
+    batches: list[list[int]]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int] | Tensor, batch_size: int) -> EvalPlan:
+        """Plan a split.
+
+        Args:
+            lengths: Length of every sample (tokens or characters); samples of equal length keep their order.
+            batch_size: Samples of a batch on one rank.
+
+        Raises:
+            ValueError: `batch_size` is not positive.
+        """
+        _require_positive(batch_size=batch_size)
+        order = torch.as_tensor(lengths).argsort(stable=True, descending=True).tolist()
+        return cls([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
+
+    def num_rounds(self, world_size: int) -> int:
+        """Rounds of `world_size` ranks."""
+        return -(-len(self.batches) // world_size)
+
+    def round(self, number: int, world_size: int) -> list[list[int]]:
+        """The batches of round `number`, from 0, by rank; none past the last round."""
+        return self.batches[number * world_size : (number + 1) * world_size]
+
+
 class EvalBatchSampler(Sampler[list[int]]):
-    """This rank's batches of a split, longest samples first so that a lack of memory shows at once.
+    """This rank's batches of an evaluation.
 
     `len` is the number of batches of this rank, also after a skip; it may differ by one between ranks.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        skip_batches: int = 0,
-    ) -> None:
+    def __init__(self, plan: EvalPlan, *, rank: int = 0, world_size: int = 1, skip_batches: int = 0) -> None:
         """Set up the batches.
 
         Args:
-            lengths: Length of every sample of the split (tokens or characters), which sorts them.
-            batch_size: Samples of a batch on one rank.
+            plan: The batches of all ranks.
             rank: This process.
             world_size: Number of processes.
             skip_batches: Batches of this rank to leave out at the start.
 
         Raises:
-            ValueError: `batch_size` is not positive, the rank is out of range, or `skip_batches` exceeds
-                the batches of this rank.
+            ValueError: the rank is out of range, or `skip_batches` exceeds the batches of this rank.
         """
-        _require_positive(batch_size=batch_size)
         _require_rank(rank, world_size)
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        self._batches = batches[rank::world_size]
+        self._batches = plan.batches[rank::world_size]
         if not 0 <= skip_batches <= len(self._batches):
             allowed = f"0 to {len(self._batches)} (the batches of this rank)"
             raise ValueError(f"skip_batches must be {allowed}, got {skip_batches}")

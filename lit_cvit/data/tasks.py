@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor
@@ -47,6 +47,19 @@ class ImageSource(Protocol):
 
         Raises:
             ValueError: the image is missing or unreadable; names the file and the record.
+        """
+        ...
+
+
+@runtime_checkable
+class SizedImage(ImageSource, Protocol):
+    """An image source that can say its size without decoding; hashable, and equal images are of one size."""
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, those of the image that `open` returns.
+
+        Raises:
+            ValueError: the image is missing or its header is unreadable; names the file and the record.
         """
         ...
 
@@ -278,5 +291,13 @@ class Encoder(Protocol):
         ...
 
     def prompt_length(self, sample: Sample) -> int:
-        """Tokens of a sample's prompt; opens no image."""
+        """Tokens of a sample's prompt; decodes no image file."""
+        ...
+
+    def prompt_lengths(self, samples: Iterable[Sample]) -> list[int]:
+        """`prompt_length` of every sample, for whole splits: cheaper by far, and samples are not held."""
+        ...
+
+    def digest(self) -> str:
+        """A digest of everything that decides how many tokens a sample has, equal in every process."""
         ...

@@ -18,6 +18,7 @@ import torch
 from lit_cvit.adapters import RoutingContext, routing
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.memory import SubsetSource
+from lit_cvit.data.sampling import EvalBatchSampler
 from lit_cvit.data.tasks import Batch, Task
 from lit_cvit.evaluation import evaluating
 from lit_cvit.methods.base import ContinualMethod
@@ -53,7 +54,7 @@ def run_over(
         What was seen, in the order of the batches, so that the number of ranks changes no bit.
     """
     chosen = dataclasses.replace(task, test=SubsetSource(task.test, tuple(rows)))
-    sampler = data.eval_sampler(chosen, rank=rank(), world_size=num_ranks())
+    sampler = EvalBatchSampler(data.eval_plan(chosen), rank=rank(), world_size=num_ranks())
     own: dict[int, Found] = {}
     with evaluating(method, device), precision(), torch.no_grad():
         for number, batch in enumerate(data.eval_loader(chosen, sampler)):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_cvit.run.answers import AnswerJournal
-from lit_cvit.run.files import read_json, read_jsonl
+from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.naming import file_name, nearest_run, new_folder, runs_below
 from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import ScoreMatrix, StageScores
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RECORD = "run.json"
+_VALUES = "values"
 
 
 class RunFolder:
@@ -161,6 +162,27 @@ class RunFolder:
         """The answers of a task that is being answered at a stage."""
         path = self.stage_folder(stage) / ANSWERS / f"{file_name(task)}.jsonl"
         return AnswerJournal(self.writer, path)
+
+    def measurement(self, name: str) -> Tensor | None:
+        """What was measured of the run's data and saved under a name, or None.
+
+        A damaged file does not count, with a warning: what it held can be measured again.
+        """
+        path = self._measurement_path(name)
+        if not path.is_file():
+            return None
+        try:
+            return read_tensors(path)[_VALUES]
+        except ValueError as error:
+            warnings.warn(f"{error}; it is measured again", stacklevel=2)
+            return None
+
+    def save_measurement(self, name: str, values: Tensor) -> None:
+        """Save what was measured of the run's data; the name has to hold the digest of what decides it."""
+        self.writer.write_tensors(self._measurement_path(name), {_VALUES: values})
+
+    def _measurement_path(self, name: str) -> Path:
+        return self.path / "measurements" / f"{name}.safetensors"
 
     def save_record(self) -> None:
         """Write `run.json`."""

@@ -230,6 +230,7 @@ class ContinualTrainer(L.Trainer):
             self.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
         self._folder = self._open_run(record, resume=resume)
         self.strategy.barrier("run folder")
+        data.measured.keep_in(self._folder)
         self.strategy.checkpoint_io = RunCheckpointIO(self._folder)
         # Last: a checkpoint holds what the other callbacks did in the step, and the log has its row.
         others = [each for each in self.callbacks if not isinstance(each, StepLog | StageCheckpoints)]

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_cvit.backbones import encode
+from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.backbones.encode import _most_tokens, open_images
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.backbones.tiny import Tiny
@@ -78,6 +80,42 @@ def test_lengths_are_those_of_the_batches_and_open_no_image(llava: Llava, sample
     blind = [replace(s, image=Unreadable() if s.image else None) for s in samples]
     assert llava.answer_lengths(blind) == batch.answer_mask.sum(1).tolist()
     assert [llava.prompt_length(s) for s in blind] == prompts.inputs["attention_mask"].sum(1).tolist()
+
+
+def test_a_split_is_measured_as_its_samples_are(
+    llava: Llava, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = llava.encode(samples, with_answers=False).inputs["attention_mask"].sum(1).tolist()
+    monkeypatch.setattr(encode, "_CHUNK", 2)
+    assert llava.encoder.prompt_lengths(iter(samples)) == lengths
+    assert llava.encoder.prompt_lengths([]) == []
+
+
+def test_a_split_with_a_sample_that_is_too_long_is_refused(
+    llava_folder: Path, llava: Llava, samples: list[Sample]
+) -> None:
+    lengths = llava.encoder.prompt_lengths(samples)
+    encoder = Llava(str(llava_folder), max_length=max(lengths) - 1).encoder
+    longest = samples[lengths.index(max(lengths))]
+    with pytest.raises(SampleError, match=f"'{longest.id}' of task .* has {max(lengths)} tokens"):
+        encoder.prompt_lengths(samples)
+
+
+def test_the_digest_of_an_encoder_is_that_of_all_that_decides_a_length(
+    llava_folder: Path, llava: Llava, tmp_path: Path
+) -> None:
+    digest, again = llava.encoder.digest(), Llava(str(llava_folder)).encoder
+    # A tokenizer remembers how it was called last.
+    again.tokenizer("a text", truncation=True, max_length=2, padding="max_length")
+    assert again.digest() == digest
+    assert pickle.loads(pickle.dumps(again)).digest() == digest
+    others = [
+        Llava(str(llava_folder), max_length=100),
+        Llava(str(build_llava_folder(tmp_path / "words", texts=["one two one two"]))),
+        Llava(str(build_llava_folder(tmp_path / "patches", patch_size=16))),
+        Tiny(str(llava_folder)),
+    ]
+    assert len({digest, *(other.encoder.digest() for other in others)}) == 5
 
 
 def test_image_rows_name_the_samples_of_the_images(llava: Llava, samples: list[Sample]) -> None:

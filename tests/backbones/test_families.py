@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import PIL.Image
+import PIL.ImageFile
 import pytest
 import torch
 from family_kit import FAMILIES, Family, Noise
@@ -25,6 +27,8 @@ from lit_cvit.adapters import (
     routing,
 )
 from lit_cvit.backbones import Backbone
+from lit_cvit.backbones.dynamic import DynamicBackbone
+from lit_cvit.data.images import FileImage
 from lit_cvit.data.tasks import Batch, Sample
 
 SAMPLES = [
@@ -129,6 +133,42 @@ def test_images_of_every_size_take_the_positions_that_were_counted(backbone: Bac
         batch = backbone.encode([sample], with_answers=False)
         assert backbone.prompt_length(sample) == batch.inputs["input_ids"].shape[1]
         backbone.forward_hidden(batch)
+
+
+def test_a_split_is_measured_off_the_headers_of_its_files_each_opened_once(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"wide.png": (64, 32), "tall.jpg": (31, 95), "large.png": (300, 280)}
+    for name, (width, height) in sizes.items():
+        Noise(0, width, height).open().save(tmp_path / name)
+    blind, turns = replace(SAMPLES[0], image=None), SAMPLES[3]
+    samples = [replace(turns, image=FileImage(tmp_path, name)) for name in sizes for _ in range(2)]
+    samples[2:2] = [blind]
+    expected = [backbone.encode([s], with_answers=False).inputs["input_ids"].shape[1] for s in samples]
+
+    opened: list[str] = []
+    real = PIL.Image.open
+
+    def counted(path: Path, **settings: object) -> PIL.Image.Image:
+        opened.append(path.name)
+        return real(path, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PIL.Image, "open", counted)
+    monkeypatch.setattr(PIL.ImageFile.ImageFile, "load", None)
+    assert backbone.encoder.prompt_lengths(samples) == expected
+    assert opened == (list(sizes) if isinstance(backbone, DynamicBackbone) else [])
+
+
+def test_the_digest_of_an_encoder_covers_the_largest_resolution(built: Built) -> None:
+    def digest(**settings: int) -> str:
+        return built.family.backbone(
+            str(built.folder), **{**built.family.settings, **settings}
+        ).encoder.digest()
+
+    limits = {"max_pixels": 4096, "max_tiles": 2}
+    for name in limits.keys() & built.family.settings.keys():
+        assert digest() == digest()
+        assert digest(**{name: limits[name]}) != digest()
 
 
 def test_answer_lengths_are_those_of_the_batch_and_open_no_image(backbone: Backbone) -> None:

@@ -104,6 +104,18 @@ def test_one_stage_is_kept_without_a_folder_of_its_own(
     assert "(3 samples)" in say(*common, "--tasks", "POPE", "--limit", 1)[1]
 
 
+def test_stages_share_what_is_measured_and_the_runs_own_splits_are_measured_already(
+    say, finished: RunFolder, root: Path, split_sizes: list[int]
+) -> None:
+    measured = sorted((finished.path / "measurements").iterdir())
+    common = ("test", "--run", finished.path)
+    status, *_ = say(*common, "--benchmark", "general", "--root", root, "--tasks", "POPE", "--stage", 0, 2)
+    assert (status, split_sizes) == (0, [6])
+    assert say(*common, "--tasks", "GQA")[0] == 0
+    assert split_sizes == [6]
+    assert sorted((finished.path / "measurements").iterdir()) == measured
+
+
 def test_stage_0_answers_as_a_zero_shot_run_does(
     say, finished: RunFolder, small: Path, tmp_path: Path
 ) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_cvit.data.sampling import (
     EvalBatchSampler,
+    EvalPlan,
     Pick,
     TrainBatchSampler,
     epoch_order,
@@ -188,25 +190,43 @@ def test_a_bad_training_setting_is_refused(change: dict[str, int], message: str)
 
 
 def test_evaluation_batches_hold_samples_of_like_length_longest_first() -> None:
-    assert list(EvalBatchSampler([5, 9, 5, 1, 9], 2)) == [[1, 4], [0, 2], [3]]
+    assert EvalPlan.of([5, 9, 5, 1, 9], 2).batches == [[1, 4], [0, 2], [3]]
+
+
+@given(lengths=st.lists(st.integers(0, 3), max_size=90))
+def test_samples_of_equal_length_are_evaluated_in_the_order_of_the_split(lengths: list[int]) -> None:
+    by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    plan = EvalPlan.of(torch.tensor(lengths, dtype=torch.int32), 4)
+    assert [index for batch in plan.batches for index in batch] == by_length
 
 
 @given(lengths=st.lists(st.integers(0, 9), max_size=60), batch=st.integers(1, 7), world=worlds)
 def test_evaluation_batches_do_not_depend_on_the_world(lengths: list[int], batch: int, world: int) -> None:
-    alone = list(EvalBatchSampler(lengths, batch))
-    dealt = [list(EvalBatchSampler(lengths, batch, rank=rank, world_size=world)) for rank in range(world)]
-    assert [alone[rank::world] for rank in range(world)] == dealt
-    assert sorted(index for one in alone for index in one) == list(range(len(lengths)))
+    plan = EvalPlan.of(lengths, batch)
+    assert list(EvalBatchSampler(plan)) == plan.batches
+    dealt = [list(EvalBatchSampler(plan, rank=rank, world_size=world)) for rank in range(world)]
+    assert [plan.batches[rank::world] for rank in range(world)] == dealt
+    assert sorted(index for one in plan.batches for index in one) == list(range(len(lengths)))
+
+
+@given(num=st.integers(0, 60), batch=st.integers(1, 7), world=worlds)
+def test_a_round_of_an_evaluation_is_the_next_batch_of_every_rank(num: int, batch: int, world: int) -> None:
+    plan = EvalPlan.of(range(num), batch)
+    ranks = [list(EvalBatchSampler(plan, rank=rank, world_size=world)) for rank in range(world)]
+    assert plan.num_rounds(world) == max(map(len, ranks))
+    for number in range(plan.num_rounds(world) + 1):
+        assert plan.round(number, world) == [each[number] for each in ranks if number < len(each)]
 
 
 @given(num=st.integers(0, 60), batch=st.integers(1, 7), world=worlds, skip=st.integers(0, 60))
 def test_skipping_evaluation_batches_equals_dropping_them(
     num: int, batch: int, world: int, skip: int
 ) -> None:
+    plan = EvalPlan.of(range(num), batch)
     for rank in range(world):
-        whole = list(EvalBatchSampler(range(num), batch, rank=rank, world_size=world))
+        whole = list(EvalBatchSampler(plan, rank=rank, world_size=world))
         skip = min(skip, len(whole))
-        rest = EvalBatchSampler(range(num), batch, rank=rank, world_size=world, skip_batches=skip)
+        rest = EvalBatchSampler(plan, rank=rank, world_size=world, skip_batches=skip)
         assert list(rest) == whole[skip:]
         assert len(rest) == len(whole)
 
@@ -214,14 +234,15 @@ def test_skipping_evaluation_batches_equals_dropping_them(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"rank": -1}, "rank must be 0 to world_size - 1 = 0, got -1"),
         ({"skip_batches": 3}, r"skip_batches must be 0 to 2 \(the batches of this rank\), got 3"),
     ],
 )
 def test_a_bad_evaluation_setting_is_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EvalBatchSampler([1, 2, 3], **{"batch_size": 2} | change)
+        EvalBatchSampler(EvalPlan.of([1, 2, 3], 2), **change)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        EvalPlan.of([1, 2, 3], 0)
 
 
 def test_rows_are_spaced_evenly() -> None:

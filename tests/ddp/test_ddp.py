@@ -40,7 +40,10 @@ def test_evaluation_on_two_ranks_equals_one_bit_for_bit(model: Path, tmp_path: P
     pair = run_and_read(*ranks_of(made.job("pair")))
     three = run_and_read(*ranks_of(made.job("three", data={"batch_size": BATCH}), 3))
     assert len(list(read_jsonl(RunFolder.open(whole["path"]).predictions_path(1, "GQA")))) == 5
+    measured = sorted(path.name for path in (Path(whole["path"]) / "measurements").iterdir())
     for other in (pair, three):
+        # The names hold digests: every process has the same.
+        assert sorted(path.name for path in (Path(other[0]["path"]) / "measurements").iterdir()) == measured
         require_same_files(
             stored_files(RunFolder.open(other[0]["path"])), stored_files(RunFolder.open(whole["path"]))
         )

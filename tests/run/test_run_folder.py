@@ -285,6 +285,21 @@ def test_an_unreadable_run_is_passed_over_with_a_warning(tmp_path: Path) -> None
     assert newest.path == run.path
 
 
+def test_measurements_are_read_back_by_name_and_a_damaged_one_does_not_count(tmp_path: Path) -> None:
+    run = make_run(tmp_path, num_stages=0)
+    assert run.measurement("prompt_tokens-1") is None
+    run.save_measurement("prompt_tokens-1", torch.tensor([3, 1, 2], dtype=torch.int32))
+    again = RunFolder.open(run.path)
+    found = again.measurement("prompt_tokens-1")
+    assert found is not None
+    assert (found.dtype, found.tolist()) == (torch.int32, [3, 1, 2])
+    assert again.measurement("prompt_tokens-2") is None
+    (path,) = (run.path / "measurements").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"prompt_tokens-1\.safetensors .*measured again"):
+        assert again.measurement("prompt_tokens-1") is None
+
+
 def test_a_rank_that_does_not_write_follows_along(tmp_path: Path) -> None:
     run = make_run(tmp_path, num_stages=0)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
@@ -293,5 +308,6 @@ def test_a_rank_that_does_not_write_follows_along(tmp_path: Path) -> None:
     other.save_stage(1, {"w": torch.ones(1)}, {}, extra={"step": 1})
     other.save_scores(StageScores(1, "ScienceQA", {"ScienceQA": score(1.0)}))
     other.log({"step": 1})
+    other.save_measurement("prompt_tokens-1", torch.ones(1))
     assert other.record.stage(1).status is Status.EVALUATED
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before

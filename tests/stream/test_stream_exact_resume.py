@@ -154,7 +154,7 @@ def test_a_second_interrupt_stops_at_once(llava_folder: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("signum", [0, signal.SIGTERM])
 def test_an_evaluation_goes_on_at_the_batch_it_had_reached(
-    llava_folder: Path, tmp_path: Path, made: Made, signum: int
+    llava_folder: Path, tmp_path: Path, made: Made, signum: int, split_sizes: list[int]
 ) -> None:
     with pytest.raises(Stopped if signum else Killed):
         fit(
@@ -165,6 +165,7 @@ def test_an_evaluation_goes_on_at_the_batch_it_had_reached(
         )
     stored = [len(run_in(tmp_path).journal(2, task).rounds()) for task in ("ScienceQA", "GQA")]
     assert stored == [3, 1]
+    assert split_sizes == [5, 5]
     resumed, asked = method(llava_folder), []
     generate = resumed.generate
 
@@ -175,6 +176,7 @@ def test_an_evaluation_goes_on_at_the_batch_it_had_reached(
     resumed.generate = counted  # type: ignore[method-assign]
     again = fit(tmp_path, resumed, small_data(epochs=EPOCHS, eval_batch_size=2), ckpt_path="last")
     assert asked == [2, 1]
+    assert split_sizes == [5, 5], "a resumed run measures nothing again"
     assert not again.run.journal(2, "GQA").path.exists()
     whole = fit(tmp_path / "whole", method(llava_folder), small_data(epochs=EPOCHS, eval_batch_size=2))
     assert state_files(again.run) == state_files(whole.run)

@@ -10,14 +10,16 @@ import base64
 import contextlib
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from PIL import Image
 
-from lit_cvit.data.images import decode_image
+from lit_cvit.data.images import decode_image, image_size
+
+Found = TypeVar("Found")
 
 _IMAGE = "image"
 # Whatever is shorter cannot be an image; it is the `index` of the row that holds the image.
@@ -49,6 +51,17 @@ class TableImage:
         Raises:
             ValueError: the cell holds no readable image; names the file and the record.
         """
+        return self._read(decode_image)
+
+    def size(self) -> tuple[int, int]:
+        """Read the row, and width and height in pixels off the image's header.
+
+        Raises:
+            ValueError: as in `open`, but for damage behind the header.
+        """
+        return self._read(image_size)
+
+    def _read(self, look: Callable[[BinaryIO], Found]) -> Found:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.start)
@@ -57,7 +70,7 @@ class TableImage:
                 cell = next(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))[
                     self.column
                 ]
-            return decode_image(io.BytesIO(base64.b64decode(cell)))
+            return look(io.BytesIO(base64.b64decode(cell)))
         except (OSError, ValueError, csv.Error, IndexError, StopIteration) as error:
             fix = "it must be an image file in base64; fetch the table again"
             raise ValueError(f"{self.record}: column {_IMAGE!r}: {error}; {fix}") from error
