@@ -262,8 +262,7 @@ class ContinualTrainer(L.Trainer):
     # -- one stage ------------------------------------------------------------------------------------------
 
     def _walk(self, stage: Stage, method: ContinualMethod, data: ContinualDataModule) -> None:
-        done = self.run.stages_done()
-        if stage.number not in done:
+        if stage.number not in self.run.stages_done():
             start = time.perf_counter()
             inside = checkpoint_step(self.run, stage.number) is not None
             planned = self.run.record.stage(stage.number).plan if inside else None
