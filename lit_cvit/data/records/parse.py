@@ -28,6 +28,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from lit_cvit.data.errors import RecordError
+
 IMAGE_PLACEHOLDER = "<image>"
 
 # Where a test row has its answer; the first that is there counts.
@@ -71,7 +73,7 @@ def parse_record(row: Mapping[str, object], *, place: str, position: int | None 
         position: The id of a row that has none; None makes that an error.
 
     Raises:
-        ValueError: the row is in none of the known forms, or a field is missing, of the wrong type, blank,
+        RecordError: the row is in none of the known forms, or a field is missing, of the wrong type, blank,
             or inconsistent; names place, id where known, field, the value got, and the fix.
     """
     image, annotations = row.get("image"), row.get("annotations")
@@ -105,9 +107,12 @@ def parse_record(row: Mapping[str, object], *, place: str, position: int | None 
             choices=choices,
         )
     keys = ", ".join(map(repr, row)) or "none"
-    raise ValueError(
-        f"{reader.place}: got the fields {keys}; a record has 'conversations' (LLaVA training), 'text' and "
-        "'answer' (LLaVA test), or 'answers' (our own)"
+    raise RecordError.of(
+        f"got the fields {keys}",
+        place=reader.place,
+        cause="unknown form",
+        fix="a record has 'conversations' (LLaVA training), 'text' and 'answer' (LLaVA test), or 'answers' "
+        "(our own)",
     )
 
 
@@ -144,7 +149,7 @@ class _Row:
         if got is _ABSENT:
             got = self.row.get(field, _ABSENT)
         shown = "nothing" if got is _ABSENT else reprlib.repr(got)
-        raise ValueError(f"{self.place}: field {field!r}: got {shown}; {fix}")
+        raise RecordError.of(f"got {shown}", place=self.place, field=field, fix=fix)
 
     def identity(self, position: int | None) -> str:
         if position is not None and not {"id", "question_id"} & self.row.keys():

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.file import RecordFile
 from lit_cvit.data.records.parse import Record, parse_record
@@ -61,7 +62,7 @@ class RecordSource:
 
         Raises:
             IndexError: `index` is negative or past the end.
-            ValueError: the record is bad; names file, line or index, id, field, the value got and the fix.
+            RecordError: the record is bad; names file, line or index, id, field, the value got and the fix.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.file.path} has samples 0 to {len(self) - 1}, got {index}")
@@ -98,7 +99,7 @@ class RecordSource:
         place = self._place(record, index)
         if self._image_root is None:
             fix = f"task {self._task!r} has no 'image_root'; add it to the task in the YAML file"
-            raise ValueError(f"{place}: field 'image': got {record.image!r}; {fix}")
+            raise RecordError.of(f"got {record.image!r}", place=place, field="image", fix=fix)
         return FileImage(self._image_root, record.image, record=place)
 
     def _split(self, record: Record, index: int, epoch: int) -> tuple[str, str]:
@@ -106,25 +107,30 @@ class RecordSource:
         if record.instruction is not None:
             if record.instruction in self._instructions:
                 return record.question, record.instruction
-            field, got = "field 'instruction'", record.instruction
             fix = "it must be one of the task's instructions"
-        elif not record.text:
+            raise self._no_instruction(record, index, f"got {record.instruction!r}", fix, field="instruction")
+        if not record.text:
             if not self._instructions:
                 return record.question, ""
             drawn = mix("instruction", self._task, epoch, record.id) % len(self._instructions)
             return record.question, self._instructions[drawn]
-        else:
-            text = record.text.rstrip()
-            starts = [known for known in self._instructions if text.lstrip().startswith(f"{known}:")]
-            if starts:
-                longest = max(starts, key=len)
-                return text.lstrip().removeprefix(f"{longest}:").strip(), longest
-            ends = [known for known in self._instructions if text.endswith(known)]
-            if ends or not self._instructions:
-                longest = max(ends, key=len, default="")
-                return text.removesuffix(longest).strip(), longest
-            field, got = "the user's last text", "..." + text[-60:] if len(text) > 60 else text
-            fix = "it must end with an instruction of the task, or start with one and a colon"
+        text = record.text.rstrip()
+        starts = [known for known in self._instructions if text.lstrip().startswith(f"{known}:")]
+        if starts:
+            longest = max(starts, key=len)
+            return text.lstrip().removeprefix(f"{longest}:").strip(), longest
+        ends = [known for known in self._instructions if text.endswith(known)]
+        if ends or not self._instructions:
+            longest = max(ends, key=len, default="")
+            return text.removesuffix(longest).strip(), longest
+        shown = "..." + text[-60:] if len(text) > 60 else text
+        fix = "it must end with an instruction of the task, or start with one and a colon"
+        raise self._no_instruction(record, index, f"the user's last text: got {shown!r}", fix)
+
+    def _no_instruction(
+        self, record: Record, index: int, what: str, fix: str, field: str = ""
+    ) -> RecordError:
         listed = "; ".join(map(repr, self._instructions)) or "none"
         fix += f" ({listed}); correct the record or 'instruction' in the YAML file"
-        raise ValueError(f"{self._place(record, index)}: {field}: got {got!r}; {fix}")
+        place, cause = self._place(record, index), "no instruction of the task"
+        return RecordError.of(what, place=place, field=field, cause=cause, fix=fix)

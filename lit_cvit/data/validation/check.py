@@ -11,6 +11,7 @@ import os
 from array import array
 from collections.abc import Callable
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.records.templated import DrawnRecords, TemplatedSource
@@ -21,7 +22,6 @@ from lit_cvit.data.validation.report import (
     Problem,
     ProblemKind,
     TaskReport,
-    cause_of,
     require_clean,
 )
 
@@ -162,7 +162,7 @@ class _TaskCheck:
             try:
                 sample = source.sample(index)
             except ValueError as error:
-                self.tell(ProblemKind.RECORD, number, str(error), cause_of(str(error), where))
+                self.tell(ProblemKind.RECORD, number, str(error), _cause(error))
                 continue
             place = f"{where} (id {sample.id!r})"
             if not sample.user_text.strip():
@@ -209,7 +209,7 @@ class _TaskCheck:
         except SampleError as error:
             self.tell(ProblemKind.UNFIT, number, f"{place}: it {error.words}", error.cause)
         except ValueError as error:
-            self.bad_image(str(error), number, place)
+            self.bad_image(error, number, place)
 
     def image(self, image: ImageSource, key: bytes, number: int, index: int, place: str) -> bool:
         self.report.num_images += 1
@@ -217,17 +217,17 @@ class _TaskCheck:
             try:
                 self.lookup.find(image)
             except ValueError as error:
-                self.bad_image(str(error), number, place)
+                self.bad_image(error, number, place)
                 return False
         self.found.add(key)
         if self.uses is not None:
             self.uses.setdefault(key, array("q")).extend((number, index))
         return True
 
-    def bad_image(self, message: str, number: int, place: str) -> None:
-        if not message.startswith(place):
-            message = f"{place}: {message}"
-        self.tell(ProblemKind.IMAGE, number, message, cause_of(message, place))
+    def bad_image(self, error: ValueError, number: int, place: str) -> None:
+        # It may be that of another record, which shows the same image.
+        words = (error.words if isinstance(error, RecordError) else "") or str(error)
+        self.tell(ProblemKind.IMAGE, number, f"{place}: {words}", _cause(error))
 
     def decode(self, workers: int | None) -> None:
         assert self.uses is not None, "only asked for with images to open"
@@ -239,13 +239,10 @@ class _TaskCheck:
             workers=workers,
             on_progress=lambda done: self.progress("images", done, len(firsts)),
         )
-        for message, uses in zip(found, self.uses.values(), strict=True):
-            if not message:
-                continue
-            # The message names the record that was opened; the image of the others is the same.
-            problem = message.removeprefix(f"{self.named(*uses[:2])}: ")
-            for number, index in zip(uses[::2], uses[1::2], strict=True):
-                self.bad_image(problem, number, self.named(number, index))
+        for error, uses in zip(found, self.uses.values(), strict=True):
+            if error is not None:
+                for number, index in zip(uses[::2], uses[1::2], strict=True):
+                    self.bad_image(error, number, self.named(number, index))
 
     def named(self, number: int, index: int) -> str:
         source = self.sources[number]
@@ -266,6 +263,10 @@ def _place(source: SampleSource, index: int) -> str:
     if isinstance(source, RecordSource | TemplatedSource | DrawnRecords):
         return source.where(index)
     return f"sample {index}"
+
+
+def _cause(error: ValueError) -> str:
+    return error.cause if isinstance(error, RecordError) else ""
 
 
 def _image_key(image: ImageSource) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +41,8 @@ class Problem:
         task: Name of the task.
         split: `train` or `test`.
         message: Names file, record and fix.
-        cause: The field of a bad record, or why an image is bad; problems of one cause are alike.
+        cause: What is wrong, without the values: that of a `RecordError`, a scorer, what a backbone cannot
+            take. Problems of one cause are alike.
     """
 
     kind: ProblemKind
@@ -142,21 +142,6 @@ def tolerated(reports: Sequence[TaskReport]) -> str:
 def counted(count: int, noun: str) -> str:
     """A number with its noun: `1 task`, `2 tasks`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def cause_of(message: str, place: str) -> str:
-    """The cause that a message about a record or an image names, without the place and the values.
-
-    Args:
-        message: What the record or the image raised.
-        place: File and line or index that it starts with.
-    """
-    rest = re.sub(r"^(?: \(id .*?\))?: ", "", message.removeprefix(place), count=1)
-    if named := re.match(r"field '([^']*)'", rest):
-        return f"field '{re.sub(r'[0-9]+', '', named.group(1))}'"
-    rest = re.sub(r"^image .*? under .*?: ", "", rest, count=1)
-    what = re.split(r"[;:,(]", rest, maxsplit=1)[0].strip()
-    return re.sub(r"^got .*", "not an object", re.sub(r" at (?:byte|column) \d+$", "", what))
 
 
 def _group(problem: Problem) -> str:

@@ -23,7 +23,6 @@ from lit_cvit.data.validation.check import (
     require_clean,
 )
 from lit_cvit.data.validation.images import ImageLookup
-from lit_cvit.data.validation.report import cause_of
 from lit_cvit.metrics.scoring import scorer
 
 
@@ -272,20 +271,28 @@ def test_at_most_20_problems_are_listed_however_they_differ() -> None:
     assert report.lines()[-1] == "  ... and 20 more of 20 other kinds"
 
 
-@pytest.mark.parametrize(
-    ("reported", "cause"),
-    [
-        ("F, line 3 (id 'a'): field 'conversations[12].from': got 1; fix", "field 'conversations[].from'"),
-        ("F, line 3: field 'id': got nothing; fix", "field 'id'"),
-        ("F, line 3: broken JSON at column 7: Expecting value; forms", "broken JSON"),
-        ("F, line 3: not UTF-8 at byte 7; forms", "not UTF-8"),
-        ("F, line 3: got [1]; a record is a JSON object {...}", "not an object"),
-        ("F, line 3 (id 'a'): image 'a.png' under img: not a readable image (X: y)", "not a readable image"),
-        ("F, line 3 (id 'a'): image 'a: b.png' under img: no such file; check", "no such file"),
-    ],
-)
-def test_the_cause_of_a_message_is_its_field_or_what_it_says_first(reported: str, cause: str) -> None:
-    assert cause_of(reported, "F, line 3") == cause
+def test_what_is_wrong_with_a_line_is_its_cause_whatever_stands_in_it(tmp_path: Path) -> None:
+    turn = {"from": "human", "value": "Q"}
+    checked = of_files(tmp_path, [row("1", conversations=[turn, turn]), row("2")], [row("3"), row("4")])
+    with (tmp_path / "test.jsonl").open("ab") as file:
+        file.write(b'\n{"a": }\n{"a": ;}\n[1]\n{"a": "\xe9"}\n{"a": 1, "id": ": 5; x"}')
+    test = RecordSource(tmp_path / "test.jsonl", task="T")
+    assert dict(check_task(dataclasses.replace(checked, test=test)).alike) == {
+        "train: bad record: field 'conversations[].from'": 1,
+        "test: bad record: broken JSON": 2,
+        "test: bad record: not an object": 1,
+        "test: bad record: not UTF-8": 1,
+        "test: bad record: unknown form": 1,
+    }
+
+
+def test_an_error_of_a_source_of_ones_own_is_listed_as_it_is() -> None:
+    class Own(Listed):
+        def sample(self, index: int, epoch: int = 0) -> Sample:
+            raise ValueError(f"row {index}: field 'x': no such row")
+
+    report = check_task(task(None, Own(sample("1"))))
+    assert [(each.message, each.cause) for each in report.problems] == [("row 0: field 'x': no such row", "")]
 
 
 def test_a_sample_that_asks_nothing_is_a_bad_record() -> None:

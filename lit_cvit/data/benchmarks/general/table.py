@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.images import decode_image
 
 _IMAGE = "image"
@@ -47,7 +48,7 @@ class TableImage:
         """Read the row and decode its image to RGB.
 
         Raises:
-            ValueError: the cell holds no readable image; names the file and the record.
+            RecordError: the cell holds no readable image; names the file and the record.
         """
         try:
             with self.path.open("rb") as file:
@@ -60,7 +61,8 @@ class TableImage:
             return decode_image(io.BytesIO(base64.b64decode(cell)))
         except (OSError, ValueError, csv.Error, IndexError, StopIteration) as error:
             fix = "it must be an image file in base64; fetch the table again"
-            raise ValueError(f"{self.record}: column {_IMAGE!r}: {error}; {fix}") from error
+            what, cause = f"column {_IMAGE!r}: {error}", "not a readable image"
+            raise RecordError.of(what, place=self.record, cause=cause, fix=fix) from error
 
 
 @dataclass(frozen=True)
