@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 from lit_cvit.data.errors import RecordError
@@ -52,6 +53,7 @@ class RecordSource:
         self._instructions = instructions
         self._image_root = image_root
         self._ids_required = ids_required
+        self._unread: set[str] = set()
         self._num_samples = len(self.file) if limit is None else min(limit, len(self.file))
 
     def __len__(self) -> int:
@@ -68,6 +70,8 @@ class RecordSource:
             raise IndexError(f"{self.file.path} has samples 0 to {len(self) - 1}, got {index}")
         position = None if self._ids_required else index
         record = parse_record(self.file[index], place=self.file.where(index), position=position)
+        if not self._unread.issuperset(record.unread):
+            self._warn(record, index)
         question, instruction = self._split(record, index, epoch)
         return Sample(
             id=record.id,
@@ -80,6 +84,13 @@ class RecordSource:
             history=record.history,
             text=record.text,
         )
+
+    def _warn(self, record: Record, index: int) -> None:
+        """Name keys that are not read, each once a file."""
+        new = [key for key in record.unread if key not in self._unread]
+        self._unread.update(new)
+        what = f"the key {new[0]!r} is" if len(new) == 1 else f"the keys {', '.join(map(repr, new))} are"
+        warnings.warn(f"{self._place(record, index)}: {what} not read, here or further on", stacklevel=3)
 
     def where(self, index: int) -> str:
         """Name the file and the line or index of a sample."""
