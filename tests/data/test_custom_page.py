@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,7 @@ from lit_cvit.__main__ import main
 from lit_cvit.backbones import InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Tiny
 from lit_cvit.data.benchmarks import custom as custom_module
 from lit_cvit.data.benchmarks.custom import custom
+from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.validation.check import check_benchmark
 from lit_cvit.run import RunFolder
 
@@ -72,6 +74,24 @@ def test_the_limits_of_length_are_those_of_the_backbones() -> None:
     for family in families[3:]:
         assert family("x").max_length == reported[3]
     assert limits == reported[:3]
+
+
+def test_the_answers_of_all_turns_are_learned_as_the_page_says(tmp_path: Path) -> None:
+    turns = [
+        ("human", "Which colour is the sky?"),
+        ("gpt", "blue"),
+        ("human", "And grass?"),
+        ("gpt", "green"),
+    ]
+    row = {"conversations": [{"from": who, "value": text} for who, text in turns]}
+    (tmp_path / "train.json").write_text(json.dumps([row]))
+    sample = RecordSource(tmp_path / "train.json", task="T", ids_required=False).sample(0)
+    encoder = Tiny().encoder
+    batch = encoder.encode([sample], with_answers=True)
+    assert batch.answer_mask is not None
+    learned = batch.inputs["input_ids"][batch.answer_mask]
+    assert encoder.tokenizer.decode(learned) == " blue</s> green</s>"
+    assert "The answers of all turns are learned" in " ".join(PAGE.split())
 
 
 def test_every_key_is_explained() -> None:

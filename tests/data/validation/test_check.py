@@ -95,11 +95,11 @@ def test_a_task_without_training_data_is_counted() -> None:
 
 
 def test_a_bad_record_is_listed_with_its_place_and_the_rest_is_still_checked(tmp_path: Path) -> None:
-    assert messages(tmp_path, [row("1", answer=3), row("2"), row("2", text="x")], [row("4")]) == [
+    assert messages(tmp_path, [row("1", answer=3)], [row("4"), row("4", text="x")]) == [
         "T train: bad record: DIR/train.jsonl, line 1 (id '1'): field 'answer': got 3; it must be a string "
         "or a list of strings; put numbers in quotes",
-        "T train: duplicate id: DIR/train.jsonl, line 3 (id '2'): the id is already that of DIR/train.jsonl, "
-        "line 2; make ids unique",
+        "T test: duplicate id: DIR/test.jsonl, line 2 (id '4'): the id is already that of DIR/test.jsonl, "
+        "line 1; make ids unique",
     ]
 
 
@@ -197,8 +197,9 @@ def test_an_unfit_record_is_told_once(tmp_path: Path) -> None:
     assert report.counts == {ProblemKind.ANSWER: 1, ProblemKind.IMAGE: 2}
 
 
-def test_ids_may_repeat_across_splits_but_not_within_one() -> None:
-    report = check_task(task(Listed(sample("1", text="x")), Listed(sample("1"), sample("1", text="y"))))
+def test_ids_may_repeat_everywhere_but_in_a_test_split() -> None:
+    train = Listed(sample("1", text="x"), sample("1", text="z"))
+    report = check_task(task(train, Listed(sample("1"), sample("1", text="y"))))
     assert list(map(str, report.problems)) == [
         "T test: duplicate id: sample 1 (id '1'): the id is already that of sample 0; make ids unique"
     ]
