@@ -113,7 +113,7 @@ def test_its_check_counts_the_folder(
     lines = capsys.readouterr().out.splitlines()
     assert "species: 2 train, 2 test, 4 with image: no problems" in lines
     assert "action: 2 train, 1 test, 2 with image: no problems" in lines
-    assert "caption: 0 train, 1 test, 1 with image: no problems" in lines
+    assert "caption: 0 train, 2 test, 2 with image: no problems" in lines
 
 
 def test_its_fit_learns_both_tasks_and_tests_the_third(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_its_test_and_predict_answer(
     assert main(command("test")) == 0
     assert re.findall(r"^(\w+): [\d.]+ \((\d) samples\)$", capsys.readouterr().out, flags=re.MULTILINE) == [
         ("species", "2"),
-        ("caption", "1"),
+        ("caption", "2"),
     ]
     assert main(command("predict")) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1

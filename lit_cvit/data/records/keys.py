@@ -12,7 +12,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping
 
-NOTES = frozenset({"bbox", "category", "metadata", "model", "model_id", "size", "source"})
+NOTES = frozenset(
+    {"bbox", "category", "metadata", "model", "model_id", "origin_answer_bbox", "size", "source"}
+)
 """Keys of published files and of `prepare` that say something about a sample, and nothing to a model."""
 
 _ONE_IMAGE = "a record has one image, whose path is its 'image'"

@@ -16,6 +16,7 @@ from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.records.templated import DrawnRecords, TemplatedSource
 from lit_cvit.data.tasks import Benchmark, Encoder, ImageSource, Sample, SampleError, SampleSource, Task
+from lit_cvit.data.validation.blind import AlikeReferences
 from lit_cvit.data.validation.images import ImageLookup, decode_images
 from lit_cvit.data.validation.report import (
     BenchmarkError,
@@ -53,6 +54,7 @@ def check_task(
     on_problem: Callable[[Problem], None] | None = None,
     on_progress: OnProgress | None = None,
     encoder: Encoder | None = None,
+    list_all: bool = False,
 ) -> TaskReport:
     """Go through both splits of a task.
 
@@ -63,11 +65,14 @@ def check_task(
         on_problem: Called with every problem as it is found, beyond the listed ones too.
         on_progress: Called now and then; see `OnProgress`.
         encoder: That of the backbone to come, which refuses what it cannot take; None: any sample may do.
+        list_all: List every problem, not the first of those that are alike.
     """
     check = _TaskCheck(task, decode_images, on_problem, on_progress, encoder)
+    check.report.list_all = list_all
     for number, source in enumerate(check.sources):
         if source is not None:
             check.split(number, source)
+    check.warn()
     if task.published is not None:
         check.tolerate()
     if decode_images:
@@ -83,6 +88,7 @@ def check_benchmark(
     on_problem: Callable[[Problem], None] | None = None,
     on_progress: OnProgress | None = None,
     encoder: Encoder | None = None,
+    list_all: bool = False,
 ) -> list[TaskReport]:
     """Check every task, stream first; see `check_task`."""
     return [
@@ -93,6 +99,7 @@ def check_benchmark(
             on_problem=on_problem,
             on_progress=on_progress,
             encoder=encoder,
+            list_all=list_all,
         )
         for task in (*benchmark.stream, *benchmark.downstream)
     ]
@@ -119,6 +126,7 @@ class _TaskCheck:
         if task.published is not None:
             self.report.published = task.published.difference(num_train, num_test)
         self.lookup = ImageLookup()
+        self.alike = AlikeReferences()
         self.trained_on: dict[bytes, int] = {}
         self.found: set[bytes] = set()
         # Of each image that is to be opened: split and index of every sample that shows it, in a row.
@@ -197,6 +205,13 @@ class _TaskCheck:
             except ValueError as error:
                 named = f"scorer {scorer.name!r}"
                 self.tell(ProblemKind.REFERENCE, number, f"{place}: {named}: {error}", named)
+        self.alike.add(sample)
+
+    def warn(self) -> None:
+        """Name what is wrong with a test split as a whole; not where its references are wrong themselves."""
+        if not self.report.counts[ProblemKind.REFERENCE]:
+            found = map(self.alike.warning, (self.task.scorer, *self.task.also))
+            self.report.warnings += filter(None, found)
 
     def encoding(self, encoder: Encoder, sample: Sample, number: int, place: str) -> None:
         """Otherwise hours would be trained before the sample's batch is drawn."""

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from check_kit import Drawn, Listed, of_files, row, sample, task
 from PIL import Image
 
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.source import RecordSource
-from lit_cvit.data.tasks import AnswerFormat, Benchmark, ImageSource, Sample, SampleError, Task
+from lit_cvit.data.tasks import Benchmark, Sample, SampleError
 from lit_cvit.data.validation import images as image_check
 from lit_cvit.data.validation.check import (
     BenchmarkError,
@@ -23,59 +22,6 @@ from lit_cvit.data.validation.check import (
     require_clean,
 )
 from lit_cvit.data.validation.images import ImageLookup
-from lit_cvit.metrics.scoring import scorer
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A drawn image; negative colours cannot be drawn."""
-
-    colour: int
-
-    def open(self) -> Image.Image:
-        if self.colour < 0:
-            raise ValueError(f"cannot draw {self.colour}")
-        return Image.new("RGB", (2, 2), (self.colour, 0, 0))
-
-
-class Listed:
-    """A split held in a list."""
-
-    def __init__(self, *samples: Sample) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def sample(self, index: int, epoch: int = 0) -> Sample:
-        return self._samples[index]
-
-    def digest(self) -> str:
-        return ""
-
-
-def sample(
-    name: str, image: ImageSource | None = None, text: str = "Q", answers: tuple[str, ...] = ("a",)
-) -> Sample:
-    return Sample(id=name, task="T", question=text, instruction="", answers=answers, image=image)
-
-
-def task(train: Listed | RecordSource | None, test: Listed | RecordSource, name: str = "T") -> Task:
-    return Task(name, AnswerFormat.SHORT, scorer("exact"), test=test, train=train)
-
-
-def of_files(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> Task:
-    (folder / "img").mkdir(exist_ok=True)
-    for name, rows in {"train": train, "test": test}.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    sources = [
-        RecordSource(folder / f"{n}.jsonl", task="T", image_root=folder / "img") for n in ("train", "test")
-    ]
-    return task(sources[0], sources[1])
-
-
-def row(name: str, **more: object) -> dict[str, object]:
-    return {"question_id": name, "text": f"Text {name}", "answer": "a"} | more
 
 
 def messages(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> list[str]:
@@ -132,7 +78,7 @@ def test_a_drawn_image_is_opened_on_request_and_named_by_its_sample() -> None:
 
 def test_a_blank_answer_is_listed() -> None:
     train = Listed(sample("1", answers=("", "a")), sample("2", answers=()))
-    test = Listed(sample("3", text="x", answers=("", "a")), sample("4", text="y", answers=(" ",)))
+    test = Listed(sample("3", text="x", answers=("a", "a")), sample("4", text="y", answers=(" ",)))
     assert list(map(str, check_task(task(train, test)).problems)) == [
         "T train: empty answer: sample 0 (id '1'): got ('', 'a'); the first answer is what is learned, it "
         "must not be blank",
@@ -140,22 +86,6 @@ def test_a_blank_answer_is_listed() -> None:
         "must not be blank",
         "T test: empty answer: sample 1 (id '4'): got (' ',); at least one answer must not be blank",
     ]
-
-
-def test_a_test_answer_that_the_scorers_cannot_compare_with_is_listed() -> None:
-    train = Listed(sample("1", answers=("blue",)))
-    test = Listed(sample("2", text="x", answers=("B",)), sample("3", text="y", answers=("blue",)))
-    checked = dataclasses.replace(task(train, test), scorer=scorer("letter"), also=(scorer("vqa_soft"),))
-    report = check_task(checked)
-    needs = "scorer 'vqa_soft': soft accuracy needs 10 human answers, got 1"
-    no_letter = "scorer 'letter': the reference answer 'blue' is not an option letter"
-    assert [str(problem).partition(";")[0] for problem in report.problems] == [
-        f"T test: unscorable answer: sample 0 (id '2'): {needs}",
-        f"T test: unscorable answer: sample 1 (id '3'): {no_letter}",
-        f"T test: unscorable answer: sample 1 (id '3'): {needs}",
-    ]
-    with pytest.raises(BenchmarkError, match="3 problems in 1 task"):
-        require_clean([report])
 
 
 class Picky:
@@ -262,6 +192,24 @@ def test_problems_are_alike_by_split_kind_and_field_or_cause(tmp_path: Path) -> 
         "  ... and 2 more: T train: bad image: no such file",
         "  ... and 2 more: T train: bad record: field 'answer[]'",
     ]
+
+
+def test_every_problem_is_listed_on_request(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    checked = of_files(tmp_path, [row(str(n), image=f"{n}.png") for n in range(40)], [row("x")])
+    report = check_task(checked)
+    with pytest.raises(BenchmarkError) as caught:
+        require_clean([report])
+    assert (len(report.problems), report.lines()[-1][:17]) == (3, "  ... and 37 more")
+    assert str(caught.value).splitlines()[-1] == "`check --all` with the same options names each"
+    report = check_task(checked, list_all=True)
+    with pytest.raises(BenchmarkError) as caught:
+        require_clean([report])
+    assert [each.message.partition(" (id")[0] for each in report.problems] == [
+        f"{tmp_path / 'train.jsonl'}, line {n + 1}" for n in range(40)
+    ]
+    assert str(caught.value).splitlines() == ["40 problems in 1 task", *report.lines()]
+    assert len(report.lines()) == 41
 
 
 def test_at_most_20_problems_are_listed_however_they_differ() -> None:
