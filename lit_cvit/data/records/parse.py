@@ -173,6 +173,8 @@ class _Row:
 
     def unread(self, form: frozenset[str]) -> tuple[str, ...]:
         """The keys that are not read in records of a form; one that must not stand there is an error."""
+        if form.issuperset(self.row):
+            return ()
         others = [key for key in self.row if key not in form]
         present = {key for key in form if key in self.row}
         for alike in (_IDS, _TEST_ANSWERS):
@@ -275,8 +277,9 @@ def _turns(reader: _Row) -> list[tuple[str, str]]:
             got = turn.get("from", _ABSENT)
             fix = f"it must be {speaker!r}: turns alternate human, gpt and start with human"
             reader.fail(f"{name}.from", fix, "nothing" if got is _ABSENT else got)
-        for key, fix in turn_advice(turn):
-            reader.fail(f"{name}.{key}", fix, turn[key])
+        if len(turn) > 2:
+            for key, fix in turn_advice(turn):
+                reader.fail(f"{name}.{key}", fix, turn[key])
         value = turn.get("value")
         if not isinstance(value, str) or not value.strip():
             reader.fail(f"{name}.value", "it must be a string that is not blank", value)
