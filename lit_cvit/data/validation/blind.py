@@ -1,10 +1,11 @@
-"""Test splits on which a scorer says nothing: it gives 0 whatever is answered."""
+"""Test splits on which a scorer says nothing: it gives 0 whatever is answered, or whatever was learned."""
 
 from __future__ import annotations
 
 import re
 
 from lit_cvit.data.tasks import Sample
+from lit_cvit.metrics.boxes import read_box
 from lit_cvit.metrics.scoring import Scorer
 
 _WORD = re.compile(r"\w+")
@@ -44,4 +45,26 @@ class AlikeReferences:
         return (
             f"scorer {scorer.name!r} gives 0 on the test split whatever is answered, as {why}; add samples "
             "that differ, or take a scorer that looks at one sample at a time, such as 'rouge_l'"
+        )
+
+
+class BoxUnits:
+    """Whether the boxes of a task are parts of the image's sides, from 0 to 1, or pixels."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, set[str]] = {"train": set(), "test": set()}
+
+    def add(self, split: str, answer: str) -> None:
+        """Look at the next box; an answer that is none says nothing."""
+        if (box := read_box(answer)) is not None:
+            self._found[split].add("from 0 to 1" if max(box) <= 1 else "beyond 1")
+
+    def problem(self) -> str:
+        """What to say if no test box is in the units of any training box; empty otherwise."""
+        learned, tested = self._found["train"], self._found["test"]
+        if not learned or not tested or learned & tested:
+            return ""
+        return (
+            f"every test box has edges {tested.copy().pop()}, every training box {learned.copy().pop()}, so "
+            "that what is learned cannot be right; write all boxes in one convention"
         )

@@ -15,8 +15,17 @@ from lit_cvit.data.errors import RecordError
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.records.templated import DrawnRecords, TemplatedSource
-from lit_cvit.data.tasks import Benchmark, Encoder, ImageSource, Sample, SampleError, SampleSource, Task
-from lit_cvit.data.validation.blind import AlikeReferences
+from lit_cvit.data.tasks import (
+    AnswerFormat,
+    Benchmark,
+    Encoder,
+    ImageSource,
+    Sample,
+    SampleError,
+    SampleSource,
+    Task,
+)
+from lit_cvit.data.validation.blind import AlikeReferences, BoxUnits
 from lit_cvit.data.validation.images import ImageLookup, decode_images
 from lit_cvit.data.validation.report import (
     BenchmarkError,
@@ -72,7 +81,7 @@ def check_task(
     for number, source in enumerate(check.sources):
         if source is not None:
             check.split(number, source)
-    check.warn()
+    check.whole_split()
     if task.published is not None:
         check.tolerate()
     if decode_images:
@@ -127,6 +136,7 @@ class _TaskCheck:
             self.report.published = task.published.difference(num_train, num_test)
         self.lookup = ImageLookup()
         self.alike = AlikeReferences()
+        self.units = BoxUnits()
         self.trained_on: dict[bytes, int] = {}
         self.found: set[bytes] = set()
         # Of each image that is to be opened: split and index of every sample that shows it, in a row.
@@ -193,6 +203,8 @@ class _TaskCheck:
             message = f"{place}: got {sample.answers!r}; {which} must not be blank"
             self.tell(ProblemKind.ANSWER, number, message)
             return False
+        if self.task.answer_format is AnswerFormat.BOX:
+            self.units.add(_SPLITS[number], sample.answers[0])
         if _SPLITS[number] == "test":
             self.references(sample, number, place)
         return True
@@ -207,8 +219,10 @@ class _TaskCheck:
                 self.tell(ProblemKind.REFERENCE, number, f"{place}: {named}: {error}", named)
         self.alike.add(sample)
 
-    def warn(self) -> None:
+    def whole_split(self) -> None:
         """Name what is wrong with a test split as a whole; not where its references are wrong themselves."""
+        if problem := self.units.problem():
+            self.tell(ProblemKind.REFERENCE, 1, problem, "units of boxes")
         if not self.report.counts[ProblemKind.REFERENCE]:
             found = map(self.alike.warning, (self.task.scorer, *self.task.also))
             self.report.warnings += filter(None, found)

@@ -79,3 +79,30 @@ def test_a_fit_logs_what_its_check_warns_of(caplog: pytest.LogCaptureFixture) ->
         check_data(method, data, reports=reports)  # type: ignore[arg-type]
     (message,) = caplog.messages
     assert message.startswith("T: scorer 'cider' gives 0 on the test split whatever is answered")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (
+            ["[0.1, 0.2, 0.3, 1.0]"],
+            ["[12, 20, 300, 410]"],
+            "every test box has edges beyond 1, every training",
+        ),
+        (["[12, 20, 300, 410]"], ["[0.1, 0.2, 0.3, 0.4]"], "every test box has edges from 0 to 1, every tra"),
+        (["[0.1, 0.2, 0.3, 0.4]", "[1, 2, 3, 4]"], ["[12, 20, 300, 410]"], ""),
+        (["nowhere"], ["[12, 20, 300, 410]"], ""),
+    ],
+)
+def test_test_boxes_in_other_units_than_all_that_are_learned_are_a_problem(
+    train: list[str], test: list[str], message: str
+) -> None:
+    splits = [
+        Listed(*(sample(str(n), text=f"{name} {n}", answers=(box,)) for n, box in enumerate(boxes)))
+        for name, boxes in (("train", train), ("test", test))
+    ]
+    boxes = Task("T", AnswerFormat.BOX, scorer("grounding_iou"), train=splits[0], test=splits[1])
+    found = check_task(boxes).problems
+    assert [(each.split, each.message[: len(message)]) for each in found] == (
+        [("test", message)] if message else []
+    )
