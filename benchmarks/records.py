@@ -91,7 +91,7 @@ def measure_file(path: Path) -> None:
     """Print times to index and to open, and the private memory of processes that read."""
     print(f"{path.name}: {path.stat().st_size / 1e6:.0f} MB")
     time.sleep(2.1)  # an index of a file younger than that is not trusted without hashing the file
-    for what in ("first open (scan, digest, save)", "open with the saved index"):
+    for what in ("first open (digest, scan, copy, save)", "open with the saved index"):
         print(f"  {what}: {in_process('spawn', opened, path)}")
     file = RecordFile(path)
     for method in ("fork", "spawn"):

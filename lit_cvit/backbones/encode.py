@@ -156,10 +156,6 @@ class SampleEncoder:
         number = self.num_image_tokens
         return sum(self._row(sample, number if isinstance(number, int) else 1, with_answers=True).in_answer)
 
-    def answer_lengths(self, samples: Sequence[Sample]) -> list[int]:
-        """`num_answer_tokens` of each sample."""
-        return [self.num_answer_tokens(sample) for sample in samples]
-
     def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
         """Tokenise and pad samples and prepare their images.
 

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from lit_cvit.data.validation.check import OnProgress
 
 _HELP = """check takes the options of `fit`, and
+  --all            name every bad record and image, not the first three of each kind
   --decode_images  open every image; without it, image files are looked up
   --workers N      processes that open images (default: one for each CPU)
 """
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the verb: `--config` and all options of `fit`, `--decode_images` and `--workers`."""
+    """Run the verb: `--config` and all options of `fit`, `--all`, `--decode_images` and `--workers`."""
     from lit_cvit.cli.stream_cli import StreamCLI
     from lit_cvit.data.datamodule import ContinualDataModule
     from lit_cvit.data.validation.report import counted
@@ -31,7 +32,12 @@ def run(argv: Sequence[str]) -> int:
     data = StreamCLI(rest, run=False).datamodule
     assert isinstance(data, ContinualDataModule)
     with _bar() as show:
-        reports = data.check(decode_images=options.decode_images, workers=options.workers, on_progress=show)
+        reports = data.check(
+            decode_images=options.decode_images,
+            workers=options.workers,
+            on_progress=show,
+            list_all=options.all,
+        )
     for report in reports:
         print("\n".join(report.lines()))
     if not options.decode_images and any(report.num_images for report in reports):
@@ -47,6 +53,7 @@ def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--decode_images", "--decode-images", action="store_true")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--all", action="store_true")
     options, rest = own_options(parser, argv)
     if options.workers is not None and options.workers < 1:
         raise CleanExit(f"--workers must be a whole number of at least 1, got {options.workers}")

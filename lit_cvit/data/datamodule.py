@@ -234,6 +234,7 @@ class ContinualDataModule(L.LightningDataModule):
         workers: int | None = None,
         on_progress: OnProgress | None = None,
         encoder: Encoder | None = None,
+        list_all: bool = False,
     ) -> list[TaskReport]:
         """Check every record before anything is trained; see `check_benchmark`.
 
@@ -242,7 +243,12 @@ class ContinualDataModule(L.LightningDataModule):
         """
         tested = Benchmark(self.benchmark.name, self.stream, self.downstream)
         reports = check_benchmark(
-            tested, decode_images=decode_images, workers=workers, on_progress=on_progress, encoder=encoder
+            tested,
+            decode_images=decode_images,
+            workers=workers,
+            on_progress=on_progress,
+            encoder=encoder,
+            list_all=list_all,
         )
         require_clean(reports)
         return reports

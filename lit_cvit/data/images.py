@@ -16,6 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from lit_cvit.data.errors import RecordError
+
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded, in pixels: a quarter gigabyte of RGB, and Pillow's own warning limit."""
 
@@ -41,65 +43,67 @@ class FileImage:
         """Return the real path of the file without decoding it.
 
         Raises:
-            ValueError: the path is absolute, climbs or links out of the root, or names no file, or an
+            RecordError: the path is absolute, climbs or links out of the root, or names no file, or an
                 empty one; names the file and the record.
         """
         written = PurePosixPath(self.path)
         if written.is_absolute() or PureWindowsPath(self.path).drive or ".." in written.parts:
-            raise self._problem(
-                "the path must be relative and without '..'; it must stay under the image root"
-            )
+            cause = "the path must be relative and without '..'"
+            raise self._problem(cause, fix="it must stay under the image root")
         try:
             root = os.path.realpath(self.root)
             found = Path(os.path.realpath(os.path.join(root, self.path)))
             is_file, size = found.is_file(), found.stat().st_size if found.exists() else 0
         except (OSError, ValueError) as error:  # ValueError: a NUL character or a lone surrogate
-            raise self._problem(f"cannot be looked up: {error}") from error
+            raise self._problem("cannot be looked up", f": {error}") from error
         if not found.is_relative_to(root):
-            raise self._problem(
-                f"a symbolic link leads out of the image root, to {found}; put the file in it"
-            )
+            cause = "a symbolic link leads out of the image root"
+            raise self._problem(cause, f", to {found}", fix="put the file in it")
         if not is_file:
-            raise self._problem("no such file; check the path and the image root")
+            raise self._problem("no such file", fix="check the path and the image root")
         if not size:
-            raise self._problem("the file is empty (0 bytes); fetch it again")
+            raise self._problem("the file is empty", " (0 bytes)", fix="fetch it again")
         return found
 
     def open(self) -> Image.Image:
         """Decode the image to RGB: alpha over white, 16 bits scaled to 8, first frame of an animation.
 
         Raises:
-            ValueError: as in `locate`, or the file is not a readable image or is too large; names the file
+            RecordError: as in `locate`, or the file is not a readable image or is too large; names the file
                 and the record.
         """
         found = self.locate()
         try:
             return decode_image(found)
-        except ValueError as error:
-            raise self._problem(str(error)) from error
+        except RecordError as error:
+            raise self._placed(error) from error
 
     def size(self) -> tuple[int, int]:
         """Read width and height in pixels off the header; they are those of the image that `open` returns.
 
         Raises:
-            ValueError: as in `open`, but for damage behind the header.
+            RecordError: as in `open`, but for damage behind the header.
         """
         found = self.locate()
         try:
             return image_size(found)
-        except ValueError as error:
-            raise self._problem(str(error)) from error
+        except RecordError as error:
+            raise self._placed(error) from error
 
-    def _problem(self, what: str) -> ValueError:
-        place = f"{self.record}: " if self.record else ""
-        return ValueError(f"{place}image {self.path!r} under {self.root}: {what}")
+    def _problem(self, cause: str, detail: str = "", *, fix: str = "") -> RecordError:
+        what = f"image {self.path!r} under {self.root}: {cause}{detail}"
+        return RecordError.of(what, place=self.record, cause=cause, fix=fix)
+
+    def _placed(self, error: RecordError) -> RecordError:
+        what = f"image {self.path!r} under {self.root}: {error.words}"
+        return RecordError.of(what, place=self.record, cause=error.cause)
 
 
 def decode_image(source: Path | BinaryIO) -> Image.Image:
     """Decode an image file to RGB: alpha over white, 16 bits scaled to 8, first frame of an animation.
 
     Raises:
-        ValueError: it is not a readable image or is too large; says why, without a place.
+        RecordError: it is not a readable image or is too large; says why, without a place.
     """
     with _opened(source) as image:
         image.load()
@@ -118,7 +122,7 @@ def image_size(source: Path | BinaryIO) -> tuple[int, int]:
 
 @contextmanager
 def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
-    """An image file of which only the header is read yet; what goes wrong inside is a ValueError too."""
+    """An image file of which only the header is read yet; what goes wrong inside is a RecordError too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -128,9 +132,10 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         fix = f"at most {MAX_PIXELS} pixels are decoded; scale the image down"
-        raise ValueError(f"too large ({error}); {fix}") from error
+        raise RecordError.of(f"too large ({error})", cause="too large", fix=fix) from error
     except Exception as error:  # decoders raise anything on damaged files; all of it means the same
-        raise ValueError(f"not a readable image ({type(error).__name__}: {error})") from error
+        cause = "not a readable image"
+        raise RecordError.of(f"{cause} ({type(error).__name__}: {error})", cause=cause) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

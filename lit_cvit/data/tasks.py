@@ -69,7 +69,7 @@ class Sample:
     """One question with its reference answers.
 
     Attributes:
-        id: Unique within its task and split.
+        id: Unique within a test split, whose predictions are kept by it; training samples may share one.
         task: Name of the task it belongs to.
         question: Question text without the instruction; may be empty.
         instruction: Instruction text, kept apart from the question because several methods route by it.
@@ -174,8 +174,8 @@ class Task:
         max_new_tokens: Decoding budget of the task.
         few_shot: True for a downstream task that is learned from a few samples, not tested zero-shot.
         published: Sizes of the splits behind published numbers, for a task of a published benchmark. What
-            such a task has twice in training, or in training and test, is reported by a check; it is refused
-            where it is more than half of the test samples.
+            such a task has in training and test is reported by a check; it is refused where it is more than
+            half of the test samples.
         summary: Prediction rows of the test split to further figures of it, reported like `also`.
     """
 

@@ -151,11 +151,30 @@ def official_grounding(prediction: str, sample: ScoredSample) -> float:
     return _overlaps(official_read_box(prediction), sample)
 
 
+def require_area(sample: ScoredSample) -> None:
+    """Refuse a first reference that no box overlaps with.
+
+    Raises:
+        ValueError: it is no box, or one without area, or with its edges the wrong way round.
+    """
+    left, top, right, bottom = _gold_box(sample)
+    if left >= right or top >= bottom:
+        raise ValueError(
+            f"the reference box {sample.answers[0]!r} has no area, so that no prediction can be right; a box "
+            "is [x1, y1, x2, y2] with x1 < x2 and y1 < y2, not corner, width and height"
+        )
+
+
 def _overlaps(box: Box | None, sample: ScoredSample) -> float:
+    gold = _gold_box(sample)
+    return float(box is not None and iou(box, gold) > _ENOUGH_OVERLAP)
+
+
+def _gold_box(sample: ScoredSample) -> Box:
     gold = read_box(sample.answers[0])
     if gold is None:
         raise ValueError(f"the reference answer {sample.answers[0]!r} is no box of four numbers")
-    return float(box is not None and iou(box, gold) > _ENOUGH_OVERLAP)
+    return gold
 
 
 def _gold_letter(sample: ScoredSample) -> str:

@@ -51,7 +51,9 @@ class Scorer(Protocol):
         ...
 
     def check(self, sample: ScoredSample) -> None:
-        """Refuse a sample that no prediction can be scored on; takes no longer than scoring it.
+        """Refuse a sample whose score would say nothing; takes no longer than scoring it.
+
+        It is one that no prediction can be scored on or be right on, or on which an empty one is right.
 
         Raises:
             ValueError: its references are not what this scorer compares with.
@@ -71,7 +73,8 @@ class MeanScorer:
         return mean_of_samples(self(predictions, samples))
 
     def check(self, sample: ScoredSample) -> None:
-        """Refuse a sample that cannot be scored; see `Scorer`. Here any sample with a reference can."""
+        """Refuse a sample with a blank reference; see `Scorer`."""
+        _refuse_blank(sample.answers)
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,25 @@ class SampleScorer(MeanScorer):
     Attributes:
         name: Its name.
         rule: Prediction and sample to a score from 0 to 1; a module-level function, so that it pickles.
+        decisive: How many references, from the first, can each make a prediction right; None: all.
+        needs: Refuses a sample on which no prediction is right with a ValueError; a module-level function.
     """
 
     name: str
     rule: Callable[[str, ScoredSample], float]
+    decisive: int | None = None
+    needs: Callable[[ScoredSample], None] | None = None
 
     def __call__(self, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> list[float]:
         _check(self.name, predictions, samples)
         return [self._score(index, predictions[index], sample) for index, sample in enumerate(samples)]
 
     def check(self, sample: ScoredSample) -> None:
-        """Refuse a sample that cannot be scored; see `Scorer`."""
+        """Refuse a sample that cannot be scored, or has a blank decisive reference; see `Scorer`."""
         self.rule("", sample)
+        _refuse_blank(sample.answers[: self.decisive])
+        if self.needs is not None:
+            self.needs(sample)
 
     def _score(self, index: int, prediction: str, sample: ScoredSample) -> float:
         try:
@@ -161,7 +171,8 @@ class PooledScorer:
         return self.metric(predictions, [sample.answers for sample in samples])
 
     def check(self, sample: ScoredSample) -> None:
-        """Refuse a sample that cannot be scored; see `Scorer`. Here any sample with a reference can."""
+        """Refuse a sample with a blank reference; see `Scorer`."""
+        _refuse_blank(sample.answers)
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,14 @@ class ExactContent(MeanScorer):
         return content
 
 
+def _refuse_blank(references: Sequence[str]) -> None:
+    for reference in references:
+        if not reference.strip():
+            # An empty prediction would be right, or any one that a reference is looked for in.
+            fix = "remove it from the record"
+            raise ValueError(f"the reference answer {reference!r} has nothing to compare with; {fix}")
+
+
 def _check(name: str, predictions: Sequence[str], samples: Sequence[ScoredSample]) -> None:
     if len(predictions) != len(samples):
         raise ValueError(f"scorer {name!r} got {len(predictions)} predictions for {len(samples)} samples")
@@ -227,9 +246,9 @@ SCORERS: tuple[Scorer, ...] = (
     # answer, and a single letter, right for almost every class.
     MatchScorer("class_name", text.class_name),
     # Agreement with 10 human answers after EvalAI normalisation (TextVQA, VizWiz).
-    SampleScorer("vqa_soft", rules.vqa_soft),
+    SampleScorer("vqa_soft", rules.vqa_soft, 0),
     # A box whose IoU with the reference is above 0.5 (Grounding: RefCOCO, RefCOCO+, RefCOCOg).
-    SampleScorer("grounding_iou", rules.grounding_iou),
+    SampleScorer("grounding_iou", rules.grounding_iou, 1, rules.require_area),
     # CIDEr-D over PTB tokens, all references.
     CorpusScorer("cider", cider),
     # The other caption metrics of the COCO tools, all references.
@@ -246,19 +265,19 @@ SCORERS: tuple[Scorer, ...] = (
     # ScienceQA (HiDe): the letter alone, "B. ..." or one "The answer is B."
     SampleScorer("official_scienceqa_hide", rules.official_scienceqa_hide),
     # VQAv2, VizWiz (SMoLoRA, HiDe) and the single-answer tasks of UCIT: equal but for case.
-    SampleScorer("official_exact", rules.official_exact),
+    SampleScorer("official_exact", rules.official_exact, 1),
     # VQAv2 by its own evaluation tool, on 10 human answers.
-    SampleScorer("official_vqav2", rules.official_vqav2),
+    SampleScorer("official_vqav2", rules.official_vqav2, 0),
     # GQA (SMoLoRA, HiDe): lower-cased without final stops, against the raw reference.
-    SampleScorer("official_gqa", rules.official_gqa),
+    SampleScorer("official_gqa", rules.official_gqa, 1),
     # OCR-VQA (SMoLoRA, HiDe): equal but for case, never if it says "Unanswerable".
-    SampleScorer("official_ocrvqa", rules.official_ocrvqa),
+    SampleScorer("official_ocrvqa", rules.official_ocrvqa, 1),
     # ImageNet, Places365 (SMoLoRA): substring in either direction, but for case.
     SampleScorer("official_substring", rules.official_substring),
     # ImageNet (CoIN, LCIA, HiDe): the same, and case counts.
     SampleScorer("official_imagenet_coin", rules.official_imagenet_coin),
     # Grounding (CoIN, LCIA, HiDe): the box loses its first and its last character; see `official_read_box`.
-    SampleScorer("official_grounding", rules.official_grounding),
+    SampleScorer("official_grounding", rules.official_grounding, 1, rules.require_area),
     # POPE (POPE, LLaVA): what does not deny says yes.
     SampleScorer("official_pope", general.official_pope),
     # MME: yes or no in the first four characters.
@@ -270,7 +289,7 @@ SCORERS: tuple[Scorer, ...] = (
     # VizWiz-cap, Flickr30k (HiDe, MCITlib): the mean of BLEU-1 to BLEU-4, METEOR, ROUGE-L and CIDEr.
     PooledScorer("mean_of_seven", mean_of_seven, check_meteor),
     # Single-answer tasks as HiDe's paper states it: the prediction is part of the reference, but for case.
-    SampleScorer("paper_hide", rules.paper_hide),
+    SampleScorer("paper_hide", rules.paper_hide, 1),
 )
 """Every scorer that needs no setting."""
 

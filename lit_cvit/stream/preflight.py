@@ -25,14 +25,16 @@ def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: b
     Args:
         method: The method as configured; its backbone need not be loaded.
         data: Its data.
-        reports: Whether this process says in a line what is tolerated.
+        reports: Whether this process logs what should be read though it does not prevent training.
 
     Raises:
         BenchmarkError: something is wrong; lists it.
     """
-    line = tolerated(data.check(encoder=method.backbone.encoder))
-    if reports and line:
-        log.warning(line)
+    found = data.check(encoder=method.backbone.encoder)
+    warnings = [f"{report.task}: {warning}" for report in found for warning in report.warnings]
+    for line in (tolerated(found), *warnings):
+        if reports and line:
+            log.warning(line)
 
 
 def introduce(method: ContinualMethod, data: ContinualDataModule) -> None:

@@ -9,9 +9,9 @@ from lit_cvit.commands.check import _options
 @pytest.mark.parametrize("flag", ["--decode_images", "--decode-images"])
 @pytest.mark.parametrize("workers", [["--workers", "3"], ["--workers=3"]])
 def test_options_of_check_are_taken_and_the_others_stay_in_order(flag: str, workers: list[str]) -> None:
-    given = ["--config", "a", flag, "--data.tasks", "[A, B]", *workers, "--data.num_workers", "2"]
+    given = ["--config", "a", flag, "--data.tasks", "[A, B]", *workers, "--all", "--data.num_workers", "2"]
     options, rest = _options(given)
-    assert (options.decode_images, options.workers) == (True, 3)
+    assert (options.decode_images, options.workers, options.all) == (True, 3, True)
     assert rest == ["--config", "a", "--data.tasks", "[A, B]", "--data.num_workers", "2"]
 
 

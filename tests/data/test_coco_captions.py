@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lit_cvit.data.records import scan as record_scan
+from lit_cvit.data.records import cursor as record_cursor
 from lit_cvit.data.records.file import RecordFile
 from lit_cvit.data.records.parse import Record, parse_record
 from lit_cvit.data.records.source import RecordSource
@@ -44,7 +44,7 @@ def write(path: Path, data: object, **options: Any) -> Path:
 def test_every_image_is_a_record_with_its_annotations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], chunk: int
 ) -> None:
-    monkeypatch.setattr(record_scan, "_CHUNK", chunk)
+    monkeypatch.setattr(record_cursor, "_WINDOW", chunk)
     file = RecordFile(write(tmp_path / "a.json", CAPTIONS, **options))
     of = CAPTIONS["annotations"]
     assert [file[index] for index in range(len(file))] == [

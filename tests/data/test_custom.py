@@ -180,12 +180,11 @@ def test_training_records_without_ids_have_their_positions_in_the_file(folder: P
     assert check_task(task).counts[ProblemKind.DUPLICATE_ID] == 0
 
 
-def test_a_position_that_is_another_records_id_is_a_duplicate(folder: Path) -> None:
-    report = check_task(without_ids(folder, keep={0: "2"}))
-    place = folder / "train.json"
-    assert [problem.message for problem in report.problems if problem.kind is ProblemKind.DUPLICATE_ID] == [
-        f"{place}, index 2 (id '2'): the id is already that of {place}, index 0; make ids unique"
-    ]
+def test_training_records_may_share_an_id(folder: Path) -> None:
+    task = without_ids(folder, keep={0: "2", 1: "2"})
+    assert task.train is not None
+    assert [task.train.sample(index).id for index in range(3)] == ["2", "2", "2"]
+    assert check_task(task).ok
 
 
 def test_test_records_need_their_ids(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,7 @@ from lit_cvit.__main__ import main
 from lit_cvit.backbones import InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Tiny
 from lit_cvit.data.benchmarks import custom as custom_module
 from lit_cvit.data.benchmarks.custom import custom
+from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.validation.check import check_benchmark
 from lit_cvit.run import RunFolder
 
@@ -74,6 +76,24 @@ def test_the_limits_of_length_are_those_of_the_backbones() -> None:
     assert limits == reported[:3]
 
 
+def test_the_answers_of_all_turns_are_learned_as_the_page_says(tmp_path: Path) -> None:
+    turns = [
+        ("human", "Which colour is the sky?"),
+        ("gpt", "blue"),
+        ("human", "And grass?"),
+        ("gpt", "green"),
+    ]
+    row = {"conversations": [{"from": who, "value": text} for who, text in turns]}
+    (tmp_path / "train.json").write_text(json.dumps([row]))
+    sample = RecordSource(tmp_path / "train.json", task="T", ids_required=False).sample(0)
+    encoder = Tiny().encoder
+    batch = encoder.encode([sample], with_answers=True)
+    assert batch.answer_mask is not None
+    learned = batch.inputs["input_ids"][batch.answer_mask]
+    assert encoder.tokenizer.decode(learned) == " blue</s> green</s>"
+    assert "The answers of all turns are learned" in " ".join(PAGE.split())
+
+
 def test_every_key_is_explained() -> None:
     explained = set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE))
     assert explained == {*custom_module._FILE_KEYS, *custom_module._TASK_KEYS}
@@ -93,7 +113,7 @@ def test_its_check_counts_the_folder(
     lines = capsys.readouterr().out.splitlines()
     assert "species: 2 train, 2 test, 4 with image: no problems" in lines
     assert "action: 2 train, 1 test, 2 with image: no problems" in lines
-    assert "caption: 0 train, 1 test, 1 with image: no problems" in lines
+    assert "caption: 0 train, 2 test, 2 with image: no problems" in lines
 
 
 def test_its_fit_learns_both_tasks_and_tests_the_third(folder: Path) -> None:
@@ -112,7 +132,7 @@ def test_its_test_and_predict_answer(
     assert main(command("test")) == 0
     assert re.findall(r"^(\w+): [\d.]+ \((\d) samples\)$", capsys.readouterr().out, flags=re.MULTILINE) == [
         ("species", "2"),
-        ("caption", "1"),
+        ("caption", "2"),
     ]
     assert main(command("predict")) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1

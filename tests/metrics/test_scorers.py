@@ -190,12 +190,19 @@ def test_letter_reference_that_is_no_option_is_an_error() -> None:
         _score("letter", "A", "C", choices=("yes", "no"))
 
 
+BLANK = ("short_answer", "exact", "class_name", "official_substring", "cider", "bleu_4", "rouge_l")
+
+
 @pytest.mark.parametrize(
     ("name", "answers", "message"),
     [
         ("letter", ("blue",), "the reference answer 'blue' is not an option letter"),
         ("vqa_soft", ("a",) * 9, "soft accuracy needs 10 human answers, got 9"),
         ("grounding_iou", ("[nan, 1, 2, 3]",), "the reference answer '[nan, 1, 2, 3]' is no box"),
+        ("grounding_iou", ("[5, 1, 2, 3]",), "the reference box '[5, 1, 2, 3]' has no area"),
+        ("official_grounding", ("[0, 3, 2, 3]",), "the reference box '[0, 3, 2, 3]' has no area"),
+        *((name, ("red", " "), "the reference answer ' ' has nothing to compare with") for name in BLANK),
+        ("official_exact", ("", "red"), "the reference answer '' has nothing to compare with"),
     ],
 )
 def test_a_scorer_refuses_references_it_cannot_compare_with(
@@ -203,6 +210,11 @@ def test_a_scorer_refuses_references_it_cannot_compare_with(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         scorer(name).check(Answered(answers))
+
+
+@pytest.mark.parametrize("name", ["vqa_soft", "official_vqav2", "official_exact", "official_gqa"])
+def test_humans_may_say_nothing_where_a_reference_alone_decides_nothing(name: str) -> None:
+    scorer(name).check(Answered(("red", "", *["red"] * 8)))
 
 
 @pytest.mark.parametrize("name", ["letter", "letter_or_short", "official_scienceqa"])

@@ -1,120 +1,141 @@
-"""The index of a record file: found by scanning once, saved, and memory-mapped afterwards.
+"""The index of a record file: where its lines begin, found once, saved, and memory-mapped afterwards.
 
 It lies beside the file as `<name>.index.npy` or, where that folder cannot be written, in the folder
-`lit_cvit/indexes` of the user's cache ($XDG_CACHE_HOME, else ~/.cache). Files of less than 1 MB are scanned
-faster than an index is opened, and have none.
+`lit_cvit/indexes` of the user's cache ($XDG_CACHE_HOME, else ~/.cache). Beside it lies, for a JSON list or a
+COCO file, the copy of the records as lines, `<name>.index.<digest of the file>.jsonl`, which is what is read.
+Files of less than 1 MB are scanned faster than an index is opened: they have none, and their copy is a
+temporary file, as is a copy that finds no folder.
 
 An index is for one content. It is taken as it is while size, modification time and status-change time of
 the file are those it was made for; no program sets the last of them at will, so a file cannot be changed
 behind it. A file of the same size with other times (copied, touched) is hashed: the same digest keeps the
 index. Times of the last two seconds are not trusted, because a clock tick can hide a second change. An index
-that is torn or foreign (its own checksum says so) is made anew.
+that is torn or foreign (its own checksum says so), or whose copy is missing or cut short, is made anew.
+
+Processes that make the same index at once write the same bytes under the same names, each complete before it
+gets its name. A copy of an earlier content is removed when the new one is in place; who has it open keeps it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import glob
 import hashlib
-import mmap
+import io
 import os
+import re
+import shutil
 import tempfile
 import time
-import tokenize
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-import numpy as np
-
-from lit_cvit.data.records.scan import Form, Layout, Offsets, scan
+from lit_cvit.data.errors import RecordError
+from lit_cvit.data.records.convert import CocoCopy, ListCopy, copy_of, write_lines
+from lit_cvit.data.records.lines import Form, Offsets, find_lines, no_numbers
+from lit_cvit.data.records.saved import SavedIndex, Stamp
 
 SAVED_FROM = 1 << 20
 """Size in bytes from which on the index of a file is saved."""
 
-# Another number for every change of what follows it in the file.
-_VERSION = 0x7265636F72643031
-_HEAD = 11
-_UNSETTLED_NS = 2_000_000_000
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What shows without reading it that a file has changed.
-
-    Attributes:
-        size: Bytes.
-        modified: Modification time in ns; 0 if it is not to be trusted.
-        changed: Time of the last change of content or status, in ns; 0 if it is not to be trusted.
-    """
-
-    size: int
-    modified: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: Path) -> Stamp:
-        """Read it off a file."""
-        found = path.stat()
-        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def truncated(self) -> Stamp:
-        """The stamp, without times so young that the file may change again within the same tick."""
-        recent = time.time_ns() - max(self.modified, self.changed) < _UNSETTLED_NS
-        return Stamp(self.size, 0, 0) if recent else self
+_BUFFER = 1 << 20
+_SCRATCH = ".lit_cvit-index-"
+_LEFT_BEHIND_S = 3600
+_COPY = re.compile(r"\.[0-9a-f]{32}\.jsonl")
 
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Layout and digest of one content of a record file.
+    """The records of one content of a file, as lines.
 
     Attributes:
-        layout: Where its records are.
-        digest: BLAKE2b of the content, 32 hex digits.
+        form: How they stand in the file itself.
+        starts: (records + 1,) byte of `text` at which each line starts, and the end.
+        numbers: (records,) number of each line, from 1; empty if no line is blank.
+        digest: BLAKE2b of the file's content, 32 hex digits.
+        text: The lines: the file, or its copy.
     """
 
-    layout: Layout
+    form: Form
+    starts: Offsets
+    numbers: Offsets
     digest: str
+    text: io.FileIO
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
 
 
-def open_index(path: Path, data: mmap.mmap) -> RecordIndex:
-    """Return the saved index of a file, or scan the file and save it.
+def open_index(path: Path) -> RecordIndex:
+    """Return the saved index of a file, or make and save it; its `text` is the caller's to close.
 
     Warns where it cannot be saved.
 
-    Args:
-        path: The file.
-        data: Its content.
-
     Raises:
-        ValueError: the file is broken, see `scan`, or it changes meanwhile.
+        RecordError: the file is empty, in no known form or broken, or it changes meanwhile; names the place.
     """
-    stamp = Stamp.of(path)
-    places = list(_places(path)) if stamp.size >= SAVED_FROM else []
-    for place in places:
-        flat = _load(place)
-        if flat is None or flat[1] != stamp.size:
-            continue
-        index = _unpacked(flat)
-        if tuple(flat[2:4]) == (stamp.modified, stamp.changed):
-            return index
-        if index.digest == content_digest(data):
-            if stamp.truncated() == stamp:
-                _save([place], _packed(index, stamp), path, required=False)
-            return index
-    index = RecordIndex(scan(data, path), content_digest(data))
-    if Stamp.of(path) != stamp:
-        raise ValueError(f"{path}: the file changed while it was read; start again when it is complete")
-    if not places:
-        return index
-    saved = _save(places, _packed(index, stamp.truncated()), path)
-    flat = None if saved is None else _load(saved)
-    # What lies in the file is mapped, and costs no memory of this process.
-    return index if flat is None else _unpacked(flat)
+    with io.FileIO(path) as file:
+        stamp = Stamp.of(file)
+        places = list(_places(path)) if stamp.size >= SAVED_FROM else []
+        for place in places:
+            if (saved := _saved(place, file, stamp)) is not None:
+                return saved
+        digest, copy, failures = content_digest(file), copy_of(file, path), []
+        for place in places:
+            try:
+                return _store(place, path, file, stamp, digest, copy)
+            except OSError as error:
+                failures.append(f"{place}: {error.strerror}")
+        if failures:
+            warnings.warn(
+                f"{path}: its index cannot be saved, so the file is scanned on every start; make one of "
+                f"these places writable, or set XDG_CACHE_HOME ({'; '.join(failures)})",
+                stacklevel=2,
+            )
+        if copy is None:
+            return _scan(path, file, stamp, digest, None)
+        try:
+            with tempfile.TemporaryFile() as unnamed, _again(unnamed) as text:
+                return _scan(path, file, stamp, digest, (copy, text))
+        except OSError as error:
+            what = f"its records cannot be copied to a temporary file ({error.strerror})"
+            raise RecordError.of(what, place=str(path), fix="make room, or set TMPDIR") from error
 
 
-def content_digest(data: mmap.mmap) -> str:
+def content_digest(file: io.FileIO) -> str:
     """BLAKE2b of a content, 32 hex digits."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    file.seek(0)
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _scan(
+    path: Path,
+    file: io.FileIO,
+    stamp: Stamp,
+    digest: str,
+    copied: tuple[ListCopy | CocoCopy, io.FileIO] | None,
+) -> RecordIndex:
+    if copied is None:
+        index = RecordIndex(Form.LINES, *find_lines(file), digest, _again(file))
+    else:
+        copy, text = copied
+        with open(text.fileno(), "wb", buffering=_BUFFER, closefd=False) as out:
+            starts = write_lines(copy, out)
+        index = RecordIndex(copy.form, starts, no_numbers(), digest, _again(text))
+    if Stamp.of(file) != stamp:
+        index.text.close()
+        what, fix = "the file changed while it was read", "start again when it is complete"
+        raise RecordError.of(what, place=str(path), fix=fix)
+    return index
+
+
+def _again(file: IO[bytes]) -> io.FileIO:
+    """The same open file, which lives on when the other is closed."""
+    return io.FileIO(os.dup(file.fileno()), "r+" if file.writable() else "r")
 
 
 def _places(path: Path) -> Iterator[Path]:
@@ -128,61 +149,88 @@ def _places(path: Path) -> Iterator[Path]:
     yield cache / "lit_cvit" / "indexes" / f"{name}.npy"
 
 
-def _packed(index: RecordIndex, stamp: Stamp) -> Offsets:
-    layout = index.layout
-    digest = np.frombuffer(bytes.fromhex(index.digest), np.int64)
-    sizes = [int(layout.form), len(layout.starts), len(layout.extra)]
-    head = [_VERSION, stamp.size, stamp.modified, stamp.changed, *digest, 0, 0, *sizes]
-    flat = np.concatenate((np.array(head, np.int64), layout.starts, layout.ends, layout.extra))
-    flat[6:8] = _checksum(flat)
-    return flat
+def _copy_place(place: Path, digest: str) -> Path:
+    return place.with_name(f"{place.stem}.{digest}.jsonl")
 
 
-def _unpacked(flat: Offsets) -> RecordIndex:
-    form, num_pieces = Form(int(flat[8])), int(flat[9])
-    ends = _HEAD + num_pieces
-    layout = Layout(form, flat[_HEAD:ends], flat[ends : ends + num_pieces], flat[ends + num_pieces :])
-    return RecordIndex(layout, flat[4:6].tobytes().hex())
+def _saved(place: Path, file: io.FileIO, stamp: Stamp) -> RecordIndex | None:
+    """The index that lies at a place, if it is that of the file as it is."""
+    saved = SavedIndex.load(place)
+    if saved is None or saved.stamp.size != stamp.size:
+        return None
+    if saved.stamp != stamp:
+        if saved.digest != content_digest(file):
+            return None
+        if stamp.truncated() == stamp:
+            saved = dataclasses.replace(saved, stamp=stamp)
+            with contextlib.suppress(OSError), _scratch(place) as folder:
+                _save(saved, folder, place, file)
+    return _with_text(saved, place, file)
 
 
-def _checksum(flat: Offsets) -> Offsets:
-    hashed = hashlib.blake2b(flat[:6].tobytes(), digest_size=16)
-    hashed.update(flat[8:].data)
-    return np.frombuffer(hashed.digest(), np.int64)
-
-
-def _load(place: Path) -> Offsets | None:
+def _with_text(saved: SavedIndex, place: Path, file: io.FileIO) -> RecordIndex | None:
+    """The index with its lines opened; None if the copy is missing or cut short."""
     try:
-        flat = np.asarray(np.lib.format.open_memmap(place, mode="r"))
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError):
-        # The last two come of a header that is no Python literal.
+        text = _again(file) if saved.form is Form.LINES else io.FileIO(_copy_place(place, saved.digest))
+    except OSError:
         return None
-    if flat.dtype != np.int64 or flat.ndim != 1 or len(flat) < _HEAD or flat[0] != _VERSION:
+    if os.fstat(text.fileno()).st_size != saved.starts[-1]:
+        text.close()
         return None
-    if len(flat) != _HEAD + 2 * flat[9] + flat[10] or (flat[6:8] != _checksum(flat)).any():
-        return None
-    return flat
+    return RecordIndex(saved.form, saved.starts, saved.numbers, saved.digest, text)
 
 
-def _save(places: list[Path], flat: Offsets, path: Path, *, required: bool = True) -> Path | None:
-    """Write the index to the first place that takes it; a reader sees all of it or nothing."""
-    failures = []
-    for place in places:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=place.parent, prefix=".index-") as folder:
-                temporary = Path(folder) / place.name
-                np.save(temporary, flat)
-                # Whoever may read the data may read its index.
-                temporary.chmod(path.stat().st_mode & 0o666)
-                temporary.replace(place)
-            return place
-        except OSError as error:
-            failures.append(f"{place}: {error.strerror}")
-    if required:
-        warnings.warn(
-            f"{path}: its index cannot be saved, so the file is scanned on every start; make one of these "
-            f"places writable, or set XDG_CACHE_HOME ({'; '.join(failures)})",
-            stacklevel=2,
-        )
-    return None
+def _store(
+    place: Path, path: Path, file: io.FileIO, stamp: Stamp, digest: str, copy: ListCopy | CocoCopy | None
+) -> RecordIndex:
+    """Make the index and save it at a place; a reader sees all of it or nothing."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(place)
+    with _scratch(place) as folder:
+        if copy is None:
+            made = _scan(path, file, stamp, digest, None)
+        else:
+            with io.FileIO(Path(folder, "copy"), "x+") as text:
+                made = _scan(path, file, stamp, digest, (copy, text))
+                os.fsync(text.fileno())
+        with contextlib.closing(made.text):
+            if copy is not None:
+                _publish(Path(folder, "copy"), _copy_place(place, digest), file)
+            saved = SavedIndex(stamp.truncated(), digest, made.form, made.starts, made.numbers)
+            try:
+                _save(saved, folder, place, file)
+            except OSError:
+                _copy_place(place, digest).unlink(missing_ok=True)
+                raise
+    for other in place.parent.glob(f"{glob.escape(place.stem)}.*.jsonl"):
+        if _COPY.fullmatch(other.name.removeprefix(place.stem)) and digest not in other.name:
+            other.unlink(missing_ok=True)
+    # What lies in the file is mapped, and costs no memory of this process.
+    mapped = SavedIndex.load(place)
+    found = _with_text(mapped, place, file) if mapped is not None and mapped.digest == digest else None
+    if found is None:
+        raise OSError(None, "another process changed it meanwhile")
+    return found
+
+
+def _scratch(place: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=place.parent, prefix=_SCRATCH)
+
+
+def _sweep(place: Path) -> None:
+    """Remove what processes that were killed left behind; a living one is done long before."""
+    for left in place.parent.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):  # its owner may be removing it
+            if time.time() - left.stat().st_mtime > _LEFT_BEHIND_S:
+                shutil.rmtree(left)
+
+
+def _save(saved: SavedIndex, folder: str, place: Path, file: io.FileIO) -> None:
+    saved.write(Path(folder, "index"))
+    _publish(Path(folder, "index"), place, file)
+
+
+def _publish(written: Path, place: Path, source: io.FileIO) -> None:
+    # Whoever may read the data may read its index.
+    written.chmod(os.fstat(source.fileno()).st_mode & 0o666)
+    written.replace(place)

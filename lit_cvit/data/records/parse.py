@@ -7,9 +7,9 @@
 * an image of a COCO caption file (`images`: `id`, `file_name`; `annotations`: `image_id`, `caption`): its
   captions are the answers of one record, in the order of the file; the first is what is trained on.
 
-The form is read off the keys of each row, so any form can stand in either split. Further keys are ignored
-(`bbox`, `size`, `model_id`, ...). A row without an instruction (captions, our own form) is given one of the
-task's instructions; see `lit_cvit.data.records.source`.
+The form is read off the keys of each row, so any form can stand in either split. What is done about further
+keys says `lit_cvit.data.records.keys`. A row without an instruction (captions, our own form) is given one of
+the task's instructions; see `lit_cvit.data.records.source`.
 
 A row of a training file may lack its id, as rows of published training files do: its position in the file,
 counted from 0, is its id then ("17"). Predictions are kept by id, so a row of a test file must have one.
@@ -26,12 +26,20 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from lit_cvit.data.errors import RecordError
+from lit_cvit.data.records.keys import NOTES, advice, is_void, turn_advice
 
 IMAGE_PLACEHOLDER = "<image>"
 
 # Where a test row has its answer; the first that is there counts.
 _TEST_ANSWERS = ("answer", "answer_bbox", "label")
+_IDS = ("id", "question_id")
+_ALL_FORMS = (*_IDS, "image", "choices")
+_CONVERSATION = frozenset((*_ALL_FORMS, "conversations"))
+_TESTED = frozenset((*_ALL_FORMS, "text", *_TEST_ANSWERS))
+_OWN = frozenset((*_ALL_FORMS, "question", "instruction", "answers"))
 _ABSENT = object()
 _PLACEHOLDER_AT_AN_END = re.compile(r"\A\s*<image>\s*|\s*<image>\s*\Z")
 
@@ -50,6 +58,7 @@ class Record:
         image: Path of the image as the row gives it; empty for a text-only row.
         choices: Options of a multiple-choice question, in letter order.
         history: Earlier (user text, answer) pairs of a conversation of several turns.
+        unread: Keys of the row that have no meaning here, and are none that published files note.
     """
 
     id: str
@@ -60,6 +69,7 @@ class Record:
     image: str = ""
     choices: tuple[str, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def parse_record(row: Mapping[str, object], *, place: str, position: int | None = None) -> Record:
@@ -71,8 +81,9 @@ def parse_record(row: Mapping[str, object], *, place: str, position: int | None 
         position: The id of a row that has none; None makes that an error.
 
     Raises:
-        ValueError: the row is in none of the known forms, or a field is missing, of the wrong type, blank,
-            or inconsistent; names place, id where known, field, the value got, and the fix.
+        RecordError: the row is in none of the known forms, or a field is missing, of the wrong type, blank,
+            inconsistent, or a key that is refused; names place, id where known, field, the value got, and
+            the fix.
     """
     image, annotations = row.get("image"), row.get("annotations")
     if isinstance(image, dict) and isinstance(annotations, list):
@@ -80,34 +91,37 @@ def parse_record(row: Mapping[str, object], *, place: str, position: int | None 
     reader = _Row(row, place)
     identity = reader.identity(position)
     reader.place = f"{place} (id {identity!r})"
+    form = _CONVERSATION if "conversations" in row else _TESTED if "text" in row else _OWN
+    if form is _OWN and not {"instruction", "answers"} & row.keys():
+        raise _unknown_form(reader)
+    unread = reader.unread(form)
     path, choices = reader.image(), reader.texts("choices") if "choices" in row else ()
-    if "conversations" in row:
+    of_all: dict[str, Any] = {"id": identity, "image": path, "choices": choices, "unread": unread}
+    if form is _CONVERSATION:
         turns = _turns(reader)
         history, (text, answer) = tuple(turns[:-1]), turns[-1]
-        return Record(identity, (answer,), text=text, image=path, choices=choices, history=history)
-    if "text" in row:
+        return Record(**of_all, answers=(answer,), text=text, history=history)
+    if form is _TESTED:
         text = reader.user_text("text", reader.text("text"))
         field = next((field for field in _TEST_ANSWERS if field in row), _TEST_ANSWERS[0])
         answers = (reader.box(field),) if field == "answer_bbox" else reader.answers(field)
-        return Record(identity, answers, text=text, image=path, choices=choices)
-    if "instruction" in row or "answers" in row:
-        question = reader.text("question", blank=True) if "question" in row else ""
-        question = reader.user_text("question", question) if question.strip() else ""
-        instruction = None
-        if "instruction" in row:
-            instruction = reader.user_text("instruction", reader.text("instruction"))
-        return Record(
-            identity,
-            reader.answers("answers"),
-            question=question,
-            instruction=instruction,
-            image=path,
-            choices=choices,
-        )
-    keys = ", ".join(map(repr, row)) or "none"
-    raise ValueError(
-        f"{reader.place}: got the fields {keys}; a record has 'conversations' (LLaVA training), 'text' and "
-        "'answer' (LLaVA test), or 'answers' (our own)"
+        return Record(**of_all, answers=answers, text=text)
+    question = reader.text("question", blank=True) if "question" in row else ""
+    question = reader.user_text("question", question) if question.strip() else ""
+    instruction = None
+    if "instruction" in row:
+        instruction = reader.user_text("instruction", reader.text("instruction"))
+    return Record(**of_all, answers=reader.answers("answers"), question=question, instruction=instruction)
+
+
+def _unknown_form(reader: _Row) -> RecordError:
+    keys = ", ".join(map(repr, reader.row)) or "none"
+    return RecordError.of(
+        f"got the fields {keys}",
+        place=reader.place,
+        cause="unknown form",
+        fix="a record has 'conversations' (LLaVA training), 'text' and 'answer' (LLaVA test), or 'answers' "
+        "(our own)",
     )
 
 
@@ -144,7 +158,7 @@ class _Row:
         if got is _ABSENT:
             got = self.row.get(field, _ABSENT)
         shown = "nothing" if got is _ABSENT else reprlib.repr(got)
-        raise ValueError(f"{self.place}: field {field!r}: got {shown}; {fix}")
+        raise RecordError.of(f"got {shown}", place=self.place, field=field, fix=fix)
 
     def identity(self, position: int | None) -> str:
         if position is not None and not {"id", "question_id"} & self.row.keys():
@@ -156,6 +170,20 @@ class _Row:
         if not str(value).strip():
             self.fail(field, "an id must not be blank")
         return self.clean(field, str(value))
+
+    def unread(self, form: frozenset[str]) -> tuple[str, ...]:
+        """The keys that are not read in records of a form; one that must not stand there is an error."""
+        if form.issuperset(self.row):
+            return ()
+        others = [key for key in self.row if key not in form]
+        present = {key for key in form if key in self.row}
+        for alike in (_IDS, _TEST_ANSWERS):
+            if present.intersection(alike):
+                present.update(alike)
+        for key in others:
+            if fix := advice(key, self.row[key], form, present):
+                self.fail(key, fix)
+        return tuple(key for key in others if key not in NOTES and not is_void(key, self.row[key]))
 
     def clean(self, field: str, value: str) -> str:
         # JSON can spell half a surrogate pair, which no tokenizer and no file can take.
@@ -249,6 +277,9 @@ def _turns(reader: _Row) -> list[tuple[str, str]]:
             got = turn.get("from", _ABSENT)
             fix = f"it must be {speaker!r}: turns alternate human, gpt and start with human"
             reader.fail(f"{name}.from", fix, "nothing" if got is _ABSENT else got)
+        if len(turn) > 2:
+            for key, fix in turn_advice(turn):
+                reader.fail(f"{name}.{key}", fix, turn[key])
         value = turn.get("value")
         if not isinstance(value, str) or not value.strip():
             reader.fail(f"{name}.value", "it must be a string that is not blank", value)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.file import RecordFile
 from lit_cvit.data.records.parse import Record, parse_record
@@ -51,6 +53,7 @@ class RecordSource:
         self._instructions = instructions
         self._image_root = image_root
         self._ids_required = ids_required
+        self._unread: set[str] = set()
         self._num_samples = len(self.file) if limit is None else min(limit, len(self.file))
 
     def __len__(self) -> int:
@@ -61,12 +64,14 @@ class RecordSource:
 
         Raises:
             IndexError: `index` is negative or past the end.
-            ValueError: the record is bad; names file, line or index, id, field, the value got and the fix.
+            RecordError: the record is bad; names file, line or index, id, field, the value got and the fix.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.file.path} has samples 0 to {len(self) - 1}, got {index}")
         position = None if self._ids_required else index
         record = parse_record(self.file[index], place=self.file.where(index), position=position)
+        if not self._unread.issuperset(record.unread):
+            self._warn(record, index)
         question, instruction = self._split(record, index, epoch)
         return Sample(
             id=record.id,
@@ -79,6 +84,13 @@ class RecordSource:
             history=record.history,
             text=record.text,
         )
+
+    def _warn(self, record: Record, index: int) -> None:
+        """Name keys that are not read, each once a file."""
+        new = [key for key in record.unread if key not in self._unread]
+        self._unread.update(new)
+        what = f"the key {new[0]!r} is" if len(new) == 1 else f"the keys {', '.join(map(repr, new))} are"
+        warnings.warn(f"{self._place(record, index)}: {what} not read, here or further on", stacklevel=3)
 
     def where(self, index: int) -> str:
         """Name the file and the line or index of a sample."""
@@ -98,7 +110,7 @@ class RecordSource:
         place = self._place(record, index)
         if self._image_root is None:
             fix = f"task {self._task!r} has no 'image_root'; add it to the task in the YAML file"
-            raise ValueError(f"{place}: field 'image': got {record.image!r}; {fix}")
+            raise RecordError.of(f"got {record.image!r}", place=place, field="image", fix=fix)
         return FileImage(self._image_root, record.image, record=place)
 
     def _split(self, record: Record, index: int, epoch: int) -> tuple[str, str]:
@@ -106,25 +118,30 @@ class RecordSource:
         if record.instruction is not None:
             if record.instruction in self._instructions:
                 return record.question, record.instruction
-            field, got = "field 'instruction'", record.instruction
             fix = "it must be one of the task's instructions"
-        elif not record.text:
+            raise self._no_instruction(record, index, f"got {record.instruction!r}", fix, field="instruction")
+        if not record.text:
             if not self._instructions:
                 return record.question, ""
             drawn = mix("instruction", self._task, epoch, record.id) % len(self._instructions)
             return record.question, self._instructions[drawn]
-        else:
-            text = record.text.rstrip()
-            starts = [known for known in self._instructions if text.lstrip().startswith(f"{known}:")]
-            if starts:
-                longest = max(starts, key=len)
-                return text.lstrip().removeprefix(f"{longest}:").strip(), longest
-            ends = [known for known in self._instructions if text.endswith(known)]
-            if ends or not self._instructions:
-                longest = max(ends, key=len, default="")
-                return text.removesuffix(longest).strip(), longest
-            field, got = "the user's last text", "..." + text[-60:] if len(text) > 60 else text
-            fix = "it must end with an instruction of the task, or start with one and a colon"
+        text = record.text.rstrip()
+        starts = [known for known in self._instructions if text.lstrip().startswith(f"{known}:")]
+        if starts:
+            longest = max(starts, key=len)
+            return text.lstrip().removeprefix(f"{longest}:").strip(), longest
+        ends = [known for known in self._instructions if text.endswith(known)]
+        if ends or not self._instructions:
+            longest = max(ends, key=len, default="")
+            return text.removesuffix(longest).strip(), longest
+        shown = "..." + text[-60:] if len(text) > 60 else text
+        fix = "it must end with an instruction of the task, or start with one and a colon"
+        raise self._no_instruction(record, index, f"the user's last text: got {shown!r}", fix)
+
+    def _no_instruction(
+        self, record: Record, index: int, what: str, fix: str, field: str = ""
+    ) -> RecordError:
         listed = "; ".join(map(repr, self._instructions)) or "none"
         fix += f" ({listed}); correct the record or 'instruction' in the YAML file"
-        raise ValueError(f"{self._place(record, index)}: {field}: got {got!r}; {fix}")
+        place, cause = self._place(record, index), "no instruction of the task"
+        return RecordError.of(what, place=place, field=field, cause=cause, fix=fix)

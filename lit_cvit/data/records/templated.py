@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import Sample
@@ -47,7 +48,7 @@ class DrawnRecords:
 
         Raises:
             IndexError: `index` is negative or past the end.
-            ValueError: the record is bad; see `RecordSource.sample`.
+            RecordError: the record is bad; see `RecordSource.sample`.
         """
         return self.records.sample(self._row(index), epoch)
 
@@ -122,14 +123,14 @@ class TemplatedSource:
 
         Raises:
             IndexError: `index` is negative or past the end.
-            ValueError: the record is bad, or is not one of those that `prepare` writes.
+            RecordError: the record is bad, or is not one of those that `prepare` writes.
         """
         given = self.records.sample(index)
         if given.text or given.instruction:
-            raise ValueError(
-                f"{self.where(index)} (id {given.id!r}): it has an instruction in its text; prepared records "
-                "have 'question' and 'answers', others are read with the setting 'files'"
-            )
+            cause = "it has an instruction in its text"
+            fix = "prepared records have 'question' and 'answers', others are read with the setting 'files'"
+            place = f"{self.where(index)} (id {given.id!r})"
+            raise RecordError.of(cause, place=place, cause=cause, fix=fix)
         strings = self.instructions if given.choices else self.open_instructions or self.instructions
         drawn = mix("instruction", self.seed, self.task, self.split, epoch, given.id)
         instruction = strings[drawn % len(strings)]

@@ -11,17 +11,27 @@ import os
 from array import array
 from collections.abc import Callable
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.source import RecordSource
 from lit_cvit.data.records.templated import DrawnRecords, TemplatedSource
-from lit_cvit.data.tasks import Benchmark, Encoder, ImageSource, Sample, SampleError, SampleSource, Task
+from lit_cvit.data.tasks import (
+    AnswerFormat,
+    Benchmark,
+    Encoder,
+    ImageSource,
+    Sample,
+    SampleError,
+    SampleSource,
+    Task,
+)
+from lit_cvit.data.validation.blind import AlikeReferences, BoxUnits
 from lit_cvit.data.validation.images import ImageLookup, decode_images
 from lit_cvit.data.validation.report import (
     BenchmarkError,
     Problem,
     ProblemKind,
     TaskReport,
-    cause_of,
     require_clean,
 )
 
@@ -53,6 +63,7 @@ def check_task(
     on_problem: Callable[[Problem], None] | None = None,
     on_progress: OnProgress | None = None,
     encoder: Encoder | None = None,
+    list_all: bool = False,
 ) -> TaskReport:
     """Go through both splits of a task.
 
@@ -63,11 +74,14 @@ def check_task(
         on_problem: Called with every problem as it is found, beyond the listed ones too.
         on_progress: Called now and then; see `OnProgress`.
         encoder: That of the backbone to come, which refuses what it cannot take; None: any sample may do.
+        list_all: List every problem, not the first of those that are alike.
     """
     check = _TaskCheck(task, decode_images, on_problem, on_progress, encoder)
+    check.report.list_all = list_all
     for number, source in enumerate(check.sources):
         if source is not None:
             check.split(number, source)
+    check.whole_split()
     if task.published is not None:
         check.tolerate()
     if decode_images:
@@ -83,6 +97,7 @@ def check_benchmark(
     on_problem: Callable[[Problem], None] | None = None,
     on_progress: OnProgress | None = None,
     encoder: Encoder | None = None,
+    list_all: bool = False,
 ) -> list[TaskReport]:
     """Check every task, stream first; see `check_task`."""
     return [
@@ -93,6 +108,7 @@ def check_benchmark(
             on_problem=on_problem,
             on_progress=on_progress,
             encoder=encoder,
+            list_all=list_all,
         )
         for task in (*benchmark.stream, *benchmark.downstream)
     ]
@@ -119,6 +135,8 @@ class _TaskCheck:
         if task.published is not None:
             self.report.published = task.published.difference(num_train, num_test)
         self.lookup = ImageLookup()
+        self.alike = AlikeReferences()
+        self.units = BoxUnits()
         self.trained_on: dict[bytes, int] = {}
         self.found: set[bytes] = set()
         # Of each image that is to be opened: split and index of every sample that shows it, in a row.
@@ -131,10 +149,7 @@ class _TaskCheck:
             self.on_problem(problem)
 
     def tolerate(self) -> None:
-        """Take published splits as they are, unless most of what is tested was trained on.
-
-        Predictions are kept by id, so test ids must differ.
-        """
+        """Take published splits as they are, unless most of what is tested was trained on."""
         shared, num_test = self.report.counts[ProblemKind.OVERLAP], self.report.num_test
         if shared > _TOLERATED_SHARE * num_test:
             message = (
@@ -142,9 +157,7 @@ class _TaskCheck:
                 "sample; is one file in the place of the other?"
             )
             self.tell(ProblemKind.TRAINED_TEST, 1, message)
-        ids_repeat = self.report.alike[f"{_SPLITS[1]}: {ProblemKind.DUPLICATE_ID}"] > 0
-        kinds = (ProblemKind.OVERLAP,) if ids_repeat else (ProblemKind.OVERLAP, ProblemKind.DUPLICATE_ID)
-        self.report.tolerated = frozenset(kinds)
+        self.report.tolerated = frozenset((ProblemKind.OVERLAP,))
 
     def progress(self, what: str, done: int, total: int) -> None:
         if self.on_progress is not None:
@@ -162,7 +175,7 @@ class _TaskCheck:
             try:
                 sample = source.sample(index)
             except ValueError as error:
-                self.tell(ProblemKind.RECORD, number, str(error), cause_of(str(error), where))
+                self.tell(ProblemKind.RECORD, number, str(error), _cause(error))
                 continue
             place = f"{where} (id {sample.id!r})"
             if not sample.user_text.strip():
@@ -175,7 +188,8 @@ class _TaskCheck:
                 fits &= self.image(sample.image, _hash(key), number, index, place)
             if fits and self.encoder is not None:
                 self.encoding(self.encoder, sample, number, place)
-            if (first := first_with_id.setdefault(sample.id, index)) != index:
+            # Predictions are kept by id; nothing is kept by that of a training sample.
+            if _SPLITS[number] == "test" and (first := first_with_id.setdefault(sample.id, index)) != index:
                 message = f"{place}: the id is already that of {_place(source, first)}; make ids unique"
                 self.tell(ProblemKind.DUPLICATE_ID, number, message)
             self.overlap(sample, key, number, place, index)
@@ -189,6 +203,8 @@ class _TaskCheck:
             message = f"{place}: got {sample.answers!r}; {which} must not be blank"
             self.tell(ProblemKind.ANSWER, number, message)
             return False
+        if self.task.answer_format is AnswerFormat.BOX:
+            self.units.add(_SPLITS[number], sample.answers[0])
         if _SPLITS[number] == "test":
             self.references(sample, number, place)
         return True
@@ -201,6 +217,15 @@ class _TaskCheck:
             except ValueError as error:
                 named = f"scorer {scorer.name!r}"
                 self.tell(ProblemKind.REFERENCE, number, f"{place}: {named}: {error}", named)
+        self.alike.add(sample)
+
+    def whole_split(self) -> None:
+        """Name what is wrong with a test split as a whole; not where its references are wrong themselves."""
+        if problem := self.units.problem():
+            self.tell(ProblemKind.REFERENCE, 1, problem, "units of boxes")
+        if not self.report.counts[ProblemKind.REFERENCE]:
+            found = map(self.alike.warning, (self.task.scorer, *self.task.also))
+            self.report.warnings += filter(None, found)
 
     def encoding(self, encoder: Encoder, sample: Sample, number: int, place: str) -> None:
         """Otherwise hours would be trained before the sample's batch is drawn."""
@@ -209,7 +234,7 @@ class _TaskCheck:
         except SampleError as error:
             self.tell(ProblemKind.UNFIT, number, f"{place}: it {error.words}", error.cause)
         except ValueError as error:
-            self.bad_image(str(error), number, place)
+            self.bad_image(error, number, place)
 
     def image(self, image: ImageSource, key: bytes, number: int, index: int, place: str) -> bool:
         self.report.num_images += 1
@@ -217,17 +242,17 @@ class _TaskCheck:
             try:
                 self.lookup.find(image)
             except ValueError as error:
-                self.bad_image(str(error), number, place)
+                self.bad_image(error, number, place)
                 return False
         self.found.add(key)
         if self.uses is not None:
             self.uses.setdefault(key, array("q")).extend((number, index))
         return True
 
-    def bad_image(self, message: str, number: int, place: str) -> None:
-        if not message.startswith(place):
-            message = f"{place}: {message}"
-        self.tell(ProblemKind.IMAGE, number, message, cause_of(message, place))
+    def bad_image(self, error: ValueError, number: int, place: str) -> None:
+        # It may be that of another record, which shows the same image.
+        words = (error.words if isinstance(error, RecordError) else "") or str(error)
+        self.tell(ProblemKind.IMAGE, number, f"{place}: {words}", _cause(error))
 
     def decode(self, workers: int | None) -> None:
         assert self.uses is not None, "only asked for with images to open"
@@ -239,13 +264,10 @@ class _TaskCheck:
             workers=workers,
             on_progress=lambda done: self.progress("images", done, len(firsts)),
         )
-        for message, uses in zip(found, self.uses.values(), strict=True):
-            if not message:
-                continue
-            # The message names the record that was opened; the image of the others is the same.
-            problem = message.removeprefix(f"{self.named(*uses[:2])}: ")
-            for number, index in zip(uses[::2], uses[1::2], strict=True):
-                self.bad_image(problem, number, self.named(number, index))
+        for error, uses in zip(found, self.uses.values(), strict=True):
+            if error is not None:
+                for number, index in zip(uses[::2], uses[1::2], strict=True):
+                    self.bad_image(error, number, self.named(number, index))
 
     def named(self, number: int, index: int) -> str:
         source = self.sources[number]
@@ -266,6 +288,10 @@ def _place(source: SampleSource, index: int) -> str:
     if isinstance(source, RecordSource | TemplatedSource | DrawnRecords):
         return source.where(index)
     return f"sample {index}"
+
+
+def _cause(error: ValueError) -> str:
+    return error.cause if isinstance(error, RecordError) else ""
 
 
 def _image_key(image: ImageSource) -> str:

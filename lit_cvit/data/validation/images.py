@@ -56,7 +56,7 @@ def decode_images(
     *,
     workers: int | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> Iterator[str]:
+) -> Iterator[ValueError | None]:
     """Open the images of samples, each in one of several processes.
 
     Args:
@@ -66,7 +66,7 @@ def decode_images(
         on_progress: Called with the number of images opened so far.
 
     Yields:
-        What is wrong, or an empty string, in the order of `which`.
+        What is wrong, or None, in the order of `which`.
 
     Raises:
         ValueError: a process was killed.
@@ -89,15 +89,15 @@ def decode_images(
             ) from error
 
 
-def _decode(sources: Sequence[SampleSource], which: Sequence[tuple[int, int]]) -> list[str]:
+def _decode(sources: Sequence[SampleSource], which: Sequence[tuple[int, int]]) -> list[ValueError | None]:
     return [_problem(sources[number], index) for number, index in which]
 
 
-def _problem(source: SampleSource, index: int) -> str:
+def _problem(source: SampleSource, index: int) -> ValueError | None:
     image = source.sample(index).image
     assert image is not None, "the caller has looked"
     try:
         image.open()
     except ValueError as error:
-        return str(error)
-    return ""
+        return error
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +41,8 @@ class Problem:
         task: Name of the task.
         split: `train` or `test`.
         message: Names file, record and fix.
-        cause: The field of a bad record, or why an image is bad; problems of one cause are alike.
+        cause: What is wrong, without the values: that of a `RecordError`, a scorer, what a backbone cannot
+            take. Problems of one cause are alike.
     """
 
     kind: ProblemKind
@@ -70,6 +70,8 @@ class TaskReport:
         counts: Number of problems of each kind that occurred.
         problems: The problems that are listed: the first of each group of problems that are alike.
         alike: Number of problems of each group, listed or not; the group's name tells split, kind and cause.
+        warnings: What is no problem of a sample, and should be read.
+        list_all: Whether every problem is listed.
     """
 
     task: str
@@ -81,13 +83,15 @@ class TaskReport:
     counts: Counter[ProblemKind] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     alike: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    list_all: bool = False
 
     def add(self, problem: Problem) -> None:
-        """Count a problem, and list it if few are listed that are like it."""
+        """Count a problem, and list it if all or only few are listed that are like it."""
         self.counts[problem.kind] += 1
         group = _group(problem)
         self.alike[group] += 1
-        if self.alike[group] <= MAX_ALIKE and len(self.problems) < MAX_LISTED:
+        if self.list_all or (self.alike[group] <= MAX_ALIKE and len(self.problems) < MAX_LISTED):
             self.problems.append(problem)
 
     @property
@@ -112,6 +116,7 @@ class TaskReport:
         first = [f"{self.task}: {sizes}: {found}"]
         if self.published:
             first.append(f"  published sizes differ: {self.published}")
+        first += [f"  warning: {warning}" for warning in self.warnings]
         return [*first, *(f"  {problem}" for problem in self.problems), *rest]
 
 
@@ -124,6 +129,8 @@ def require_clean(reports: Sequence[TaskReport], *, allow: Collection[ProblemKin
     bad = [report for report in reports if set(report.counts) - {*allow, *report.tolerated}]
     if bad:
         lines = [line for report in bad for line in report.lines()]
+        if any(report.num_problems > len(report.problems) for report in bad):
+            lines.append("`check --all` with the same options names each")
         total = counted(sum(report.num_problems for report in bad), "problem")
         raise BenchmarkError("\n".join([f"{total} in {counted(len(bad), 'task')}", *lines]))
 
@@ -142,21 +149,6 @@ def tolerated(reports: Sequence[TaskReport]) -> str:
 def counted(count: int, noun: str) -> str:
     """A number with its noun: `1 task`, `2 tasks`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def cause_of(message: str, place: str) -> str:
-    """The cause that a message about a record or an image names, without the place and the values.
-
-    Args:
-        message: What the record or the image raised.
-        place: File and line or index that it starts with.
-    """
-    rest = re.sub(r"^(?: \(id .*?\))?: ", "", message.removeprefix(place), count=1)
-    if named := re.match(r"field '([^']*)'", rest):
-        return f"field '{re.sub(r'[0-9]+', '', named.group(1))}'"
-    rest = re.sub(r"^image .*? under .*?: ", "", rest, count=1)
-    what = re.split(r"[;:,(]", rest, maxsplit=1)[0].strip()
-    return re.sub(r"^got .*", "not an object", re.sub(r" at (?:byte|column) \d+$", "", what))
 
 
 def _group(problem: Problem) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_cvit.data.records import scan as record_scan
+from lit_cvit.data.records import cursor as record_cursor
 from lit_cvit.data.records.file import RecordFile
 
 ROWS = [{"id": "a"}, {"id": "\u00e9\u4f60\U0001f600", "n": [1, {"x": "]},{"}]}, {}]
@@ -69,7 +69,7 @@ def test_any_rows_survive_the_round_trip(
 
 
 def test_lines_are_found_across_scan_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_scan, "_CHUNK", 7)
+    monkeypatch.setattr(record_cursor, "_WINDOW", 7)
     rows = [{"id": number} for number in range(50)]
     file = RecordFile(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))
     assert rows_of(file) == rows

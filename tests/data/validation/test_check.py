@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from check_kit import Drawn, Listed, of_files, row, sample, task
 from PIL import Image
 
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.records.source import RecordSource
-from lit_cvit.data.tasks import AnswerFormat, Benchmark, ImageSource, Sample, SampleError, Task
+from lit_cvit.data.tasks import Benchmark, Sample, SampleError
 from lit_cvit.data.validation import images as image_check
 from lit_cvit.data.validation.check import (
     BenchmarkError,
@@ -23,60 +22,6 @@ from lit_cvit.data.validation.check import (
     require_clean,
 )
 from lit_cvit.data.validation.images import ImageLookup
-from lit_cvit.data.validation.report import cause_of
-from lit_cvit.metrics.scoring import scorer
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A drawn image; negative colours cannot be drawn."""
-
-    colour: int
-
-    def open(self) -> Image.Image:
-        if self.colour < 0:
-            raise ValueError(f"cannot draw {self.colour}")
-        return Image.new("RGB", (2, 2), (self.colour, 0, 0))
-
-
-class Listed:
-    """A split held in a list."""
-
-    def __init__(self, *samples: Sample) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def sample(self, index: int, epoch: int = 0) -> Sample:
-        return self._samples[index]
-
-    def digest(self) -> str:
-        return ""
-
-
-def sample(
-    name: str, image: ImageSource | None = None, text: str = "Q", answers: tuple[str, ...] = ("a",)
-) -> Sample:
-    return Sample(id=name, task="T", question=text, instruction="", answers=answers, image=image)
-
-
-def task(train: Listed | RecordSource | None, test: Listed | RecordSource, name: str = "T") -> Task:
-    return Task(name, AnswerFormat.SHORT, scorer("exact"), test=test, train=train)
-
-
-def of_files(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> Task:
-    (folder / "img").mkdir(exist_ok=True)
-    for name, rows in {"train": train, "test": test}.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    sources = [
-        RecordSource(folder / f"{n}.jsonl", task="T", image_root=folder / "img") for n in ("train", "test")
-    ]
-    return task(sources[0], sources[1])
-
-
-def row(name: str, **more: object) -> dict[str, object]:
-    return {"question_id": name, "text": f"Text {name}", "answer": "a"} | more
 
 
 def messages(folder: Path, train: list[dict[str, object]], test: list[dict[str, object]]) -> list[str]:
@@ -96,11 +41,11 @@ def test_a_task_without_training_data_is_counted() -> None:
 
 
 def test_a_bad_record_is_listed_with_its_place_and_the_rest_is_still_checked(tmp_path: Path) -> None:
-    assert messages(tmp_path, [row("1", answer=3), row("2"), row("2", text="x")], [row("4")]) == [
+    assert messages(tmp_path, [row("1", answer=3)], [row("4"), row("4", text="x")]) == [
         "T train: bad record: DIR/train.jsonl, line 1 (id '1'): field 'answer': got 3; it must be a string "
         "or a list of strings; put numbers in quotes",
-        "T train: duplicate id: DIR/train.jsonl, line 3 (id '2'): the id is already that of DIR/train.jsonl, "
-        "line 2; make ids unique",
+        "T test: duplicate id: DIR/test.jsonl, line 2 (id '4'): the id is already that of DIR/test.jsonl, "
+        "line 1; make ids unique",
     ]
 
 
@@ -133,7 +78,7 @@ def test_a_drawn_image_is_opened_on_request_and_named_by_its_sample() -> None:
 
 def test_a_blank_answer_is_listed() -> None:
     train = Listed(sample("1", answers=("", "a")), sample("2", answers=()))
-    test = Listed(sample("3", text="x", answers=("", "a")), sample("4", text="y", answers=(" ",)))
+    test = Listed(sample("3", text="x", answers=("a", "a")), sample("4", text="y", answers=(" ",)))
     assert list(map(str, check_task(task(train, test)).problems)) == [
         "T train: empty answer: sample 0 (id '1'): got ('', 'a'); the first answer is what is learned, it "
         "must not be blank",
@@ -141,22 +86,6 @@ def test_a_blank_answer_is_listed() -> None:
         "must not be blank",
         "T test: empty answer: sample 1 (id '4'): got (' ',); at least one answer must not be blank",
     ]
-
-
-def test_a_test_answer_that_the_scorers_cannot_compare_with_is_listed() -> None:
-    train = Listed(sample("1", answers=("blue",)))
-    test = Listed(sample("2", text="x", answers=("B",)), sample("3", text="y", answers=("blue",)))
-    checked = dataclasses.replace(task(train, test), scorer=scorer("letter"), also=(scorer("vqa_soft"),))
-    report = check_task(checked)
-    needs = "scorer 'vqa_soft': soft accuracy needs 10 human answers, got 1"
-    no_letter = "scorer 'letter': the reference answer 'blue' is not an option letter"
-    assert [str(problem).partition(";")[0] for problem in report.problems] == [
-        f"T test: unscorable answer: sample 0 (id '2'): {needs}",
-        f"T test: unscorable answer: sample 1 (id '3'): {no_letter}",
-        f"T test: unscorable answer: sample 1 (id '3'): {needs}",
-    ]
-    with pytest.raises(BenchmarkError, match="3 problems in 1 task"):
-        require_clean([report])
 
 
 class Picky:
@@ -198,8 +127,9 @@ def test_an_unfit_record_is_told_once(tmp_path: Path) -> None:
     assert report.counts == {ProblemKind.ANSWER: 1, ProblemKind.IMAGE: 2}
 
 
-def test_ids_may_repeat_across_splits_but_not_within_one() -> None:
-    report = check_task(task(Listed(sample("1", text="x")), Listed(sample("1"), sample("1", text="y"))))
+def test_ids_may_repeat_everywhere_but_in_a_test_split() -> None:
+    train = Listed(sample("1", text="x"), sample("1", text="z"))
+    report = check_task(task(train, Listed(sample("1"), sample("1", text="y"))))
     assert list(map(str, report.problems)) == [
         "T test: duplicate id: sample 1 (id '1'): the id is already that of sample 0; make ids unique"
     ]
@@ -264,6 +194,24 @@ def test_problems_are_alike_by_split_kind_and_field_or_cause(tmp_path: Path) -> 
     ]
 
 
+def test_every_problem_is_listed_on_request(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    checked = of_files(tmp_path, [row(str(n), image=f"{n}.png") for n in range(40)], [row("x")])
+    report = check_task(checked)
+    with pytest.raises(BenchmarkError) as caught:
+        require_clean([report])
+    assert (len(report.problems), report.lines()[-1][:17]) == (3, "  ... and 37 more")
+    assert str(caught.value).splitlines()[-1] == "`check --all` with the same options names each"
+    report = check_task(checked, list_all=True)
+    with pytest.raises(BenchmarkError) as caught:
+        require_clean([report])
+    assert [each.message.partition(" (id")[0] for each in report.problems] == [
+        f"{tmp_path / 'train.jsonl'}, line {n + 1}" for n in range(40)
+    ]
+    assert str(caught.value).splitlines() == ["40 problems in 1 task", *report.lines()]
+    assert len(report.lines()) == 41
+
+
 def test_at_most_20_problems_are_listed_however_they_differ() -> None:
     report = TaskReport("T", 60, 1)
     for number in range(60):
@@ -272,20 +220,28 @@ def test_at_most_20_problems_are_listed_however_they_differ() -> None:
     assert report.lines()[-1] == "  ... and 20 more of 20 other kinds"
 
 
-@pytest.mark.parametrize(
-    ("reported", "cause"),
-    [
-        ("F, line 3 (id 'a'): field 'conversations[12].from': got 1; fix", "field 'conversations[].from'"),
-        ("F, line 3: field 'id': got nothing; fix", "field 'id'"),
-        ("F, line 3: broken JSON at column 7: Expecting value; forms", "broken JSON"),
-        ("F, line 3: not UTF-8 at byte 7; forms", "not UTF-8"),
-        ("F, line 3: got [1]; a record is a JSON object {...}", "not an object"),
-        ("F, line 3 (id 'a'): image 'a.png' under img: not a readable image (X: y)", "not a readable image"),
-        ("F, line 3 (id 'a'): image 'a: b.png' under img: no such file; check", "no such file"),
-    ],
-)
-def test_the_cause_of_a_message_is_its_field_or_what_it_says_first(reported: str, cause: str) -> None:
-    assert cause_of(reported, "F, line 3") == cause
+def test_what_is_wrong_with_a_line_is_its_cause_whatever_stands_in_it(tmp_path: Path) -> None:
+    turn = {"from": "human", "value": "Q"}
+    checked = of_files(tmp_path, [row("1", conversations=[turn, turn]), row("2")], [row("3"), row("4")])
+    with (tmp_path / "test.jsonl").open("ab") as file:
+        file.write(b'\n{"a": }\n{"a": ;}\n[1]\n{"a": "\xe9"}\n{"a": 1, "id": ": 5; x"}')
+    test = RecordSource(tmp_path / "test.jsonl", task="T")
+    assert dict(check_task(dataclasses.replace(checked, test=test)).alike) == {
+        "train: bad record: field 'conversations[].from'": 1,
+        "test: bad record: broken JSON": 2,
+        "test: bad record: not an object": 1,
+        "test: bad record: not UTF-8": 1,
+        "test: bad record: unknown form": 1,
+    }
+
+
+def test_an_error_of_a_source_of_ones_own_is_listed_as_it_is() -> None:
+    class Own(Listed):
+        def sample(self, index: int, epoch: int = 0) -> Sample:
+            raise ValueError(f"row {index}: field 'x': no such row")
+
+    report = check_task(task(None, Own(sample("1"))))
+    assert [(each.message, each.cause) for each in report.problems] == [("row 0: field 'x': no such row", "")]
 
 
 def test_a_sample_that_asks_nothing_is_a_bad_record() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.tasks import AnswerFormat, ImageSource, Sample, Task
 from lit_cvit.metrics.general import Summary
 from lit_cvit.metrics.scoring import scorer
@@ -123,13 +124,15 @@ def text_of(row: Mapping[str, object], field: str, place: str) -> str:
     """A field that must hold text or a number, without outer white space.
 
     Raises:
-        ValueError: it holds something else, is blank or absent; names place, field, the value got, the fix.
+        RecordError: it holds something else, is blank or absent; names place, field, the value got, the fix.
     """
     value = row.get(field)
     text = str(value).strip() if isinstance(value, str | int | float) else ""
     if not text:
         shown = repr(value) if field in row else "nothing"
-        raise ValueError(f"{place}: field {field!r}: got {shown}; it must be text that is not blank")
+        raise RecordError.of(
+            f"got {shown}", place=place, field=field, fix="it must be text that is not blank"
+        )
     return text
 
 
@@ -137,10 +140,11 @@ def one_of(value: str, allowed: tuple[str, ...], field: str, place: str) -> str:
     """The value, if it is allowed.
 
     Raises:
-        ValueError: it is not; names place, field, the value got and what is allowed.
+        RecordError: it is not; names place, field, the value got and what is allowed.
     """
     if value not in allowed:
-        raise ValueError(f"{place}: field {field!r}: got {value!r}; allowed are {', '.join(allowed)}")
+        fix = f"allowed are {', '.join(allowed)}"
+        raise RecordError.of(f"got {value!r}", place=place, field=field, fix=fix)
     return value
 
 

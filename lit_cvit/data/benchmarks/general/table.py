@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeVar
 
 from PIL import Image
 
+from lit_cvit.data.errors import RecordError
 from lit_cvit.data.images import decode_image, image_size
 
 Found = TypeVar("Found")
@@ -49,7 +50,7 @@ class TableImage:
         """Read the row and decode its image to RGB.
 
         Raises:
-            ValueError: the cell holds no readable image; names the file and the record.
+            RecordError: the cell holds no readable image; names the file and the record.
         """
         return self._read(decode_image)
 
@@ -73,7 +74,8 @@ class TableImage:
             return look(io.BytesIO(base64.b64decode(cell)))
         except (OSError, ValueError, csv.Error, IndexError, StopIteration) as error:
             fix = "it must be an image file in base64; fetch the table again"
-            raise ValueError(f"{self.record}: column {_IMAGE!r}: {error}; {fix}") from error
+            what, cause = f"column {_IMAGE!r}: {error}", "not a readable image"
+            raise RecordError.of(what, place=self.record, cause=cause, fix=fix) from error
 
 
 @dataclass(frozen=True)
