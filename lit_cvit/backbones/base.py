@@ -274,10 +274,6 @@ class Backbone(nn.Module, ABC):
         """Tokens that the loss counts (see `SampleEncoder.num_answer_tokens`)."""
         return self.encoder.num_answer_tokens(sample)
 
-    def answer_lengths(self, samples: Sequence[Sample]) -> list[int]:
-        """`num_answer_tokens` of each sample."""
-        return self.encoder.answer_lengths(samples)
-
     def checkpoint_activations(self, context_fn: ContextFunction) -> None:
         """Recompute the decoder's layers in backward passes, if so configured; a second call does no harm.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_cvit.run.answers import AnswerJournal
-from lit_cvit.run.files import read_json, read_jsonl
+from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.naming import file_name, nearest_run, new_folder, runs_below
 from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import ScoreMatrix, StageScores
@@ -161,6 +161,22 @@ class RunFolder:
         """The answers of a task that is being answered at a stage."""
         path = self.stage_folder(stage) / ANSWERS / f"{file_name(task)}.jsonl"
         return AnswerJournal(self.writer, path)
+
+    def measurement(self, name: str) -> Tensor | None:
+        """What was measured of the run's data and saved under a name, or None.
+
+        Raises:
+            ValueError: the file is damaged; names it.
+        """
+        path = self._measurement_path(name)
+        return read_tensors(path)["values"] if path.is_file() else None
+
+    def save_measurement(self, name: str, values: Tensor) -> None:
+        """Save what was measured of the run's data; the name has to hold the digest of what decides it."""
+        self.writer.write_tensors(self._measurement_path(name), {"values": values})
+
+    def _measurement_path(self, name: str) -> Path:
+        return self.path / "measurements" / f"{name}.safetensors"
 
     def save_record(self) -> None:
         """Write `run.json`."""

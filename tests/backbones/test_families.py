@@ -131,7 +131,7 @@ def test_images_of_every_size_take_the_positions_that_were_counted(backbone: Bac
         backbone.forward_hidden(batch)
 
 
-def test_answer_lengths_are_those_of_the_batch_and_open_no_image(backbone: Backbone) -> None:
+def test_answer_tokens_are_those_of_the_batch_and_open_no_image(backbone: Backbone) -> None:
     class Unreadable:
         def open(self) -> None:
             raise AssertionError("opened")
@@ -139,7 +139,7 @@ def test_answer_lengths_are_those_of_the_batch_and_open_no_image(backbone: Backb
     blind = [replace(s, image=Unreadable() if s.image else None) for s in SAMPLES]  # type: ignore[arg-type]
     batch = backbone.encode(SAMPLES, with_answers=True)
     assert batch.answer_mask is not None
-    assert backbone.answer_lengths(blind) == batch.answer_mask.sum(1).tolist()
+    assert backbone.encoder.answer_tokens(blind) == batch.answer_mask.sum(1).tolist()
 
 
 def test_the_encoder_works_in_another_process(backbone: Backbone) -> None:
