@@ -92,7 +92,6 @@ class DynamicEMA(StageCallback):
         self._constant = None if isinstance(beta, str) else float(beta)
         self.active = False
         self.shares: dict[str, float] = {}
-        self._seen = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -138,7 +137,6 @@ class DynamicEMA(StageCallback):
     # -- steps ----------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._seen = trainer.global_step
         if not self.active:
             return
         assert isinstance(pl_module, ContinualMethod)
@@ -177,13 +175,9 @@ class DynamicEMA(StageCallback):
                 self._change[name] = grad - before
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not self.active or trainer.global_step == self._seen:
+    def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:
+        if not self.active:
             return
-        self._seen = trainer.global_step
-        assert isinstance(pl_module, ContinualMethod)
         if not self._average:
             self._average = {name: _copied(parameter) for name, parameter in self._parameters.items()}
         shares, dynamic = self._weights()
@@ -192,7 +186,7 @@ class DynamicEMA(StageCallback):
         self._change = {}
         self._counts["dynamic"] += sum(dynamic)
         self._counts["updates"] += len(dynamic)
-        self._log(pl_module, dict(zip(self._parameters, shares, strict=True)), dynamic)
+        self._log(method, dict(zip(self._parameters, shares, strict=True)), dynamic)
 
     def _weights(self) -> tuple[list[float], list[bool]]:
         """1 - beta of each tensor, and whether it is a dynamic one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -94,8 +93,8 @@ class Replay(StageCallback):
         self.weight, self.batch_size = weight, batch_size
         self.memory: dict[str, list[int]] = {}
         self._source: UnionSource | None = None
+        self._tokens: list[Tensor] = []
         self._data: ContinualDataModule | None = None
-        self._batch_idx = 0
 
     @property
     def grants(self) -> tuple[str, ...]:
@@ -108,7 +107,7 @@ class Replay(StageCallback):
             require_similarities(method, option="Replay.sizes 'similarity'")
 
     def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
-        self._data, self._batch_idx = trainer.data, 0
+        self._data = trainer.data
         parts = tuple(part for part in self.replayed(method, stage) if len(part))
         self._source = UnionSource(parts) if parts else None
         if self._source is None:
@@ -116,6 +115,9 @@ class Replay(StageCallback):
         if self.form == "rows":
             trainer.data.extend_stage(stage, NAME, self._source)
         else:
+            # Here, where every rank comes by: in a step a rank may have none of its rows.
+            answers, epochs = trainer.data.answer_tokens, range(trainer.data.epochs)
+            self._tokens = [answers.of(self._source, epoch) for epoch in epochs]
             method.add_loss_term(NAME, self._term)
 
     def replayed(self, method: ContinualMethod, stage: Stage) -> list[SubsetSource]:
@@ -157,19 +159,11 @@ class Replay(StageCallback):
 
     # -- the loss term --------------------------------------------------------------------------------------
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._batch_idx = batch_idx
-
-    def chosen(self, method: ContinualMethod) -> list[int]:
-        """Positions in the memory that the running optimizer step replays, over micro-batches and ranks."""
+    def chosen(self, stage: Stage, step: int) -> list[int]:
+        """Positions in the memory that an optimizer step replays, over micro-batches and ranks."""
         assert self._source is not None
         assert self._data is not None
-        assert method.stage is not None
-        epoch_steps = method.stage.num_steps // self._data.epochs
-        step = method.trainer.current_epoch * epoch_steps + self._data.place(self._batch_idx).step
-        seed = mix(NAME, method.stage.seed, method.stage.number)
+        seed = mix(NAME, stage.seed, stage.number)
         return cycled(len(self._source), self.batch_size or self._data.step_size, step=step, seed=seed)
 
     def _term(self, method: ContinualMethod, batch: Batch, outputs: LossOutput) -> Tensor:
@@ -178,20 +172,21 @@ class Replay(StageCallback):
         if self._source is None:
             return zero
         assert self._data is not None
+        assert method.stage is not None
+        assert batch.place is not None
         trainer, source, encoder = method.trainer, self._source, self._data.encoder
-        place, epoch = self._data.place(self._batch_idx), trainer.current_epoch
-        chosen = self.chosen(method)
+        place, epoch = batch.place, trainer.current_epoch
+        chosen = self.chosen(method.stage, place.step)
         part = trainer.global_rank * place.num_micro + place.micro
         own = share(chosen, part, trainer.world_size * place.num_micro)
         if not own:
             return zero
-        tokens = sum(encoder.num_answer_tokens(source.sample(row, epoch)) for row in chosen)
+        tokens = int(self._tokens[epoch][chosen].sum())
         encoded = encoder.encode([source.sample(row, epoch) for row in own], with_answers=True)
         replayed = restrict_batch(encoded, method.access.hidden(test=False)).to(method.device)
         with routing(method.context(replayed)):
             loss = method.backbone.loss(replayed).loss_sum
-        # Lightning divides by the accumulation and DDP by the ranks; the step's tokens already count both.
-        return loss * (self.weight * trainer.accumulate_grad_batches * trainer.world_size / tokens)
+        return method.share_of_step(loss, tokens, weight=self.weight)
 
     # -- state ----------------------------------------------------------------------------------------------
 

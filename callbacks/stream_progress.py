@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
 
 import lightning as L
 from rich.cells import cell_len
@@ -90,16 +89,12 @@ class StreamProgress(StageCallback):
         if self._measured_from is None:
             self._measured_from = (time.monotonic(), trainer.global_step)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, ContinualMethod)
-        stage = pl_module.stage
+    def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:
+        stage = method.stage
         assert stage is not None
         loss = trainer.callback_metrics.get("loss/lm")
         losses = f"loss {float(loss):.3f}" if loss is not None else ""
-        stream = cast(StreamTrainer, trainer)
-        self._say(stream, pl_module, f"{self._place(stream, stage)}, step {trainer.global_step}, {losses}")
+        self._say(trainer, method, f"{self._place(trainer, stage)}, step {step + 1}, {losses}")
 
     def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._say(trainer, method, f"{self._place(trainer, stage)}, scoring", force=True)

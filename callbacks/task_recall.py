@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lit_cvit.analysis.similarity import MeasuresSimilarity, require_similarities
 from lit_cvit.backbones.outputs import LossOutput
-from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.memory import cycled, memory_rows, recall_size
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.stage import Stage
@@ -103,8 +101,6 @@ class TaskRecall(StageCallback):
         self.rows: dict[str, list[int]] = {}
         self.gates: dict[str, Tensor] = {}
         self._features = self._targets = torch.zeros(0, 0)
-        self._data: ContinualDataModule | None = None
-        self._batch_idx = 0
 
     @property
     def grants(self) -> tuple[str, ...]:
@@ -119,7 +115,6 @@ class TaskRecall(StageCallback):
 
     def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         router = _router(method)
-        self._data, self._batch_idx = trainer.data, 0
         features, targets = [], []
         for task in stage.seen:
             if task.name == stage.task.name or task.train is None or task.name not in self.rows:
@@ -154,28 +149,21 @@ class TaskRecall(StageCallback):
 
     # -- the loss term --------------------------------------------------------------------------------------
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._batch_idx = batch_idx
-
     def _term(self, method: ContinualMethod, batch: Batch, outputs: LossOutput) -> Tensor:
         """The divergence over the samples of the step; every micro-batch and rank has the same."""
         if not len(self._features):
             return torch.zeros((), device=method.device)
-        assert self._data is not None
         assert method.stage is not None
-        place, features, targets = self._data.place(self._batch_idx), self._features, self._targets
+        assert batch.place is not None
+        place, features, targets = batch.place, self._features, self._targets
         if self.batch_size is not None:
-            epoch_steps = method.stage.num_steps // self._data.epochs
-            step = method.trainer.current_epoch * epoch_steps + place.step
             seed = mix(NAME, method.stage.seed, method.stage.number)
-            rows = cycled(len(features), self.batch_size, step=step, seed=seed)
+            rows = cycled(len(features), self.batch_size, step=place.step, seed=seed)
             features, targets = features[rows], targets[rows]
         apart = _router(method).gate_divergence(features.to(method.device), targets.to(method.device))
         value = apart.mean() if self.reduction == "mean" else apart.sum()
-        # Lightning divides by the accumulation, which an epoch's last step may not fill.
-        return value * (self.weight * method.trainer.accumulate_grad_batches / place.num_micro)
+        parts = place.num_micro * method.trainer.world_size
+        return method.share_of_step(value, parts, weight=self.weight)
 
     # -- state ----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lit_cvit.backbones.answer_context import answer_context
 from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.data.tasks import Batch, Sample, SampleError, SizedImage
 
@@ -156,6 +157,41 @@ class SampleEncoder:
         number = self.num_image_tokens
         return sum(self._row(sample, number if isinstance(number, int) else 1, with_answers=True).in_answer)
 
+    def answer_tokens(self, samples: Sequence[Sample]) -> list[int]:
+        """`num_answer_tokens` of each sample.
+
+        Where the tokenizer allows it, prompts are not tokenised, and equal answers once. A sample that is
+        too long is not refused here then.
+
+        Raises:
+            SampleError: a sample has an answer that cannot be learned; names it.
+        """
+        context = self._answer_context
+        if context is None:
+            return [self.num_answer_tokens(sample) for sample in samples]
+        answers = [self._answers(sample) for sample in samples]
+        different = list(dict.fromkeys(answer for each in answers for answer in each))
+        counts = dict(zip(different, self._counted_behind(context, different), strict=True))
+        return [sum(counts[answer] for answer in each) for each in answers]
+
+    @property
+    def answers_vary(self) -> bool:
+        """Whether an answer's tokens may depend on the text before it, so on an epoch's instruction."""
+        return self._answer_context is None
+
+    @cached_property
+    def _answer_context(self) -> str | None:
+        return answer_context(self.tokenizer, self.chat)
+
+    def _counted_behind(self, context: str, answers: Sequence[str]) -> list[int]:
+        texts = [context + self.chat.lead + answer + self.chat.end for answer in answers]
+        # The tokenizer proper: half of the time would go into lists of what is not asked for.
+        tokenizer: Any = self.tokenizer.backend_tokenizer
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [sum(end > len(context) for _, end in each.offsets) for each in encoded]
+
     def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
         """Tokenise and pad samples and prepare their images.
 
@@ -235,6 +271,10 @@ class SampleEncoder:
         return self.chat.render(turns, has_image=sample.image is not None)
 
     def _target(self, sample: Sample) -> str:
+        return self._answers(sample)[-1]
+
+    def _answers(self, sample: Sample) -> list[str]:
+        """What the loss counts of a sample: the answers of its turns."""
         answers = [answer for _, answer in sample.history] + list(sample.answers[:1])
         if not sample.answers or not all(answers):
             raise SampleError.of(sample, "empty answer", "has an empty answer to train on")
@@ -243,7 +283,7 @@ class SampleEncoder:
                 # The model would learn to stop there, or to say what is no text.
                 words = f"has {found[0]!r} in an answer, a special token of the backbone; remove it"
                 raise SampleError.of(sample, "special token in an answer", words)
-        return sample.answers[0]
+        return answers
 
     def _images(self, samples: Sequence[Sample]) -> list[Image.Image]:
         return open_images(samples, aspect=self.image_aspect, mean=self.image_processor.image_mean)

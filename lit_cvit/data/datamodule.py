@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lit_cvit.data.answer_tokens import AnswerTokens
 from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.data.measured import Measured, name_with_digest
 from lit_cvit.data.restricted import restrict_batch
-from lit_cvit.data.sampling import EvalBatchSampler, EvalPlan, Pick, TrainBatchSampler, global_batches
+from lit_cvit.data.sampling import EvalBatchSampler, EvalPlan, MicroBatch, TrainBatchSampler
 from lit_cvit.data.stage import Stage, UnionSource, joint_task
 from lit_cvit.data.tasks import Batch, Benchmark, Encoder, SampleSource, Task
 from lit_cvit.data.validation.check import OnProgress, TaskReport, check_benchmark, require_clean
@@ -28,55 +30,42 @@ class _Batches(Dataset[Batch]):
     """Whole batches by what the batch sampler asks for, so that a worker encodes a batch at once."""
 
     def __init__(
-        self, source: SampleSource, build: Callable[[SampleSource, Sequence[Any]], Batch], asked: Any
+        self, source: SampleSource, build: Callable[[SampleSource, Any], Batch], num_batches: int
     ) -> None:
-        self.source, self.build, self.asked = source, build, asked
+        self.source, self.build, self.num_batches = source, build, num_batches
 
-    def __getitem__(self, picks: Sequence[Any]) -> Batch:
-        return self.build(self.source, picks)
+    def __getitem__(self, asked: Any) -> Batch:
+        return self.build(self.source, asked)
 
     def __len__(self) -> int:
-        return len(self.asked)
+        return self.num_batches
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _TrainBuilder:
     """Encodes a micro-batch; fillers carry no answer tokens."""
 
     encoder: Encoder
-    sampler: TrainBatchSampler
     hidden: frozenset[str] = frozenset()
-    # The last step counted: its micro-batches ask one after the other, and only its answers need a tokenizer.
-    _counted: tuple[tuple[int, int], int] | None = None
 
-    def __call__(self, source: SampleSource, picks: Sequence[Pick]) -> Batch:
-        samples = [source.sample(pick.index, pick.epoch) for pick in picks]
-        batch = self.encoder.encode(samples, with_answers=True, indices=[pick.index for pick in picks])
+    def __call__(self, source: SampleSource, asked: MicroBatch) -> Batch:
+        samples = [source.sample(pick.index, pick.epoch) for pick in asked.picks]
+        indices = [pick.index for pick in asked.picks]
+        batch = self.encoder.encode(samples, with_answers=True, indices=indices)
         assert batch.answer_mask is not None
-        for row, pick in enumerate(picks):
+        for row, pick in enumerate(asked.picks):
             if not pick.counted:
                 batch.answer_mask[row] = False
-        batch = dataclasses.replace(batch, step_tokens=self._step_tokens(source, picks, batch))
+        found = int(batch.answer_mask.sum())
+        if found != asked.tokens:
+            # Otherwise the loss of the whole step would be divided by a wrong number, in silence.
+            ids = ", ".join(repr(sample.id) for sample in samples)
+            raise RuntimeError(
+                f"samples {ids} of task {samples[0].task!r} have {found} answer tokens, {asked.tokens} were "
+                "measured; the digest of their split or of the encoder misses something that decides them"
+            )
+        batch = dataclasses.replace(batch, step_tokens=asked.step_tokens, place=asked.place)
         return restrict_batch(batch, self.hidden)
-
-    def _step_tokens(self, source: SampleSource, picks: Sequence[Pick], batch: Batch) -> int:
-        sampler = self.sampler
-        if sampler.accumulate * sampler.world_size == 1:
-            assert batch.answer_mask is not None
-            return int(batch.answer_mask.sum())
-        epoch = picks[0].epoch
-        steps = global_batches(
-            sampler.num_samples,
-            sampler.global_batch_size,
-            seed=sampler.seed,
-            stage=sampler.stage,
-            epoch=epoch,
-        )
-        number = next(n for n, each in enumerate(steps) if picks[0].index in each)
-        if self._counted is None or self._counted[0] != (epoch, number):
-            answers = (source.sample(int(index), epoch) for index in steps[number])
-            self._counted = ((epoch, number), sum(map(self.encoder.num_answer_tokens, answers)))
-        return self._counted[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,20 +98,6 @@ class StageLoader(DataLoader[Batch]):
         """Go on from a place; takes effect for the next iterator."""
         assert isinstance(self.sampler, TrainBatchSampler)
         self.sampler.set_epoch(state["epoch"], skip=state["batch"])
-
-
-class Place(NamedTuple):
-    """Where a micro-batch stands in its epoch.
-
-    Attributes:
-        step: Optimizer step of the epoch, from 0.
-        micro: Number of the micro-batch in the step, from 0, among this rank's.
-        num_micro: Micro-batches of the step on each rank; an epoch's last step may have fewer.
-    """
-
-    step: int
-    micro: int
-    num_micro: int
 
 
 class ContinualDataModule(L.LightningDataModule):
@@ -185,6 +160,7 @@ class ContinualDataModule(L.LightningDataModule):
         self.joint = False
         self.measured = Measured()
         self._encoder: Encoder | None = None
+        self._answer_tokens: AnswerTokens | None = None
         self._hidden: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         self._sampler: TrainBatchSampler | None = None
         self._stage: Stage | None = None
@@ -268,6 +244,7 @@ class ContinualDataModule(L.LightningDataModule):
             hidden_at_test: Fields of test samples that it must not read.
         """
         self._encoder = encoder
+        self._answer_tokens = AnswerTokens(encoder, self.measured)
         self._hidden = (hidden_in_training, hidden_at_test)
         self._more = {}
 
@@ -277,6 +254,13 @@ class ContinualDataModule(L.LightningDataModule):
         if self._encoder is None:
             raise RuntimeError("attach(encoder) must run before batches are made")
         return self._encoder
+
+    @property
+    def answer_tokens(self) -> AnswerTokens:
+        """The answer tokens of training rows, as the attached encoder counts them."""
+        if self._answer_tokens is None:
+            raise RuntimeError("attach(encoder) must run before answers are measured")
+        return self._answer_tokens
 
     def stages(self, *, seed: int, joint: bool = False) -> tuple[Stage, ...]:
         """The stages of the stream; with `joint` a single one on the union of the tasks."""
@@ -331,31 +315,34 @@ class ContinualDataModule(L.LightningDataModule):
     def begin_stage(self, stage: Stage) -> int:
         """Set up a stage's training data; returns the micro-batches per optimizer step."""
         rank = self.trainer.global_rank if self.trainer is not None else 0
+        source = self._training_source(stage)
         self._stage = stage
         self._sampler = TrainBatchSampler(
-            len(self._training_source(stage)),
+            len(source),
             self.batch_size,
             self.step_size,
             seed=stage.seed,
             stage=stage.number,
             rank=rank,
             world_size=self._world_size,
+            answer_tokens=partial(self._tokens_of, source),
         )
         return self._sampler.accumulate
 
-    def place(self, batch_idx: int) -> Place:
-        """Where a micro-batch of the running stage stands in its epoch."""
-        assert self._sampler is not None
-        step, micro = divmod(batch_idx, self._sampler.accumulate)
-        left = len(self._sampler) - step * self._sampler.accumulate
-        return Place(step, micro, min(self._sampler.accumulate, left))
+    def _tokens_of(self, source: SampleSource, epoch: int) -> Tensor:
+        return self.answer_tokens.of(source, epoch)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The current stage's micro-batches; Lightning calls `set_epoch` on its sampler."""
+        """The current stage's micro-batches; Lightning calls `set_epoch` on its sampler.
+
+        Every rank must call it at the same point: answers that no stage had before are measured.
+        """
         assert self._stage is not None
         assert self._sampler is not None
-        builder = _TrainBuilder(self.encoder, self._sampler, self._hidden[0])
-        loader = self._loader(self._training_source(self._stage), builder, self._sampler, StageLoader)
+        source = self._training_source(self._stage)
+        self.answer_tokens.measure(source, self.epochs)
+        builder = _TrainBuilder(self.encoder, self._hidden[0])
+        loader = self._loader(source, builder, self._sampler, StageLoader)
         assert isinstance(loader, StageLoader)
         loader.position = self._position
         return loader
@@ -394,7 +381,7 @@ class ContinualDataModule(L.LightningDataModule):
         family: type[DataLoader[Batch]] = DataLoader,
     ) -> DataLoader[Batch]:
         return family(
-            _Batches(source, build, sampler),
+            _Batches(source, build, len(sampler)),
             # Not batch_sampler: the data set is asked for whole batches.
             sampler=sampler,
             batch_size=None,

@@ -7,6 +7,7 @@ of a larger one and nothing has to be drawn again when the number changes (ProgL
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,12 +109,16 @@ def cycled(num_rows: int, batch_size: int, *, step: int, seed: int) -> list[int]
     size = min(batch_size, num_rows)
     passes, start = divmod(step * size, num_rows)
     taken = _order(num_rows, seed, passes)[start : start + size]
-    return taken + _order(num_rows, seed, passes + 1)[: size - len(taken)] if len(taken) < size else taken
+    if len(taken) < size:
+        taken += _order(num_rows, seed, passes + 1)[: size - len(taken)]
+    return list(taken)
 
 
-def _order(num_rows: int, seed: int, number: int) -> list[int]:
+# The micro-batches of a step ask for the same orders one after the other.
+@functools.lru_cache(maxsize=4)
+def _order(num_rows: int, seed: int, number: int) -> tuple[int, ...]:
     generator = torch.Generator().manual_seed(mix("pass", seed, number))
-    return torch.randperm(num_rows, generator=generator).tolist()
+    return tuple(torch.randperm(num_rows, generator=generator).tolist())
 
 
 def share(rows: Sequence[int], part: int, parts: int) -> list[int]:

@@ -2,15 +2,17 @@
 
 Training: the epoch's order is cut into global batches (one per optimizer step) first, and each is then dealt
 to ranks and micro-batches. So the union over ranks of step k is the same for every world size, and a resumed
-run continues by skipping. Evaluation: batches are built over the whole split and whole batches are dealt, so
+run continues by skipping. A micro-batch comes with the facts of its optimizer step: number, place in it, and
+the step's answer tokens. Evaluation: batches are built over the whole split and whole batches are dealt, so
 that padding does not depend on the number of ranks.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,8 +68,48 @@ class Pick:
     counted: bool = True
 
 
-class TrainBatchSampler(Sampler[list[Pick]]):
-    """This rank's micro-batches of one epoch; a `batch_sampler` for a `DataLoader`.
+class Place(NamedTuple):
+    """Where a micro-batch stands in its stage.
+
+    Attributes:
+        step: Optimizer step of the stage, from 0.
+        micro: Number of the micro-batch in the step, from 0, among this rank's.
+        num_micro: Micro-batches of the step on each rank; an epoch's last step may have fewer.
+    """
+
+    step: int
+    micro: int
+    num_micro: int
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether the optimizer steps after this micro-batch."""
+        return self.micro + 1 == self.num_micro
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """A micro-batch of one rank, and what is known of its optimizer step before it is encoded.
+
+    Attributes:
+        picks: Its samples.
+        place: Its place in the stage.
+        tokens: Answer tokens of its counted samples.
+        step_tokens: Answer tokens of the whole step, over micro-batches and ranks.
+    """
+
+    picks: tuple[Pick, ...]
+    place: Place
+    tokens: int = 0
+    step_tokens: int = 0
+
+
+AnswerTokensOfEpoch = Callable[[int], Tensor]
+"""Answer tokens of every sample of a split in an epoch: (num_samples,), whole numbers."""
+
+
+class TrainBatchSampler(Sampler[MicroBatch]):
+    """This rank's micro-batches of one epoch, for a `DataLoader` that asks its data set for whole batches.
 
     `len` is the number of micro-batches of the whole epoch, also after a skip, and equal on all ranks.
     """
@@ -84,6 +126,7 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         rank: int = 0,
         world_size: int = 1,
         skip: int = 0,
+        answer_tokens: AnswerTokensOfEpoch | None = None,
     ) -> None:
         """Set up the order.
 
@@ -97,6 +140,7 @@ class TrainBatchSampler(Sampler[list[Pick]]):
             rank: This process.
             world_size: Number of processes.
             skip: Micro-batches of this rank to leave out at the start of this epoch.
+            answer_tokens: Answer tokens of every sample; without it micro-batches have none.
 
         Raises:
             ValueError: sizes are not positive, the rank is out of range, `global_batch_size` is not a
@@ -118,6 +162,7 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         self.stage = stage
         self.rank = rank
         self.world_size = world_size
+        self.answer_tokens = answer_tokens
         self.epoch, self.skip = epoch, 0
         self.set_epoch(epoch, skip=skip)
 
@@ -151,24 +196,30 @@ class TrainBatchSampler(Sampler[list[Pick]]):
         full, rest = divmod(self.num_samples, self.global_batch_size)
         return full * self.accumulate + -(-rest // (self.batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[list[Pick]]:
-        batches = global_batches(
+    def __iter__(self) -> Iterator[MicroBatch]:
+        steps = global_batches(
             self.num_samples, self.global_batch_size, seed=self.seed, stage=self.stage, epoch=self.epoch
         )
+        tokens = None if self.answer_tokens is None else self.answer_tokens(self.epoch)
         skip, self.skip = self.skip, 0
         done, within = divmod(skip, self.accumulate)
-        for step, indices in enumerate(batches[done:]):
-            yield from self._micro_batches(indices.tolist())[within if step == 0 else 0 :]
+        for step in range(done, len(steps)):
+            yield from self._micro_batches(step, steps[step], tokens)[within if step == done else 0 :]
 
-    def _micro_batches(self, indices: list[int]) -> list[list[Pick]]:
+    def _micro_batches(self, step: int, rows: Tensor, tokens: Tensor | None) -> list[MicroBatch]:
         """Deal one step: every rank gets as many micro-batches, their sizes differing by at most one."""
+        indices = rows.tolist()
+        counts = [0] * len(indices) if tokens is None else tokens[rows].tolist()
         num_micro = -(-len(indices) // (self.batch_size * self.world_size))
         parts = self.world_size * num_micro
-        bounds = [-(-len(indices) * part // parts) for part in range(parts + 1)]
         dealt = []
-        for part in range(self.rank * num_micro, (self.rank + 1) * num_micro):
-            picks = [Pick(index, self.epoch) for index in indices[bounds[part] : bounds[part + 1]]]
-            dealt.append(picks or [Pick(indices[0], self.epoch, counted=False)])
+        for micro in range(num_micro):
+            part = self.rank * num_micro + micro
+            own = slice(*(-(-len(indices) * bound // parts) for bound in (part, part + 1)))
+            picks = tuple(Pick(index, self.epoch) for index in indices[own])
+            filler = (Pick(indices[0], self.epoch, counted=False),)
+            place = Place(self.epoch * self.num_steps + step, micro, num_micro)
+            dealt.append(MicroBatch(picks or filler, place, sum(counts[own]), sum(counts)))
         return dealt
 
 

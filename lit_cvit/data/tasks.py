@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from PIL import Image
 from torch import Tensor
 
+from lit_cvit.data.sampling import Place
 from lit_cvit.metrics.general import Summary
 from lit_cvit.metrics.scoring import Scorer
 from lit_cvit.utils.suggest import printed
@@ -237,7 +238,8 @@ class Batch:
         samples: The samples themselves.
         indices: Position of each sample in its split; -1 where there is none.
         step_tokens: Answer tokens of the whole optimizer step that this batch is a part of, over all
-            micro-batches and ranks; 0 where that is not known (generation).
+            micro-batches and ranks; 0 for a batch that is not of a stage's training data.
+        place: Where it stands in its stage; None for a batch that is not of a stage's training data.
     """
 
     inputs: dict[str, Tensor]
@@ -247,6 +249,7 @@ class Batch:
     samples: Sequence[Sample]
     indices: Sequence[int] = field(default_factory=list)
     step_tokens: int = 0
+    place: Place | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -288,6 +291,15 @@ class Encoder(Protocol):
 
     def num_answer_tokens(self, sample: Sample) -> int:
         """Tokens of a sample that the loss counts; opens no image."""
+        ...
+
+    def answer_tokens(self, samples: Sequence[Sample]) -> list[int]:
+        """`num_answer_tokens` of each sample, fast."""
+        ...
+
+    @property
+    def answers_vary(self) -> bool:
+        """Whether the number may depend on the text before an answer, so on the instruction of an epoch."""
         ...
 
     def prompt_length(self, sample: Sample) -> int:

@@ -47,8 +47,8 @@ class ContinualMethod(L.LightningModule):
     """A continual-learning algorithm over a frozen backbone with adapters.
 
     Hooks for subclasses: `plan_stage`, `apply_plan`, `end_stage`, `make_bank`, `sample_facts`, `loss_terms`,
-    `extra_tensors`, `method_state` and `load_method_state`, and the properties `access`,
-    `requires_callbacks` and `trains`. None of them has to be called through `super()`.
+    `on_gradients`, `on_update`, `extra_tensors`, `method_state` and `load_method_state`, and the properties
+    `access`, `requires_callbacks` and `trains`. None of them has to be called through `super()`.
 
     Args:
         backbone: The pre-trained model.
@@ -179,6 +179,12 @@ class ContinualMethod(L.LightningModule):
     def loss_terms(self, batch: Batch, outputs: LossOutput) -> dict[str, Tensor]:
         """Loss terms beside the language-model loss, by name; logged as `loss/<name>`."""
         return {}
+
+    def on_gradients(self, step: int) -> None:
+        """Change the gradients of a step of the stream: accumulated, averaged over ranks, not yet clipped."""
+
+    def on_update(self, step: int) -> None:
+        """Change what the optimizer has done to the parameters in a step of the stream."""
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Tensors to save beside adapters and projectors; loading copies into them in place."""
@@ -352,9 +358,12 @@ class ContinualMethod(L.LightningModule):
     def _language_loss(self, batch: Batch, outputs: LossOutput) -> Tensor:
         if self.loss_reduction == "micro_batch":
             return outputs.loss_sum / max(1, outputs.num_tokens)
-        # Lightning divides by the accumulation and DDP by the ranks; the step's tokens already count both.
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return outputs.loss_sum * (parts / batch.step_tokens)
+        return self.share_of_step(outputs.loss_sum, batch.step_tokens)
+
+    def share_of_step(self, total: Tensor, count: int, *, weight: float = 1.0) -> Tensor:
+        """A micro-batch's part of a term: `weight` times the sum of the step's totals, divided by `count`."""
+        # Lightning divides by the accumulation, also in an epoch's short last step, and DDP by the ranks.
+        return total * (weight * self.trainer.accumulate_grad_batches * self.trainer.world_size / count)
 
     def _touch(self) -> Tensor:
         """Zero, but with every trainable parameter in its graph, so DDP never waits for an unused one."""

@@ -20,10 +20,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
+from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder
+from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 from lit_cvit.utils.distributed import any_rank
 
 log = logging.getLogger("lit_cvit")
@@ -129,7 +130,7 @@ class RunCheckpointIO(CheckpointIO):
         self.run.writer.remove(Path(path))
 
 
-class StageCheckpoints(Checkpoint):
+class StageCheckpoints(StageCallback):
     """Writes the checkpoint of the running stage, and stops there after a signal.
 
     Only between two optimizer steps: inside one, gradients of earlier micro-batches would be lost. Not after
@@ -144,27 +145,22 @@ class StageCheckpoints(Checkpoint):
         super().__init__()
         self.every_n_steps = every_n_steps
         self.stop = stop
-        self._seen = self._saved = 0
+        self._steps_saved = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._seen = self._saved = trainer.global_step
+        self._steps_saved = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if step == self._seen:
-            return
-        self._seen = step
+    def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:
+        assert isinstance(trainer, L.Trainer)
         stopping = self.stop.stop_requested(trainer.strategy.root_device)
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
-        due = self.every_n_steps > 0 and step - self._saved >= self.every_n_steps
+        due = self.every_n_steps > 0 and step + 1 - self._steps_saved >= self.every_n_steps
         if due or stopping:
             io = trainer.strategy.checkpoint_io
             assert isinstance(io, RunCheckpointIO)
             trainer.save_checkpoint(io.run.checkpoint_path)
-            self._saved = step
+            self._steps_saved = step + 1
         if stopping:
             raise self.stop.stopped()
 

@@ -56,6 +56,11 @@ class StreamTrainer(Protocol):
         ...
 
     @property
+    def callback_metrics(self) -> Any:
+        """What the method and callbacks have logged, by name."""
+        ...
+
+    @property
     def is_global_zero(self) -> bool:
         """Whether this process writes."""
         ...
@@ -75,7 +80,11 @@ class StreamTrainer(Protocol):
 
 
 class StageCallback(Callback):
-    """A Lightning callback with stage hooks; each runs once per stage of the stream, in this order."""
+    """A Lightning callback with hooks of the stream, of its stages, and of optimizer steps.
+
+    What happens once per optimizer step belongs into `on_step_end`; the order of a step is that of
+    `lit_cvit.stream.step_order`.
+    """
 
     @property
     def grants(self) -> tuple[str, ...]:
@@ -98,6 +107,15 @@ class StageCallback(Callback):
 
     def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         """The model has grown for the stage; loader, optimizer and schedule are not yet built."""
+
+    def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:
+        """The optimizer has stepped and the schedule moved on; on every rank, after `method.on_update`.
+
+        Args:
+            trainer: The trainer.
+            method: The method.
+            step: Optimizer step of the stream, from 0; the row of the log has the same number.
+        """
 
     def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         """Training of the stage is over and `method.end_stage` was called; the stage is not yet saved."""

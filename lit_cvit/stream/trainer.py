@@ -38,6 +38,7 @@ from lit_cvit.stream.refusals import refuse_launcher, refuse_settings, refuse_st
 from lit_cvit.stream.restore import open_run, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
+from lit_cvit.stream.step_order import in_order
 from lit_cvit.utils.distributed import from_first, gathered
 from lit_cvit.utils.suggest import unknown
 
@@ -131,7 +132,6 @@ class ContinualTrainer(L.Trainer):
         self.callbacks: list[Callback]
         self._data: ContinualDataModule | None = None
         self._folder: RunFolder | None = None
-        self._user_loggers = list(self.loggers)
 
     @property
     def run(self) -> RunFolder:
@@ -232,13 +232,9 @@ class ContinualTrainer(L.Trainer):
         self.strategy.barrier("run folder")
         data.measured.keep_in(self._folder)
         self.strategy.checkpoint_io = RunCheckpointIO(self._folder)
-        # Last: a checkpoint holds what the other callbacks did in the step, and the log has its row.
-        others = [each for each in self.callbacks if not isinstance(each, StepLog | StageCheckpoints)]
-        self.callbacks = [
-            *others,
-            StepLog(self._folder, self._log_every),
-            StageCheckpoints(self.checkpoint_every_n_steps, self.stop),
-        ]
+        log = StepLog(self._folder, self._log_every)
+        checkpoints = StageCheckpoints(self.checkpoint_every_n_steps, self.stop)
+        self.callbacks = in_order(self.callbacks, log, checkpoints, self._notify)
         self._notify("before_loading", method)
         method.prepare()
         self._restore(method)

@@ -78,7 +78,7 @@ def test_lengths_are_those_of_the_batches_and_open_no_image(llava: Llava, sample
             raise AssertionError("opened")
 
     blind = [replace(s, image=Unreadable() if s.image else None) for s in samples]
-    assert [llava.num_answer_tokens(s) for s in blind] == batch.answer_mask.sum(1).tolist()
+    assert llava.encoder.answer_tokens(blind) == batch.answer_mask.sum(1).tolist()
     assert [llava.prompt_length(s) for s in blind] == prompts.inputs["attention_mask"].sum(1).tolist()
 
 

@@ -77,7 +77,7 @@ class Drive:
             parameter.data.copy_(values[name])
         self.toy.logged.clear()
         self.trainer.global_step += 1
-        self.callback.on_train_batch_end(self.trainer, self.toy, None, None, 0)
+        self.callback.on_step_end(self.trainer, self.toy, self.trainer.global_step - 1)
         state = self.callback.state_dict()
         return {name: value.clone() for name, value in state["average"].items()}, dict(self.toy.logged)
 
@@ -188,16 +188,6 @@ def test_the_average_is_a_plain_transcription_of_its_formula(
     assert formula is None or 0 < used < 12 * len(PATH)
 
 
-def test_a_micro_batch_without_an_optimizer_step_moves_nothing() -> None:
-    path = walk(1)
-    drive = Drive(DynamicEMA(0.5), path[0][1])
-    drive.start()
-    averages, _ = drive.step(*path[1])
-    drive.callback.on_train_batch_end(drive.trainer, drive.toy, None, None, 1)
-    after = drive.callback.state_dict()["average"]
-    assert all(torch.equal(after[name], averages[name]) for name in averages)
-
-
 def test_a_tensor_that_never_moves_keeps_its_bits() -> None:
     path = walk(4)
     start = {name: tensor.float() for name, tensor in path[0][1].items()}
@@ -283,9 +273,8 @@ class Watch(StageCallback):
             {names[p.data_ptr()]: p.grad.clone() for p in pl_module.parameters() if p.grad is not None}
         )
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, idx: int) -> None:
-        if len(self.theta[-1]) == len(self.grads[-1]):
-            self.theta[-1].append(snapshot(pl_module))
+    def on_step_end(self, trainer: Any, method: ContinualMethod, step: int) -> None:
+        self.theta[-1].append(snapshot(method))
 
 
 def data(**changes: Any) -> Any:

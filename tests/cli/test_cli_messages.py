@@ -353,7 +353,7 @@ def test_an_interrupt_in_a_training_step_says_how_to_continue_and_that_continues
     command = (*QUICK, "--config", small, "--run_root", tmp_path, "--data.tasks", "[GQA]")
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(StreamProgress, "on_train_batch_end", _interrupt)
+        patch.setattr(StreamProgress, "on_step_end", _interrupt)
         status, _, err = say(*command)
     # Lightning ignores further interrupts from the first one on; this process lives on.
     signal.signal(signal.SIGINT, handler)

@@ -1,4 +1,4 @@
-"""Rows that a callback mixes into a stage's data, and where a micro-batch stands in its epoch."""
+"""Rows that a callback mixes into a stage's data."""
 
 from __future__ import annotations
 
@@ -63,11 +63,3 @@ def test_another_fit_begins_without_further_rows(llava_folder: Path) -> None:
     data.attach(Llava(str(llava_folder)).encoder)
     second = data.stages(seed=0)[1]
     assert data.extended(second) is second
-
-
-def test_the_place_of_a_micro_batch_knows_the_short_last_step() -> None:
-    data = small_data(settings={"num_train": 28}, batch_size=4, global_batch_size=12)
-    assert data.step_size == 12
-    assert data.begin_stage(data.stages(seed=0)[0]) == 3
-    places = [tuple(data.place(number)) for number in range(7)]
-    assert places == [(0, 0, 3), (0, 1, 3), (0, 2, 3), (1, 0, 3), (1, 1, 3), (1, 2, 3), (2, 0, 1)]

@@ -7,10 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_cvit.data import sampling
 from lit_cvit.data.sampling import (
     EvalBatchSampler,
     EvalPlan,
+    MicroBatch,
     Pick,
+    Place,
     TrainBatchSampler,
     epoch_order,
     evenly_spaced,
@@ -41,13 +44,10 @@ def samplers(
 
 def steps(ranks: list[TrainBatchSampler]) -> list[list[int]]:
     """Counted indices of every optimizer step, over all ranks, sorted."""
-    per_rank = [list(rank) for rank in ranks]
-    accumulate = ranks[0].accumulate
-    starts = range(0, len(per_rank[0]), accumulate)
-    return [
-        sorted(p.index for mine in per_rank for b in mine[at : at + accumulate] for p in b if p.counted)
-        for at in starts
-    ]
+    found: dict[int, list[int]] = {}
+    for micro in (micro for rank in ranks for micro in rank):
+        found.setdefault(micro.place.step, []).extend(p.index for p in micro.picks if p.counted)
+    return [sorted(found[step]) for step in range(len(found))]
 
 
 def test_mix_is_a_fixed_function() -> None:
@@ -90,7 +90,7 @@ def test_every_index_is_counted_once_an_epoch(
     num: int, batch: int, accumulate: int, world: int, epoch: int
 ) -> None:
     ranks = samplers(num, batch, accumulate, world, epoch=epoch)
-    picks = [pick for rank in ranks for one in rank for pick in one]
+    picks = [pick for rank in ranks for one in rank for pick in one.picks]
     assert sorted(pick.index for pick in picks if pick.counted) == list(range(num))
     assert {pick.epoch for pick in picks} == {epoch}
 
@@ -110,7 +110,7 @@ def test_all_ranks_run_equally_many_micro_batches_that_are_never_empty_or_too_la
     num: int, batch: int, accumulate: int, world: int
 ) -> None:
     for rank in samplers(num, batch, accumulate, world):
-        batches = list(rank)
+        batches = [micro.picks for micro in rank]
         assert len(batches) == len(rank) == len(samplers(num, batch, accumulate, world)[0])
         assert all(1 <= len(one) <= batch for one in batches)
         assert all(len(one) == 1 for one in batches if not all(pick.counted for pick in one))
@@ -132,15 +132,16 @@ def test_skipping_k_equals_dropping_the_first_k(
 
 def test_a_rank_without_a_sample_in_the_last_step_gets_one_filler() -> None:
     assert epoch_order(5, seed=0, stage=1, epoch=0).tolist() == [3, 1, 0, 4, 2]
-    (full, last), (full_too, filler) = samplers(5, 2, 1, 2)
-    assert full == [Pick(3, 0), Pick(1, 0)]
-    assert full_too == [Pick(0, 0), Pick(4, 0)]
-    assert last == [Pick(2, 0)]
-    assert filler == [Pick(2, 0, counted=False)]
+    tokens = torch.tensor([1, 2, 4, 8, 16])
+    (full, last), (full_too, filler) = samplers(5, 2, 1, 2, answer_tokens=lambda epoch: tokens)
+    assert full == MicroBatch((Pick(3, 0), Pick(1, 0)), Place(0, 0, 1), 10, 27)
+    assert full_too == MicroBatch((Pick(0, 0), Pick(4, 0)), Place(0, 0, 1), 17, 27)
+    assert last == MicroBatch((Pick(2, 0),), Place(1, 0, 1), 4, 4)
+    assert filler == MicroBatch((Pick(2, 0, counted=False),), Place(1, 0, 1), 0, 4)
 
 
 def test_the_last_step_is_shared_evenly() -> None:
-    dealt = [[[pick.index for pick in one] for one in rank] for rank in samplers(5, 2, 1, 4)]
+    dealt = [[[pick.index for pick in one.picks] for one in rank] for rank in samplers(5, 2, 1, 4)]
     assert dealt == [[[3, 1]], [[0]], [[4]], [[2]]]
 
 
@@ -148,9 +149,56 @@ def test_another_epoch_clears_the_skip_and_changes_the_order() -> None:
     (sampler,) = samplers(20, 4, 1, 1, skip=3)
     assert len(list(sampler)) == 2
     sampler.set_epoch(1)
-    flat = [pick for batch in sampler for pick in batch]
+    flat = [pick for micro in sampler for pick in micro.picks]
     assert [pick.index for pick in flat] == epoch_order(20, seed=0, stage=1, epoch=1).tolist()
     assert {pick.epoch for pick in flat} == {1}
+
+
+def test_places_count_the_steps_of_the_stage_whose_last_one_of_an_epoch_may_be_short() -> None:
+    (sampler,) = samplers(28, 4, 3, 1)
+    epochs = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        epochs.append([tuple(micro.place) for micro in sampler])
+    assert epochs == [
+        [(step, 0, 3), (step, 1, 3), (step, 2, 3), (step + 1, 0, 3), (step + 1, 1, 3), (step + 1, 2, 3)]
+        + [(step + 2, 0, 1)]
+        for step in (0, 3)
+    ]
+    ends = [Place(*place).ends_step for place in epochs[0]]
+    assert ends == [False, False, True, False, False, True, True]
+
+
+@given(num=sizes, batch=st.integers(1, 5), accumulate=st.integers(1, 4), world=worlds)
+def test_every_micro_batch_has_the_answer_tokens_of_its_whole_step(
+    num: int, batch: int, accumulate: int, world: int
+) -> None:
+    tokens = torch.arange(1, num + 1, dtype=torch.int32)
+    own: dict[int, int] = {}
+    steps: dict[int, set[int]] = {}
+    ranks = samplers(num, batch, accumulate, world, answer_tokens=lambda epoch: tokens + epoch, epoch=1)
+    for micro in (micro for rank in ranks for micro in rank):
+        assert micro.tokens == sum(pick.index + 2 for pick in micro.picks if pick.counted)
+        own[micro.place.step] = own.get(micro.place.step, 0) + micro.tokens
+        steps.setdefault(micro.place.step, set()).add(micro.step_tokens)
+    assert steps == {step: {total} for step, total in own.items()}
+    assert sum(own.values()) == sum(range(2, num + 2))
+
+
+def test_the_order_of_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    real = sampling.epoch_order
+
+    def counted(num_samples: int, **settings: int) -> torch.Tensor:
+        drawn.append(settings["epoch"])
+        return real(num_samples, **settings)
+
+    monkeypatch.setattr(sampling, "epoch_order", counted)
+    (sampler,) = samplers(70, 2, 4, 1)
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        assert len(list(sampler)) == 35
+    assert drawn == [0, 1]
 
 
 def test_steps_and_accumulation_are_counted() -> None:
