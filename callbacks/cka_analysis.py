@@ -8,12 +8,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from callbacks.dynamic_ema import DynamicEMA
-from lit_cvit.analysis.cka import THRESHOLD, At, Kernel, check_settings, squared_distances
+from lit_cvit.analysis.cka import THRESHOLD, At, Kernel, squared_distances
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.probing.features import pooled_outputs, rows_of
 from lit_cvit.report.cka import CKAReport, write_cka
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
+from lit_cvit.utils.settings import AtLeastOne, NotNegative
 
 
 class CKAAnalysis(StageCallback):
@@ -61,19 +62,15 @@ class CKAAnalysis(StageCallback):
 
     def __init__(
         self,
-        kernel: Literal["linear", "rbf"] = "linear",
-        at: Literal["layer", "down_proj"] = "layer",
+        kernel: Kernel = "linear",
+        at: At = "layer",
         through: Literal["own", "current"] = "own",
-        num_samples: int = 64,
+        num_samples: AtLeastOne = 64,
         between_stages: bool = True,
-        threshold: float = THRESHOLD,
+        threshold: NotNegative = THRESHOLD,
     ) -> None:
         super().__init__()
-        check_settings(kernel=kernel, at=at, threshold=threshold, owner="CKAAnalysis.")
-        if through not in ("own", "current"):
-            raise ValueError(f"CKAAnalysis.through must be 'own' or 'current', got {through!r}")
-        self.kernel: Kernel = kernel
-        self.at: At = at
+        self.kernel, self.at = kernel, at
         self.through, self.num_samples = through, num_samples
         self.between_stages, self.threshold = between_stages, threshold
         self.vectors: dict[str, Tensor] = {}

@@ -24,6 +24,7 @@ from lit_cvit.analysis.layers import layer_of
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
+from lit_cvit.utils.settings import BelowOne
 
 Tensors = dict[str, Tensor]
 
@@ -68,25 +69,13 @@ class DynamicEMA(StageCallback):
 
     def __init__(
         self,
-        beta: Literal["official", "paper"] | float = "official",
+        beta: Literal["official", "paper"] | BelowOne = "official",
         beta_per: Literal["tensor", "layer"] = "tensor",
         theta0: Literal["group", "after_first_step"] = "group",
         ema_when: Literal["reused", "always"] = "reused",
-        fallback: float = 0.99,
+        fallback: BelowOne = 0.99,
     ) -> None:
         super().__init__()
-        constant = isinstance(beta, int | float) and not isinstance(beta, bool) and 0 <= beta < 1
-        if not (constant or beta in ("official", "paper")):
-            raise ValueError(f"DynamicEMA.beta must be 'official', 'paper' or in [0, 1), got {beta!r}")
-        for option, value, allowed in (
-            ("beta_per", beta_per, ("tensor", "layer")),
-            ("theta0", theta0, ("group", "after_first_step")),
-            ("ema_when", ema_when, ("reused", "always")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"DynamicEMA.{option} must be one of {', '.join(allowed)}; got {value!r}")
-        if not 0 <= fallback < 1:
-            raise ValueError(f"DynamicEMA.fallback must be in [0, 1), got {fallback}")
         self.beta, self.beta_per, self.theta0, self.ema_when = beta, beta_per, theta0, ema_when
         self.fallback = fallback
         self._constant = None if isinstance(beta, str) else float(beta)

@@ -18,6 +18,7 @@ from lit_cvit.data.stage import Stage, UnionSource
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
+from lit_cvit.utils.settings import AtLeastOne, Positive
 
 NAME = "replay"
 
@@ -67,28 +68,19 @@ class Replay(StageCallback):
         form: Literal["rows", "term"] = "rows",
         keep: Literal["per_task", "reservoir"] = "per_task",
         sizes: Literal["fixed", "fraction", "similarity"] = "fixed",
-        amount: float = 200,
+        amount: Positive = 200,
         weight: float = 2.0,
-        batch_size: int | None = None,
+        batch_size: AtLeastOne | None = None,
     ) -> None:
         super().__init__()
-        for option, value, allowed in (
-            ("form", form, ("rows", "term")),
-            ("keep", keep, ("per_task", "reservoir")),
-            ("sizes", sizes, ("fixed", "fraction", "similarity")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"Replay.{option} must be one of {', '.join(allowed)}; got {value!r}")
         if keep == "reservoir" and sizes != "fixed":
             raise ValueError(
                 f"Replay.keep 'reservoir' comes back whole and needs sizes 'fixed', got {sizes!r}"
             )
-        if sizes == "fraction" and not 0 < amount <= 1:
-            raise ValueError(f"Replay.amount must be in (0, 1] with sizes 'fraction', got {amount}")
+        if sizes == "fraction" and amount > 1:
+            raise ValueError(f"Replay.amount must be at most 1 with sizes 'fraction', got {amount}")
         if sizes != "fraction" and (amount < 1 or amount != int(amount)):
             raise ValueError(f"Replay.amount must be a whole number of rows, at least 1, got {amount}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"Replay.batch_size must be at least 1, got {batch_size}")
         self.form, self.keep, self.sizes, self.amount = form, keep, sizes, amount
         self.weight, self.batch_size = weight, batch_size
         self.memory: dict[str, list[int]] = {}

@@ -11,6 +11,7 @@ from lit_cvit.probing.tracing import trace_tasks
 from lit_cvit.report.routing import is_written, routing_folder, write_routing
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 from lit_cvit.utils.distributed import from_first
+from lit_cvit.utils.settings import AtLeastOne
 
 
 class RoutingTrace(StageCallback):
@@ -47,10 +48,8 @@ class RoutingTrace(StageCallback):
         ValueError: `num_samples` is below 1.
     """
 
-    def __init__(self, num_samples: int = 64, unseen: bool = False) -> None:
+    def __init__(self, num_samples: AtLeastOne = 64, unseen: bool = False) -> None:
         super().__init__()
-        if num_samples < 1:
-            raise ValueError(f"RoutingTrace.num_samples must be at least 1, got {num_samples}")
         self.num_samples, self.unseen = num_samples, unseen
         self._warned = False
 

@@ -43,8 +43,6 @@ class StageEvaluation(StageCallback):
 
     def __init__(self, tasks: Literal["seen", "all", "last"] = "seen", downstream: bool = True) -> None:
         super().__init__()
-        if tasks not in ("seen", "all", "last"):
-            raise ValueError(f"StageEvaluation.tasks must be 'seen', 'all' or 'last', got {tasks!r}")
         self.tasks = tasks
         self.downstream = downstream
         self.answered = 0

@@ -18,6 +18,7 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.report import Table, headline, matrix_table, run_summary, run_title, summary_table
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
+from lit_cvit.utils.settings import NotNegative
 
 
 class StreamProgress(StageCallback):
@@ -37,7 +38,7 @@ class StreamProgress(StageCallback):
         every_seconds: Seconds between plain lines, where there is no terminal.
     """
 
-    def __init__(self, every_seconds: float = 15.0) -> None:
+    def __init__(self, every_seconds: NotNegative = 15.0) -> None:
         super().__init__()
         self.every_seconds = every_seconds
         self.console = Console(highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from lit_cvit.data.tasks import Batch, Sample, SampleSource
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 from lit_cvit.utils.distributed import from_first
+from lit_cvit.utils.settings import AtLeastOne
 
 NAME = "recall"
 _CHUNK = 64
@@ -83,19 +84,12 @@ class TaskRecall(StageCallback):
     def __init__(
         self,
         sizes: Literal["random", "similarity"] = "similarity",
-        amount: int = 200,
+        amount: AtLeastOne = 200,
         weight: float = 2.0,
-        batch_size: int | None = None,
+        batch_size: AtLeastOne | None = None,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__()
-        if sizes not in ("random", "similarity"):
-            raise ValueError(f"TaskRecall.sizes must be 'random' or 'similarity', got {sizes!r}")
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"TaskRecall.reduction must be 'mean' or 'sum', got {reduction!r}")
-        for option, value in (("amount", amount), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"TaskRecall.{option} must be at least 1, got {value}")
         self.sizes, self.amount, self.weight = sizes, amount, weight
         self.batch_size, self.reduction = batch_size, reduction
         self.rows: dict[str, list[int]] = {}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_cvit import Backbone, Batch, ContinualMethod, Stage
+from lit_cvit.utils.settings import NotNegative
 
 
 class GrowingLoRA(ContinualMethod):
@@ -19,7 +20,7 @@ class GrowingLoRA(ContinualMethod):
         kwargs: Settings of every method.
     """
 
-    def __init__(self, backbone: Backbone, penalty: float = 0.01, **kwargs: Any) -> None:
+    def __init__(self, backbone: Backbone, penalty: NotNegative = 0.01, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.penalty = penalty
 

@@ -2,7 +2,7 @@
 
 from lit_cvit.adapters.bank import LoRABank, LoRABlock, joined
 from lit_cvit.adapters.growth import grow
-from lit_cvit.adapters.injection import Target, eject, inject
+from lit_cvit.adapters.injection import Target, inject
 from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
 from lit_cvit.adapters.routing import (
     DECODER,
@@ -15,13 +15,11 @@ from lit_cvit.adapters.routing import (
     routing,
 )
 from lit_cvit.adapters.state import (
-    adapter_changes_output,
     adapter_state,
     load_adapter_state,
     load_strict,
-    require_effect,
 )
-from lit_cvit.adapters.unrouted import hold_unrouted, trainable_blocks
+from lit_cvit.adapters.unrouted import held_groups, hold_unrouted
 
 __all__ = [
     "DECODER",
@@ -34,19 +32,16 @@ __all__ = [
     "RoutingContext",
     "Target",
     "active",
-    "adapter_changes_output",
     "adapter_state",
     "checkpoint_context_fn",
     "current",
-    "eject",
     "grow",
+    "held_groups",
     "hold_unrouted",
     "inject",
     "joined",
     "load_adapter_state",
     "load_strict",
     "reinitialise",
-    "require_effect",
     "routing",
-    "trainable_blocks",
 ]

@@ -119,6 +119,11 @@ class LoRABank(nn.Module):
         return self.base.bias
 
     @property
+    def may_rest(self) -> bool:
+        """Whether a step may leave the whole bank unused; layers of the decoder run for every sample."""
+        return self.kind != DECODER
+
+    @property
     def num_blocks(self) -> int:
         """Number of blocks."""
         return len(self.blocks)

@@ -1,4 +1,4 @@
-"""Putting banks in the place of linear layers, and taking them out again."""
+"""Putting banks in the place of linear layers."""
 
 from __future__ import annotations
 
@@ -78,19 +78,3 @@ def inject(
         banks[name] = make_bank(name, target, bases[name])
         _replace(root, target.path, banks[name])
     return banks
-
-
-def eject(root: nn.Module, targets: Mapping[str, Target]) -> None:
-    """Put the base layers back where `inject` replaced them.
-
-    Raises:
-        ValueError: a target does not carry a bank. Nothing is restored then.
-    """
-    banks: dict[str, LoRABank] = {}
-    for name, target in targets.items():
-        module = _find(root, name, target.path)
-        if not isinstance(module, LoRABank):
-            raise ValueError(f"target {name!r}: {target.path!r} carries no bank")
-        banks[target.path] = module
-    for path, bank in banks.items():
-        _replace(root, path, bank.base)

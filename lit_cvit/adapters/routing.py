@@ -28,7 +28,6 @@ class RoutingContext:
         gate: Gate for every bank without one of its own: (blocks,), (S, blocks) or (rows, positions, blocks).
         gates: Gates by bank name; they come before `gate`.
         prompt_mask: (S, L) True at prompt tokens, neither answer nor padding.
-        valid_mask: (S, L) True at all tokens but padding.
         row_to_sample: Per kind of module, the (rows,) sample index of each row it sees. In the decoder rows
             are the samples unless an entry says otherwise (beam search); other kinds that run need one.
         memo: Instance gates by bank name, kept from the prefill for the decode steps.
@@ -41,7 +40,6 @@ class RoutingContext:
     gate: Tensor | None = None
     gates: dict[str, Tensor] = field(default_factory=dict)
     prompt_mask: Tensor | None = None
-    valid_mask: Tensor | None = None
     row_to_sample: dict[str, Tensor] = field(default_factory=dict)
     memo: dict[str, Tensor] = field(default_factory=dict)
     bypass: bool = False
@@ -182,6 +180,15 @@ class Router(nn.Module):
     def branches(self) -> tuple[int, int] | None:
         """Blocks of each of two branches that are fused with weights of their own, or None."""
         return None
+
+    @property
+    def held_with_bank(self) -> tuple[nn.Parameter, ...]:
+        """Parameters that stay as they are in a step that used no block of the bank.
+
+        They count as used with any block, because their own gradient may be zero all the same (fusion vectors
+        get none while B = 0). To be overridden by a router of which a part trains by itself.
+        """
+        return tuple(parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def forward(self, x: Tensor, z: Tensor, bank: BankView, context: RoutingContext) -> Tensor:
         """Compute the bank's gate.

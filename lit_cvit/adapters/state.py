@@ -7,14 +7,12 @@ between families, between library versions, and between memory and disk.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from lit_cvit.adapters.bank import LoRABank
-from lit_cvit.adapters.routing import RoutingContext, routing
 
 _SHOWN = 8
 
@@ -81,36 +79,3 @@ def _listed(title: str, entries: list[str]) -> list[str]:
         return []
     rest = [f"  and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
     return [f"{len(entries)} {title}:", *(f"  {entry}" for entry in entries[:_SHOWN]), *rest]
-
-
-@torch.no_grad()
-def adapter_changes_output(forward: Callable[[], Tensor], context: RoutingContext) -> bool:
-    """Whether the banks that `forward` runs change its output at all, compared with the base layers alone.
-
-    Args:
-        forward: Runs the model or a part of it, deterministically (eval mode), and returns its output.
-        context: Routing context to run it under.
-    """
-    # Memos of their own: the probe must not leave gates behind, nor find any.
-    with routing(replace(context, memo={})):
-        adapted = forward()
-    with routing(replace(context, memo={}, bypass=True)):
-        base = forward()
-    return not torch.equal(adapted, base)
-
-
-def require_effect(
-    banks: Mapping[str, LoRABank], forward: Callable[[], Tensor], context: RoutingContext
-) -> None:
-    """Check after loading that an adapter that is not zero is really in the path of `forward`.
-
-    Raises:
-        ValueError: some block has B != 0, yet the output is the base model's bit for bit.
-    """
-    nonzero = [n for n, bank in banks.items() if any(bool(block.B.any()) for block in bank.lora_blocks())]
-    if nonzero and not adapter_changes_output(forward, context):
-        raise ValueError(
-            f"the loaded adapter changes nothing: {len(nonzero)} banks have non-zero blocks "
-            f"(first: {nonzero[0]!r}), but the output equals the base model's; "
-            "are the banks in the model, and are their gates non-zero?"
-        )

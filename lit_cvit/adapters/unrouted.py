@@ -15,9 +15,19 @@ from torch import Tensor, nn
 from lit_cvit.adapters.bank import LoRABank
 
 
-def trainable_blocks(banks: Iterable[LoRABank]) -> list[tuple[nn.Parameter, ...]]:
-    """The (A, B) Parameters of every block that trains, as the groups that `hold_unrouted` takes."""
-    return [tuple(block.parameters()) for bank in banks for block in bank.lora_blocks() if block.trainable]
+def held_groups(banks: Iterable[LoRABank]) -> list[tuple[nn.Parameter, ...]]:
+    """The Parameters of banks that train, as the groups that `hold_unrouted` takes.
+
+    The A and B of every block are one group. A bank that a step may leave unused as a whole is a group with
+    what its router declares, whose gradient may be zero although the bank is in use.
+    """
+    groups = []
+    for bank in banks:
+        blocks = [tuple(block.parameters()) for block in bank.lora_blocks() if block.trainable]
+        groups += blocks
+        if bank.router is not None and bank.may_rest:
+            groups.append((*(p for block in blocks for p in block), *bank.router.held_with_bank))
+    return [group for group in groups if group]
 
 
 @torch.no_grad()
@@ -29,8 +39,8 @@ def hold_unrouted(groups: Iterable[Sequence[nn.Parameter]]) -> int:
     Call it where the gradients of the optimizer step are complete (accumulated, averaged over ranks).
 
     Args:
-        groups: Parameters that are held together, for example from `trainable_blocks`. The gradients must all
-            be on one device.
+        groups: Parameters that are held together, for example from `held_groups`. The gradients must all be
+            on one device.
 
     Returns:
         The number of groups that were held.

@@ -45,25 +45,6 @@ RULE = (
 )
 
 
-def check_settings(*, kernel: str, at: str, threshold: float, owner: str = "") -> None:
-    """Check the settings that every CKA analysis has.
-
-    Args:
-        kernel: The kernel.
-        at: What is compared.
-        threshold: The drop that makes a layer the first task-specific one.
-        owner: What stands before an option's name in messages.
-
-    Raises:
-        ValueError: one has no such value; names it.
-    """
-    for option, value, allowed in (("kernel", kernel, KERNELS), ("at", at, PLACES)):
-        if value not in allowed:
-            raise ValueError(f"{owner}{option} must be one of {', '.join(allowed)}; got {value!r}")
-    if not 0 <= threshold < math.inf:
-        raise ValueError(f"{owner}threshold must be 0 or more, got {threshold}")
-
-
 def squared_distances(vectors: Tensor) -> Tensor:
     """Squared Euclidean distances between the vectors of a set.
 

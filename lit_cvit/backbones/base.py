@@ -320,14 +320,9 @@ class Backbone(nn.Module, ABC):
         Raises:
             ValueError: the batch was encoded without answers.
         """
-        logits, labels, rows = self.answer_logits(batch, hidden)
+        logits, labels, _ = self.answer_logits(batch, hidden)
         losses = functional.cross_entropy(logits, labels, reduction="none")
-        return LossOutput(
-            loss_sum=losses.sum(),
-            num_tokens=len(labels),
-            per_sample_sum=losses.new_zeros(len(batch)).index_add(0, rows, losses),
-            per_sample_tokens=torch.bincount(rows, minlength=len(batch)),
-        )
+        return LossOutput(loss_sum=losses.sum(), num_tokens=len(labels))
 
     @torch.no_grad()
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:

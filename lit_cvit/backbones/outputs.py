@@ -27,11 +27,7 @@ class LossOutput(NamedTuple):
     Attributes:
         loss_sum: () sum over all answer tokens.
         num_tokens: Number of answer tokens.
-        per_sample_sum: (S,) sum over each sample's answer tokens.
-        per_sample_tokens: (S,) number of each sample's answer tokens.
     """
 
     loss_sum: Tensor
     num_tokens: int
-    per_sample_sum: Tensor
-    per_sample_tokens: Tensor

@@ -86,7 +86,6 @@ def _parser() -> VerbParser:
 def _asked(options: argparse.Namespace) -> Benchmark:
     """The benchmark that is named, as tasks that are only tested, checked before a model is loaded."""
     from lit_cvit.data.benchmarks import load_benchmark
-    from lit_cvit.data.tasks import Benchmark
     from lit_cvit.data.validation.check import check_benchmark, require_clean
 
     given = {"root": options.root and str(options.root), "limit": options.limit}
@@ -94,7 +93,7 @@ def _asked(options: argparse.Namespace) -> Benchmark:
     found = load_benchmark(options.benchmark, settings, tasks=options.tasks)
     tasks = _chosen([*found.stream, *found.downstream], options.tasks)
     only_tested = tuple(replace(task, train=None) for task in tasks)
-    benchmark = Benchmark(found.name, (), only_tested)
+    benchmark = replace(found, stream=(), downstream=only_tested)
     require_clean(check_benchmark(benchmark))
     return benchmark
 

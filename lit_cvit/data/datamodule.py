@@ -157,7 +157,6 @@ class ContinualDataModule(L.LightningDataModule):
             log.warning("data.order has no effect beside data.tasks, which is an order itself")
         self.batch_size, self.global_batch_size = batch_size, global_batch_size
         self.eval_batch_size, self.epochs, self.num_workers = eval_batch_size, epochs, num_workers
-        self.joint = False
         self.measured = Measured()
         self._encoder: Encoder | None = None
         self._answer_tokens: AnswerTokens | None = None
@@ -217,7 +216,7 @@ class ContinualDataModule(L.LightningDataModule):
         Raises:
             BenchmarkError: something is wrong; lists it.
         """
-        tested = Benchmark(self.benchmark.name, self.stream, self.downstream)
+        tested = dataclasses.replace(self.benchmark, stream=self.stream, downstream=self.downstream)
         reports = check_benchmark(
             tested,
             decode_images=decode_images,

@@ -205,11 +205,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A named set of tasks: an ordered upstream stream plus held-out downstream tasks."""
+    """A named set of tasks: an ordered upstream stream plus held-out downstream tasks.
+
+    Attributes:
+        name: Name of the benchmark.
+        stream: Tasks to learn, in order.
+        downstream: Tasks that are tested without being learned.
+        miniature: Whether it stands for a larger benchmark; results on it are labelled so.
+    """
 
     name: str
     stream: tuple[Task, ...]
     downstream: tuple[Task, ...] = ()
+    miniature: bool = False
 
     def task(self, name: str) -> Task:
         """Look up a task of the benchmark by name.

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lit_cvit.utils.settings import BelowOne, NotNegative, check_settings, dataclass_hints
+
 
 @dataclass
 class OptimizerSettings:
@@ -24,25 +26,20 @@ class OptimizerSettings:
         betas: AdamW's moment decay rates.
     """
 
-    learning_rate: float = 2e-4
-    projector_learning_rate: float | None = None
-    weight_decay: float = 0.0
-    warmup_ratio: float = 0.03
+    learning_rate: NotNegative = 2e-4
+    projector_learning_rate: NotNegative | None = None
+    weight_decay: NotNegative = 0.0
+    warmup_ratio: BelowOne = 0.03
     schedule: Literal["cosine", "constant"] = "cosine"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        """Check the ranges.
+        """Check the settings.
 
         Raises:
-            ValueError: a setting is out of range; names it, the value and what is allowed.
+            ValueError: one does not fit its type hint; names it, the value and what is allowed.
         """
-        for name in ("learning_rate", "projector_learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"optimizer.{name} must be a finite number >= 0, got {value}")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"optimizer.warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+        check_settings(dataclass_hints(type(self)), vars(self), prefix="model.optimizer.")
 
     def factor(self, step: int, num_steps: int) -> float:
         """The rate at optimizer step `step` (from 0) of a stage, as a share of the peak rate."""
@@ -51,9 +48,7 @@ class OptimizerSettings:
             return (step + 1) / warm
         if self.schedule == "constant":
             return 1.0
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, num_steps - warm)))
-        raise ValueError(f"optimizer.schedule must be 'cosine' or 'constant', got {self.schedule!r}")
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, num_steps - warm)))
 
     def build(
         self, decoder: Iterable[nn.Parameter], projector: Iterable[nn.Parameter], *, num_steps: int

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.callbacks import Callback
+
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.validation.report import tolerated
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder, RunRecord
+from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from lit_cvit.methods.access import DataAccess
@@ -35,6 +38,22 @@ def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: b
     for line in (tolerated(found), *warnings):
         if reports and line:
             log.warning(line)
+
+
+def require_callbacks(method: ContinualMethod, callbacks: Sequence[Callback]) -> None:
+    """Check that the callbacks a method needs are there; a subclass of one satisfies it.
+
+    Raises:
+        ValueError: one is missing; names it.
+    """
+    names = [type(callback).__name__ for callback in callbacks]
+    families = {family.__name__ for callback in callbacks for family in type(callback).__mro__}
+    for required in method.requires_callbacks:
+        if required not in families:
+            raise ValueError(
+                f"{type(method).__name__} as configured needs the callback {required}; add it under "
+                f"trainer.callbacks. {unknown('callback', required, names)}"
+            )
 
 
 def introduce(method: ContinualMethod, data: ContinualDataModule) -> None:
@@ -74,7 +93,7 @@ def describe(
         stream=[task.name for task in data.stream],
         downstream=[task.name for task in data.downstream],
         captions=[task.name for task in tasks if task.is_caption],
-        miniature=data.benchmark.name.endswith("-mini"),
+        miniature=data.benchmark.miniature,
         num_stages=len(stages),
         backbone=method.backbone.describe(),
         data=digests,

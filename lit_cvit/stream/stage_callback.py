@@ -13,6 +13,8 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder
+from lit_cvit.utils.renamed import refuse_old_hooks
+from lit_cvit.utils.settings import CheckedSettings
 
 
 class StreamTrainer(Protocol):
@@ -79,12 +81,24 @@ class StreamTrainer(Protocol):
         ...
 
 
-class StageCallback(Callback):
+# Names that hooks had before, and those they have now.
+RENAMED = {"lets_know": "grants"}
+
+
+class StageCallback(CheckedSettings, Callback):
     """A Lightning callback with hooks of the stream, of its stages, and of optimizer steps.
 
     What happens once per optimizer step belongs into `on_step_end`; the order of a step is that of
-    `lit_cvit.stream.step_order`.
+    `lit_cvit.stream.step_order`. Settings are checked against the type hints of the constructor
+    (`lit_cvit.utils.settings`) before it runs.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_old_hooks(cls, RENAMED)
 
     @property
     def grants(self) -> tuple[str, ...]:

@@ -33,14 +33,13 @@ from lit_cvit.stream.checkpoints import (
     StopSignal,
     checkpoint_step,
 )
-from lit_cvit.stream.preflight import check_data, describe, introduce
+from lit_cvit.stream.preflight import check_data, describe, introduce, require_callbacks
 from lit_cvit.stream.refusals import refuse_launcher, refuse_settings, refuse_strategy
 from lit_cvit.stream.restore import open_run, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
 from lit_cvit.stream.step_order import in_order
 from lit_cvit.utils.distributed import from_first, gathered
-from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from lit_cvit.methods.access import DataAccess
@@ -204,7 +203,7 @@ class ContinualTrainer(L.Trainer):
         self._data = data
         data.trainer = self
         check_data(method, data, reports=self.is_global_zero)
-        self._require_callbacks(method)
+        require_callbacks(method, self.callbacks)
         introduce(method, data)
         self.stages = self._plan_stream(method, data)
         record = describe(
@@ -271,7 +270,7 @@ class ContinualTrainer(L.Trainer):
                 self._fit_stage(stage, method, data, inside=inside)
             method.end_stage(stage)
             self._notify("on_stage_end", method, stage)
-            method.check_frozen()
+            method.adapters.check_frozen()
             _require_equal_ranks(method, stage)
             self.run.save_stage(
                 stage.number,
@@ -369,15 +368,6 @@ class ContinualTrainer(L.Trainer):
     def _callback_states(self) -> dict[str, Any]:
         states = {callback.state_key: callback.state_dict() for callback in self.callbacks}
         return {key: state for key, state in states.items() if state}
-
-    def _require_callbacks(self, method: ContinualMethod) -> None:
-        names = {type(callback).__name__ for callback in self.callbacks}
-        for required in method.requires_callbacks:
-            if required not in names:
-                raise ValueError(
-                    f"{type(method).__name__} as configured needs the callback {required}; add it under "
-                    f"trainer.callbacks. {unknown('callback', required, names)}"
-                )
 
 
 def _call(function: Any, *arguments: Any, **_: Any) -> None:

@@ -126,6 +126,9 @@ def fit(job: Job) -> None:
     probe.watch(method)
     trainer.callbacks.insert(0, probe)
     trainer.fit(method, datamodule=data, ckpt_path="last" if job.resume else None)
+    if job.kill_at is not None and not method.trains:
+        # Without steps there is none to be killed at; its finished run goes on all the same.
+        os.kill(os.getpid(), signal.SIGKILL)
     method.eval()
     classes = {type(bank.base).__name__ for bank in method.banks.values() if bank.kind == "decoder"}
     names = {id(parameter): name for name, parameter in method.named_parameters()}
@@ -145,6 +148,7 @@ def fit(job: Job) -> None:
         "resting": resting,
         "terms": probe.terms,
         "classes": sorted(classes),
+        "trains": method.trains,
         "frozen": method.backbone.digest_frozen(),
         "tensors": {name: tensor.detach().clone() for name, tensor in method.tensors().items()},
         "counts": method.parameter_counts(),

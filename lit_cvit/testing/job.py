@@ -18,7 +18,8 @@ class Job:
         task: Function of `lit_cvit.testing.child` that runs.
         run: Name of the run's folder.
         resume: Whether the run goes on where it was.
-        kill_at: Optimizer steps of the stream after which the process kills itself; none lives.
+        kill_at: Optimizer steps of the stream after which the process kills itself, or of a method that does
+            not train, the end of the run; none lives.
         rank: Rank of the process.
         ranks: Number of ranks.
         port: Port that ranks meet at.

@@ -10,10 +10,8 @@ from torch import nn
 from lit_cvit.adapters import (
     LoRABank,
     RoutingContext,
-    adapter_changes_output,
     adapter_state,
     load_adapter_state,
-    require_effect,
     routing,
 )
 from lit_cvit.methods.smolora.router import DualRouter
@@ -110,26 +108,3 @@ def test_long_lists_of_problems_are_cut() -> None:
     with pytest.raises(ValueError, match="12 missing:") as error:
         load_adapter_state(_banks(), {})
     assert str(error.value).splitlines()[-1] == "  and 4 more"
-
-
-def test_adapter_that_is_not_zero_changes_the_output() -> None:
-    banks = _banks()
-    assert adapter_changes_output(lambda: _run(banks), _context())
-
-
-def test_adapter_with_zero_up_projections_changes_nothing_and_needs_no_effect() -> None:
-    banks = _banks(zero=True)
-    assert not adapter_changes_output(lambda: _run(banks), _context())
-    require_effect(banks, lambda: _run(banks), _context())
-
-
-def test_loaded_adapter_that_is_not_in_the_model_is_an_error() -> None:
-    banks = _banks()
-    with pytest.raises(ValueError, match=f"2 banks have non-zero blocks \\(first: '{NAME}'\\)"):
-        require_effect(banks, lambda: banks[NAME].base(torch.ones(2, 3, 4)), _context())
-
-
-def test_probe_leaves_no_gates_behind() -> None:
-    banks, context = _banks(), _context()
-    require_effect(banks, lambda: _run(banks), context)
-    assert context.memo == {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_cvit.adapters import LoRABank, Target, eject, inject
+from lit_cvit.adapters import LoRABank, Target, inject
 
 TARGETS = {
     "decoder.0.mlp.up_proj": Target("layers.0.up"),
@@ -56,14 +56,6 @@ def test_injected_fresh_adapters_leave_the_output_bit_identical() -> None:
     assert torch.equal(model(x), before)
 
 
-def test_eject_puts_the_base_layers_back() -> None:
-    model = _Model()
-    bases = [model.layers[0].up, model.layers[1].up, model.connector]
-    inject(model, TARGETS, _make_bank)
-    eject(model, TARGETS)
-    assert [model.layers[0].up, model.layers[1].up, model.connector] == bases
-
-
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -85,8 +77,3 @@ def test_module_that_carries_a_bank_is_refused() -> None:
     inject(model, TARGETS, _make_bank)
     with pytest.raises(ValueError, match="already carries the bank 'projector.linear_1'"):
         inject(model, {"again": Target("connector", "projector")}, _make_bank)
-
-
-def test_ejecting_what_carries_no_bank_is_refused() -> None:
-    with pytest.raises(ValueError, match="'layers.0.up' carries no bank"):
-        eject(_Model(), TARGETS)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lit_cvit.adapters import LoRABank, RoutingContext, hold_unrouted, routing, trainable_blocks
+from lit_cvit.adapters import LoRABank, RoutingContext, held_groups, hold_unrouted, routing
 
 
 def _bank() -> LoRABank:
@@ -26,7 +26,7 @@ def _two_steps(*, hold: bool) -> tuple[list[torch.Tensor], list[torch.Tensor], i
         with routing(RoutingContext(num_samples=1, gate=gate)):
             bank(torch.ones(1, 2, 4)).square().sum().backward()
         if hold:
-            held = hold_unrouted(trainable_blocks([bank]))
+            held = hold_unrouted(held_groups([bank]))
         optimizer.step()
     return before, [p.detach() for p in bank.blocks.parameters()], held
 
@@ -47,7 +47,7 @@ def test_fresh_block_in_use_is_not_held_although_its_a_has_no_gradient() -> None
     bank.add_block(2, torch.Generator().manual_seed(0))
     bank(torch.ones(1, 2, 4)).sum().backward()
     assert not bank.block(0).A.grad.any()
-    assert hold_unrouted(trainable_blocks([bank])) == 0
+    assert hold_unrouted(held_groups([bank])) == 0
     assert bank.block(0).A.grad is not None
 
 
@@ -82,4 +82,4 @@ def test_gradients_of_several_types_are_judged_together() -> None:
 def test_frozen_blocks_are_no_group() -> None:
     bank = _bank()
     bank.freeze_block(0)
-    assert trainable_blocks([bank]) == [tuple(bank.block(1).parameters())]
+    assert held_groups([bank]) == [tuple(bank.block(1).parameters())]

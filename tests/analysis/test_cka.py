@@ -16,7 +16,6 @@ from lit_cvit.analysis.cka import (
     Kernel,
     centred_kernel,
     chance_similarities,
-    check_settings,
     cka,
     first_task_specific_layer,
     hsic,
@@ -214,18 +213,3 @@ def test_the_curve_leaves_out_the_similarity_of_a_task_with_itself() -> None:
 def test_a_curve_without_a_drop_to_speak_of_is_refused(curve: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         first_task_specific_layer(torch.tensor(curve))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"kernel": "cosine"}, "X.kernel must be one of linear, rbf; got 'cosine'"),
-        ({"at": "mlp"}, "X.at must be one of layer, down_proj; got 'mlp'"),
-        ({"threshold": -0.1}, "X.threshold must be 0 or more, got -0.1"),
-        ({"threshold": math.nan}, "X.threshold must be 0 or more, got nan"),
-    ],
-)
-def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
-    settings = {"kernel": "linear", "at": "layer", "threshold": 0.05, **changes}
-    with pytest.raises(ValueError, match=message):
-        check_settings(owner="X.", **settings)  # type: ignore[arg-type]

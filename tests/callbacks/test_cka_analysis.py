@@ -268,8 +268,8 @@ def test_too_few_test_samples_are_refused_at_the_start(llava_folder: Path, tmp_p
     [
         ({"kernel": "cosine"}, "CKAAnalysis.kernel must be one of linear, rbf; got 'cosine'"),
         ({"at": "mlp"}, "CKAAnalysis.at must be one of layer, down_proj; got 'mlp'"),
-        ({"through": "last"}, "CKAAnalysis.through must be 'own' or 'current', got 'last'"),
-        ({"threshold": -1.0}, "CKAAnalysis.threshold must be 0 or more, got -1.0"),
+        ({"through": "last"}, "CKAAnalysis.through must be one of own, current; got 'last'"),
+        ({"threshold": -1.0}, "CKAAnalysis.threshold must be at least 0, got -1.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -290,14 +290,14 @@ def test_the_state_is_plain_and_comes_back() -> None:
         ({"form": "loss"}, "Replay.form must be one of rows, term; got 'loss'"),
         ({"keep": "all"}, "Replay.keep must be one of per_task, reservoir; got 'all'"),
         ({"sizes": "random"}, "Replay.sizes must be one of fixed, fraction, similarity; got 'random'"),
-        ({"amount": 0}, "Replay.amount must be a whole number of rows, at least 1, got 0"),
+        ({"amount": 0}, "Replay.amount must be more than 0, got 0"),
         ({"amount": 2.5}, "Replay.amount must be a whole number of rows, at least 1, got 2.5"),
         (
             {"sizes": "fraction", "amount": 2},
-            r"Replay.amount must be in \(0, 1\] with sizes 'fraction', got 2",
+            "Replay.amount must be at most 1 with sizes 'fraction', got 2",
         ),
         ({"keep": "reservoir", "sizes": "fraction", "amount": 0.5}, "needs sizes 'fixed', got 'fraction'"),
-        ({"batch_size": 0}, "Replay.batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "Replay.batch_size must be at least 1, or null; got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -176,7 +176,7 @@ def test_hide_mixes_by_anchors_where_it_expands_and_takes_all_where_it_fuses(
     run, method = traced(llava_folder, tmp_path, HiDe, epsilon=0.5, fuse=[0])
     samples = [DATA.stream[0].test.sample(row) for row in range(ROWS)]
     batch = method.backbone.encode(samples, with_answers=False)
-    weights = method.sample_facts(batch)["anchor_weights"].mean(0).tolist()
+    weights = method.task_weights(batch).mean(0).tolist()
     found = banks_of(read(run, 2), "ScienceQA")
     assert found["decoder.2.mlp.up_proj"]["gate"] == pytest.approx(weights, abs=1e-5)
     assert sum(found["decoder.2.mlp.up_proj"]["gate"]) == pytest.approx(1)

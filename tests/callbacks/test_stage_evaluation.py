@@ -68,7 +68,7 @@ def test_the_few_shot_task_is_learned_not_held_out() -> None:
 
 
 def test_an_unknown_choice_of_tasks_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be 'seen', 'all' or 'last', got 'first'"):
+    with pytest.raises(ValueError, match="StageEvaluation.tasks must be one of seen, all, last; got 'first'"):
         StageEvaluation(tasks="first")  # type: ignore[arg-type]
 
 

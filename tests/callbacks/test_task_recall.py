@@ -303,10 +303,10 @@ def test_sizes_by_similarity_need_a_method_that_measures_it(llava_folder: Path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sizes": "fixed"}, "TaskRecall.sizes must be 'random' or 'similarity', got 'fixed'"),
-        ({"reduction": "max"}, "TaskRecall.reduction must be 'mean' or 'sum', got 'max'"),
+        ({"sizes": "fixed"}, "TaskRecall.sizes must be one of random, similarity; got 'fixed'"),
+        ({"reduction": "max"}, "TaskRecall.reduction must be one of mean, sum; got 'max'"),
         ({"amount": 0}, "TaskRecall.amount must be at least 1, got 0"),
-        ({"batch_size": 0}, "TaskRecall.batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "TaskRecall.batch_size must be at least 1, or null; got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

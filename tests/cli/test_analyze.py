@@ -171,7 +171,7 @@ def test_a_run_with_too_little_in_it_is_refused_before_anything_is_loaded(
             ("cka", "--run", "x", "--through", "first"),
             "--through must be own, last or the number of a stage, got 'first'",
         ),
-        (("cka", "--run", "x", "--threshold", "-0.5"), "threshold must be 0 or more, got -0.5"),
+        (("cka", "--run", "x", "--threshold", "-0.5"), "threshold must be at least 0, got -0.5"),
         (("cka", "--run", "no/such"), "no run folder no/such; no does not exist either"),
     ],
 )

@@ -60,7 +60,11 @@ def has_all(message: str, parts: tuple[str, ...]) -> bool:
         (("--data.settings", "few"), ("data.settings: ", "'few'", "{key: value}")),
         (("--seed_everything", "a"), ("seed_everything: ", "'a'", "true or false or a whole number")),
         (("--model.rank", "x"), ("model.rank: ", "'x'", "a whole number")),
-        (("--model.rank", "0"), ("rank", "at least 1", "got 0")),
+        (("--model.rank", "0"), ("model.rank", "at least 1", "got 0")),
+        (
+            ("--model.optimizer.warmup_ratio", "1"),
+            ("model.optimizer.warmup_ratio", "less than 1", "got 1.0"),
+        ),
         (("--data.settings", "{few"), ("data.settings: ", "'{few'", "{key: value}")),
         (("--model.optimizer.betas", "[1]"), ("model.optimizer.betas: ", "[1]", "a list")),
         (("--ckpt_path", "foo"), ("--ckpt_path", "'last'", "'foo'")),

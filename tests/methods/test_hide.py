@@ -108,7 +108,7 @@ def test_the_weights_are_those_of_equations_2_and_4(
 ) -> None:
     method = again(learned, llava_folder, anchors=modalities)
     batch = method.backbone.encode(mixed(), with_answers=False)
-    weights = method.sample_facts(batch)["anchor_weights"]
+    weights = method.task_weights(batch)
     expected = transcribed_weights(method, means, modalities)
     torch.testing.assert_close(weights, expected, atol=1e-4, rtol=1e-3)
     assert float(expected.std(0).max()) > 0.01
@@ -118,9 +118,9 @@ def test_the_weights_are_those_of_equations_2_and_4(
 
 def test_a_sample_has_the_same_weights_in_every_batch(learned: Learned) -> None:
     method = learned.method
-    together = method.sample_facts(method.backbone.encode(mixed(), with_answers=False))["anchor_weights"]
+    together = method.task_weights(method.backbone.encode(mixed(), with_answers=False))
     for row, sample in zip(together, mixed(), strict=True):
-        alone = method.sample_facts(method.backbone.encode([sample], with_answers=False))["anchor_weights"]
+        alone = method.task_weights(method.backbone.encode([sample], with_answers=False))
         torch.testing.assert_close(alone[0], row, atol=1e-5, rtol=1e-4)
 
 
@@ -182,7 +182,7 @@ def test_a_layer_inside_the_model_computes_what_its_role_says(
 ) -> None:
     method = again(learned, llava_folder, **settings)
     batch = method.backbone.encode(mixed(), with_answers=with_answers)
-    weights = method.context(batch).fact("anchor_weights")
+    weights = method.task_weights(batch)
     seen = outputs(method, batch)
     for layer, role in roles.items():
         x, y = seen[layer]
@@ -267,7 +267,7 @@ def test_fillers_and_later_epochs_do_not_count(llava_folder: Path) -> None:
     batch.answer_mask[4] = False
     for epoch in (0, 1, 2):
         method._trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
-        method.on_train_batch_start(batch, 0)
+        method.observe(batch)
     assert method.extra_tensors()["anchors.text.counts"].tolist() == [4]
     assert method.extra_tensors()["anchors.image.counts"].tolist() == [3]
 
@@ -309,23 +309,22 @@ def test_it_reads_nothing_of_a_sample_but_prompt_and_image(learned: Learned) -> 
     method = learned.method
     batch = method.backbone.encode(mixed(), with_answers=False)
     renamed = [dataclasses.replace(s, id="?", task="?", answers=("?",)) for s in mixed()]
-    expected = method.sample_facts(batch)["anchor_weights"]
+    expected = method.task_weights(batch)
     for samples in (renamed, restrict_batch(batch, method.access.hidden(test=True)).samples):
-        facts = method.sample_facts(dataclasses.replace(batch, samples=samples))
-        assert torch.equal(facts["anchor_weights"], expected)
+        assert torch.equal(method.task_weights(dataclasses.replace(batch, samples=samples)), expected)
     asked = [dataclasses.replace(s, question="Something else?", text="") for s in mixed()]
-    changed = method.sample_facts(dataclasses.replace(batch, samples=asked))["anchor_weights"]
+    changed = method.task_weights(dataclasses.replace(batch, samples=asked))
     assert not torch.allclose(changed, expected, atol=1e-3)
 
 
 def test_the_temperature_and_the_shares_reach_the_weights(learned: Learned, llava_folder: Path) -> None:
-    plain = learned.method.sample_facts(learned.method.backbone.encode(mixed(), with_answers=False))
-    logits = plain["anchor_weights"].log()
+    plain = learned.method.task_weights(learned.method.backbone.encode(mixed(), with_answers=False))
+    logits = plain.log()
     hot = again(learned, llava_folder, temperature=0.2)
     batch = hot.backbone.encode(mixed(), with_answers=False)
-    got = hot.sample_facts(batch)["anchor_weights"]
+    got = hot.task_weights(batch)
     torch.testing.assert_close(got, (logits / 2).softmax(-1), atol=1e-5, rtol=1e-3)
     by_text = again(learned, llava_folder, image_weight=0.0, text_weight=1.0)
-    text_alone = again(learned, llava_folder, anchors="text").sample_facts(batch)["anchor_weights"]
-    torch.testing.assert_close(by_text.sample_facts(batch)["anchor_weights"], text_alone)
-    assert not torch.allclose(text_alone, plain["anchor_weights"], atol=1e-3)
+    text_alone = again(learned, llava_folder, anchors="text").task_weights(batch)
+    torch.testing.assert_close(by_text.task_weights(batch), text_alone)
+    assert not torch.allclose(text_alone, plain, atol=1e-3)

@@ -73,14 +73,18 @@ def test_loaded_parameters_are_counted_by_role(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fusion": "mean"}, "fusion must be one of sum_of_products, product_of_sums; got 'mean'"),
-        ({"anchors": "none"}, "anchors must be one of both, image, text; got 'none'"),
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        ({"image_weight": -0.1}, "must be 0 or more, and not both 0; got -0.1 and 0.5"),
-        ({"image_weight": 0.0, "text_weight": 0.0}, "not both 0; got 0.0 and 0.0"),
+        ({"fusion": "mean"}, "model.fusion must be one of sum_of_products, product_of_sums; got 'mean'"),
+        ({"anchors": "none"}, "model.anchors must be one of both, image, text; got 'none'"),
+        ({"temperature": 0.0}, "model.temperature must be more than 0, got 0.0"),
+        ({"image_weight": -0.1}, "model.image_weight must be at least 0, got -0.1"),
+        (
+            {"image_weight": 0.0, "text_weight": 0.0},
+            "image_weight and model.text_weight must not both be 0",
+        ),
+        ({"expand": "bottom"}, "model.expand must be a list, .*, or one of top, below_top, all, auto; got"),
         ({"expand": [], "fuse": []}, "needs a layer that uses its blocks"),
-        ({"expand": "auto"}, "set cka_report to its JSON file"),
-        ({"fuse": "auto"}, "set cka_report to its JSON file"),
+        ({"expand": "auto"}, "set model.cka_report to its JSON file"),
+        ({"fuse": "auto"}, "set model.cka_report to its JSON file"),
     ],
 )
 def test_settings_that_make_no_method_are_refused(

@@ -132,15 +132,12 @@ def test_a_task_without_instructions_is_read_at_evenly_spaced_samples() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"epsilon": 1.5},
-            "LCIA.epsilon must be in \\[0, 1\\] or one of auto, original, diverse, 10type; got 1.5",
-        ),
-        ({"epsilon": "single"}, "LCIA.epsilon must be .* got 'single'"),
-        ({"rule": "median"}, "LCIA.rule must be 'mean' or 'max', got 'median'"),
-        ({"match": "batch"}, "LCIA.match must be 'sample' or 'task', got 'batch'"),
-        ({"unmatched": "none"}, "LCIA.unmatched must be 'best' or 'last', got 'none'"),
-        ({"new_group_init": "copy"}, "LCIA.new_group_init must be 'fresh' or 'previous_stage', got 'copy'"),
+        ({"epsilon": 1.5}, "model.epsilon must be at least 0 and at most 1, or one of auto, .*; got 1.5"),
+        ({"epsilon": "10typ"}, "model.epsilon must be .* got '10typ'. Did you mean '10type'?"),
+        ({"rule": "median"}, "model.rule must be one of mean, max; got 'median'"),
+        ({"match": "batch"}, "model.match must be one of sample, task; got 'batch'"),
+        ({"unmatched": "none"}, "model.unmatched must be one of best, last; got 'none'"),
+        ({"new_group_init": "copy"}, "model.new_group_init must be one of fresh, previous_stage; got 'copy'"),
     ],
 )
 def test_settings_out_of_range_are_refused(

@@ -98,9 +98,14 @@ def test_equal_rank_means_equal_adapters(llava_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
-        (SeqLoRA, {"rank": 0}, "rank must be at least 1, got 0"),
-        (SMoLoRA, {"rank": 12}, "rank 12 must be a multiple of the 8 blocks"),
-        (SMoLoRA, {"preset": "code"}, "preset must be 'paper' or 'official', got 'code'"),
+        (SeqLoRA, {"rank": 0}, "model.rank must be at least 1, got 0"),
+        (SeqLoRA, {"targets": ["ffn", "atention"]}, "model.targets must be .* Did you mean 'attention'?"),
+        (SeqLoRA, {"dropout": 1.0}, "model.dropout must be at least 0 and less than 1, got 1.0"),
+        (SMoLoRA, {"rank": 12}, "model.rank must be a multiple of 8, the blocks of a layer; got 12"),
+        (SMoLoRA, {"preset": "code"}, "model.preset must be one of paper, official; got 'code'"),
+        (SMoLoRA, {"num_vu": -1}, "model.num_vu must be at least 0, got -1"),
+        (SMoLoRA, {"num_vu": 0, "num_if": 0}, "model.num_vu and model.num_if are both 0"),
+        (SMoLoRA, {"num_vu": 2, "top_k": 3}, "model.top_k must be at most 2, the blocks of a branch; got 3"),
         (SMoLoRA, {"use_vu": False, "use_if": False}, "SMoLoRA needs a branch"),
     ],
 )

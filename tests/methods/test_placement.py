@@ -52,7 +52,6 @@ def test_auto_follows_the_division(expand: Any, fuse: Any, expected: str) -> Non
         ),
         ("top", [-5], r"model.fuse: the decoder has no layer -5"),
         ([1, 3], [0, -1], r"model.expand and model.fuse both name layer 3"),
-        ("bottom", "all", r"model.expand must be a list of layers or one of top, below_top, all, auto"),
     ],
 )
 def test_what_cannot_be_placed_is_refused(expand: Any, fuse: Any, message: str) -> None:

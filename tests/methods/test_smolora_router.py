@@ -244,19 +244,3 @@ def test_routing_sees_the_input_before_dropout() -> None:
 def test_bank_with_another_number_of_blocks_is_refused() -> None:
     with routing(_context()), pytest.raises(ValueError, match=r"has 3 blocks, its router routes 3 \+ 2"):
         _bank(_router(), ranks=(1, 1, 1))(_randn(2, 4, IN))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_vu": 0, "num_if": 0}, "not both 0"),
-        ({"num_vu": -1}, "must be >= 0"),
-        ({"top_k": 3}, "between 1 and 2"),
-        ({"fusion": "sum"}, "fusion must be one of adaptive, mean, got 'sum'"),
-        ({"statistics": "answer"}, "statistics must be one of prompt, all"),
-        ({"decode": "keep"}, "decode must be one of hold, reroute"),
-    ],
-)
-def test_bad_options_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        _router(**options)

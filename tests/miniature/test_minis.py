@@ -30,7 +30,9 @@ def tasks_of(benchmark: Benchmark) -> tuple[Task, ...]:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_a_shipped_benchmark_by_its_name(name: str) -> None:
     assert name in benchmark_names()
-    assert load_benchmark(name, {"num_test": 7}).stream[0].test.sample(6).id == "test-6"
+    benchmark = load_benchmark(name, {"num_test": 7})
+    assert benchmark.stream[0].test.sample(6).id == "test-6"
+    assert benchmark.miniature
 
 
 def test_drawing_code_that_they_share_is_no_benchmark() -> None:

@@ -102,7 +102,7 @@ def test_the_record_says_what_the_method_knows_and_how_long_it_trained(finished:
     assert (record["num_stages"], record["miniature"]) == (3, True)
 
 
-class LetsKnow(StageCallback):
+class Grants(StageCallback):
     def __init__(self, *names: str) -> None:
         super().__init__()
         self.names = names
@@ -112,13 +112,13 @@ class LetsKnow(StageCallback):
         return self.names
 
 
-def test_what_callbacks_let_a_method_know_is_added_once(llava_folder: Path) -> None:
-    callbacks: list[Callback] = [LetsKnow("old_data"), LetsKnow("old_data", "instruction"), LetsKnow()]
+def test_what_callbacks_grant_a_method_is_added_once(llava_folder: Path) -> None:
+    callbacks: list[Callback] = [Grants("old_data"), Grants("old_data", "instruction"), Grants()]
     trainer, method = ContinualTrainer(accelerator="cpu", callbacks=callbacks), small_method(llava_folder)
     assert trainer.access(method).words() == "instruction text, old data"
     # What is hidden follows from the method's own declaration.
     assert "instruction" in method.access.hidden(test=True)
-    wrong = ContinualTrainer(accelerator="cpu", callbacks=[LetsKnow("encoders")])
+    wrong = ContinualTrainer(accelerator="cpu", callbacks=[Grants("encoders")])
     with pytest.raises(ValueError, match="'encoders' is no field of DataAccess; known: task_id_in"):
         wrong.access(method)
 
@@ -224,6 +224,10 @@ class _Needs(ZeroShot):
         return ("StageEvaluation",)
 
 
+class _OwnEvaluation(StageEvaluation):
+    pass
+
+
 def test_a_missing_required_callback_is_named_before_anything_is_made(
     llava_folder: Path, tmp_path: Path
 ) -> None:
@@ -232,8 +236,12 @@ def test_a_missing_required_callback_is_named_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_required_callback_that_is_there_is_enough(llava_folder: Path, tmp_path: Path) -> None:
-    assert fit(tmp_path, small_method(llava_folder, _Needs)).run.stages_done() == [1]
+@pytest.mark.parametrize("family", [StageEvaluation, _OwnEvaluation])
+def test_a_required_callback_or_a_subclass_of_it_is_enough(
+    llava_folder: Path, tmp_path: Path, family: type[StageEvaluation]
+) -> None:
+    callbacks: list[Callback] = [family(downstream=False)]
+    assert fit(tmp_path, small_method(llava_folder, _Needs), callbacks=callbacks).run.stages_done() == [1]
 
 
 def test_runs_in_one_process_do_not_influence_each_other(llava_folder: Path, tmp_path: Path) -> None:

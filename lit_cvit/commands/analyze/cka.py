@@ -110,14 +110,16 @@ def cka_of_run(
     Raises:
         ValueError: the folder is no run, or has too few stages or tasks, or an option has no such value.
     """
-    from lit_cvit.analysis.cka import THRESHOLD, check_settings, squared_distances
+    from lit_cvit.analysis.cka import THRESHOLD, At, Kernel, squared_distances
     from lit_cvit.cli.load import walk_run
     from lit_cvit.probing.features import pooled_outputs, rows_of
     from lit_cvit.report.cka import CKAReport
     from lit_cvit.run import RunFolder
+    from lit_cvit.utils.settings import NotNegative, check_settings
 
     threshold = THRESHOLD if threshold is None else threshold
-    check_settings(kernel=kernel, at=at, threshold=threshold)
+    given = {"kernel": kernel, "at": at, "threshold": threshold}
+    check_settings({"kernel": Kernel, "at": At, "threshold": NotNegative}, given, prefix="")
     folder = RunFolder.open(path)
     own = _own_stages(folder)
     chosen = _chosen(folder, own, through)

@@ -57,4 +57,4 @@ def coin_mini(
         )
         for name in order_of("coin-mini", order, task_orders("coin"))
     )
-    return Benchmark("coin-mini", tuple(tasks))
+    return Benchmark("coin-mini", tuple(tasks), miniature=True)

@@ -54,4 +54,4 @@ def cvit_mini(
         )
 
     downstream = tuple(build(name) for name in (*ZERO_SHOT, FEW_SHOT))
-    return Benchmark("cvit-mini", tuple(build(name) for name in STREAM), downstream)
+    return Benchmark("cvit-mini", tuple(build(name) for name in STREAM), downstream, miniature=True)

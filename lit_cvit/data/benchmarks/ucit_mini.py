@@ -40,4 +40,4 @@ def ucit_mini(
         TASKS[name].build(name, ucit_instructions(name), num_train=num_train, num_test=num_test, seed=seed)
         for name in order_of("ucit-mini", order, task_orders("ucit"))
     )
-    return Benchmark("ucit-mini", tuple(tasks))
+    return Benchmark("ucit-mini", tuple(tasks), miniature=True)

@@ -49,7 +49,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_cvit.adapters import DECODER, LoRABank, RoutingContext, Target
+from lit_cvit.adapters import DECODER, LoRABank, Target
 from lit_cvit.adapters.kernels import mix_sums, sample_means
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.encode import open_images
@@ -60,10 +60,10 @@ from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod, Plan
 from lit_cvit.methods.hide.anchors import Anchors, Features, anchor_weights
 from lit_cvit.methods.hide.placement import Layers, Role, layers_to_expand, place
+from lit_cvit.utils.settings import NotNegative, Positive
 
 TOWER = "tower"
 _MODALITIES = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
-_FUSIONS = ("sum_of_products", "product_of_sums")
 # Defaults of the options that only expanded or only fused layers read.
 _EXPANDING: dict[str, object] = {
     "anchors": "both",
@@ -73,7 +73,7 @@ _EXPANDING: dict[str, object] = {
     "image_encoder": TOWER,
     "text_encoder": MINILM,
 }
-_FUSING: dict[str, object] = {"fusion": _FUSIONS[0], "epsilon": 1.0}
+_FUSING: dict[str, object] = {"fusion": "sum_of_products", "epsilon": 1.0}
 
 
 class HiDeBank(LoRABank):
@@ -123,9 +123,9 @@ class HiDe(ContinualMethod):
         fusion: Literal["sum_of_products", "product_of_sums"] = "sum_of_products",
         epsilon: float | list[float] = 1.0,
         anchors: Literal["both", "image", "text"] = "both",
-        temperature: float = 0.1,
-        image_weight: float = 0.5,
-        text_weight: float = 0.5,
+        temperature: Positive = 0.1,
+        image_weight: NotNegative = 0.5,
+        text_weight: NotNegative = 0.5,
         image_encoder: str = TOWER,
         text_encoder: str = MINILM,
         cka_report: str | None = None,
@@ -147,23 +147,14 @@ class HiDe(ContinualMethod):
         self._divided: list[int] | None = None
 
     def _check(self) -> None:
-        if self.fusion not in _FUSIONS:
-            raise ValueError(f"fusion must be one of {', '.join(_FUSIONS)}; got {self.fusion!r}")
-        if self.compared not in _MODALITIES:
-            raise ValueError(f"anchors must be one of {', '.join(_MODALITIES)}; got {self.compared!r}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if min(self.image_weight, self.text_weight) < 0 or self.image_weight + self.text_weight <= 0:
-            raise ValueError(
-                "image_weight and text_weight must be 0 or more, and not both 0; got "
-                f"{self.image_weight} and {self.text_weight}"
-            )
+        if self.image_weight + self.text_weight <= 0:
+            raise ValueError("model.image_weight and model.text_weight must not both be 0; got 0 and 0")
         if self.expand == [] and self.fuse == []:
             raise ValueError("HiDe needs a layer that uses its blocks: set expand or fuse (or use ZeroShot)")
         if "auto" in (self.expand, self.fuse) and self.cka_report is None:
             raise ValueError(
-                "'auto' divides the layers by a CKA report: set cka_report to its JSON file, or name the "
-                "layers of expand and fuse"
+                "'auto' divides the layers by a CKA report: set model.cka_report to its JSON file, or name "
+                "the layers of model.expand and model.fuse"
             )
 
     def _ignored(self) -> dict[str, str]:
@@ -237,7 +228,7 @@ class HiDe(ContinualMethod):
 
     # -- anchors --------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def observe(self, batch: Batch) -> None:
         """Count each sample into its task's anchors once, in the first epoch; checkpoints carry the sums."""
         if self.trainer.current_epoch > 0:
             return
@@ -297,31 +288,37 @@ class HiDe(ContinualMethod):
     # -- gates ----------------------------------------------------------------------------------------------
 
     def sample_facts(self, batch: Batch) -> dict[str, Tensor]:
-        """In training the newest block alone; at test the weights of an expanded layer."""
+        """In training, the newest block alone."""
+        if not self._learns(batch):
+            return {}
         gate = torch.zeros(len(batch), self.num_plans, device=batch.prompt_mask.device)
-        if self.training and batch.answer_mask is not None:
-            gate[:, -1:] = 1
-            return {"gate": gate}
-        if self.modalities and self.num_plans:
-            features = self.features(batch)
-            shares = [self.image_weight, self.text_weight]
-            gate = anchor_weights(
-                [self._anchors(modality) for modality in self.modalities],
-                [features[modality] for modality in self.modalities],
-                shares if len(self.modalities) == 2 else [sum(shares)],
-                temperature=self.temperature,
-            )
-        return {"anchor_weights": gate}
+        gate[:, -1:] = 1
+        return {"gate": gate}
 
-    def context(self, batch: Batch) -> RoutingContext:
-        """The routing context; at test every layer has the gate of its role."""
-        context = super().context(batch)
-        if context.gate is None and self.num_plans:
-            expand = context.fact("anchor_weights")
-            fuse = expand.new_tensor(self._coefficients(self.num_plans)).expand_as(expand)
-            gates: dict[Role, Tensor] = {"expand": expand, "fuse": fuse, "bare": torch.zeros_like(expand)}
-            context.gates = {name: gates[self._role(bank)] for name, bank in self.banks.items()}
-        return context
+    def bank_gates(self, batch: Batch) -> dict[str, Tensor]:
+        """At test every layer has the gate of its role."""
+        if self._learns(batch) or not self.num_plans:
+            return {}
+        expand = self.task_weights(batch)
+        fuse = expand.new_tensor(self._coefficients(self.num_plans)).expand_as(expand)
+        gates: dict[Role, Tensor] = {"expand": expand, "fuse": fuse, "bare": torch.zeros_like(expand)}
+        return {name: gates[self._role(bank)] for name, bank in self.banks.items()}
+
+    def _learns(self, batch: Batch) -> bool:
+        return self.training and batch.answer_mask is not None
+
+    def task_weights(self, batch: Batch) -> Tensor:
+        """How much of every task's block each sample gets in an expanded layer (Eq. 4): (S, T)."""
+        if not self.modalities:
+            return torch.zeros(len(batch), self.num_plans, device=batch.prompt_mask.device)
+        features = self.features(batch)
+        shares = [self.image_weight, self.text_weight]
+        return anchor_weights(
+            [self._anchors(modality) for modality in self.modalities],
+            [features[modality] for modality in self.modalities],
+            shares if len(self.modalities) == 2 else [sum(shares)],
+            temperature=self.temperature,
+        )
 
     def parameter_counts(self) -> dict[str, int]:
         """The counts of every method, and those `loaded` at test (see the module's text)."""

@@ -37,6 +37,7 @@ from lit_cvit.data.tasks import Batch, Sample, Task
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod, Plan
 from lit_cvit.methods.lcia.grouping import Rule, group_similarities, matching_group, official_instruction
+from lit_cvit.utils.settings import FromZeroToOne
 
 # One wording for all tasks of a kind, as CoIN's original, CVIT's single-type and UCIT's; or reworded ones.
 EPSILON = {"original": 0.9, "diverse": 0.3, "10type": 0.3}
@@ -65,7 +66,7 @@ class LCIA(ContinualMethod):
     def __init__(
         self,
         backbone: Backbone,
-        epsilon: float | Literal["auto", "original", "diverse", "10type"] = "auto",
+        epsilon: FromZeroToOne | Literal["auto", "original", "diverse", "10type"] = "auto",
         rule: Literal["mean", "max"] = "mean",
         match: Literal["sample", "task"] = "sample",
         unmatched: Literal["best", "last"] = "best",
@@ -74,17 +75,6 @@ class LCIA(ContinualMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        for option, value, allowed in (
-            ("rule", rule, ("mean", "max")),
-            ("match", match, ("sample", "task")),
-            ("unmatched", unmatched, ("best", "last")),
-            ("new_group_init", new_group_init, ("fresh", "previous_stage")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"LCIA.{option} must be {' or '.join(map(repr, allowed))}, got {value!r}")
-        named = ("auto", *EPSILON)
-        if not (epsilon in named if isinstance(epsilon, str) else 0 <= epsilon <= 1):
-            raise ValueError(f"LCIA.epsilon must be in [0, 1] or one of {', '.join(named)}; got {epsilon!r}")
         self.epsilon, self.match, self.unmatched = epsilon, match, unmatched
         self.rule: Rule = rule
         self.new_group_init, self.ema = new_group_init, ema

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -29,8 +28,10 @@ from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.stage import Stage
 from lit_cvit.encoders import MINILM
 from lit_cvit.methods.access import DataAccess
+from lit_cvit.methods.adapter_set import ProjectorMode
 from lit_cvit.methods.base import ContinualMethod, Plan
 from lit_cvit.methods.task_embedding import MODALITIES, TOWER, TaskEmbedder
+from lit_cvit.utils.settings import AtLeastOne
 
 
 class ProgLoRABase(ContinualMethod, ABC):
@@ -47,9 +48,6 @@ class ProgLoRABase(ContinualMethod, ABC):
         projector: As in every method; the paper trains it as a whole.
         weighs: Whether the method's weights are similarities; a recall by similarity measures them as well.
         kwargs: Settings of every method; `rank` is that of one block.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -59,18 +57,14 @@ class ProgLoRABase(ContinualMethod, ABC):
         similarity_transform: Literal["none", "tir"] = "none",
         image_encoder: str = TOWER,
         text_encoder: str | None = MINILM,
-        similarity_samples: int = 1000,
+        similarity_samples: AtLeastOne = 1000,
         scaling: float | None = 2.0,
-        projector: Literal["lora", "full", "frozen"] = "full",
+        projector: ProjectorMode = "full",
         *,
         weighs: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, projector=projector, **kwargs)
-        require_choices({"recall": (recall, ("callback", "none"))})
-        require_choices({"similarity_transform": (similarity_transform, ("none", "tir"))})
-        if similarity_samples < 1:
-            raise ValueError(f"model.similarity_samples must be at least 1, got {similarity_samples}")
         self.recall, self.similarity_transform = recall, similarity_transform
         self.scaling = self.alpha / self.rank if scaling is None else scaling
         self.embedder = TaskEmbedder(image_encoder, text_encoder or "", similarity_samples)
@@ -141,17 +135,6 @@ class ProgLoRABase(ContinualMethod, ABC):
             for number, embedding in enumerate(self.embeddings)
             for modality, vector in embedding.items()
         }
-
-
-def require_choices(choices: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
-    """Check options by name: the value got, and the values allowed.
-
-    Raises:
-        ValueError: a value is not allowed.
-    """
-    for option, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"model.{option} must be one of {', '.join(allowed)}; got {value!r}")
 
 
 def warn_ignored(option: str, reason: str) -> None:

@@ -13,8 +13,9 @@ from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.methods.base import Plan
-from lit_cvit.methods.prog_lora.base import ProgLoRABase, require_choices
+from lit_cvit.methods.prog_lora.base import ProgLoRABase
 from lit_cvit.methods.prog_lora.key_gate import KeyGate, pool_tokens, recall_divergence
+from lit_cvit.utils.settings import AtLeastOne, Positive
 
 
 class ProgLoRADynamic(ProgLoRABase):
@@ -50,9 +51,6 @@ class ProgLoRADynamic(ProgLoRABase):
         train_old_keys: Whether keys of old blocks train on.
         kl_direction: `forward` is KL(stored || now), `reverse` KL(now || stored).
         kwargs: Settings of both forms, and of every method; `rank` is that of one block.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -60,21 +58,14 @@ class ProgLoRADynamic(ProgLoRABase):
         backbone: Backbone,
         pool: Literal["max", "mean"] = "max",
         pool_norm: Literal["none", "layer"] = "none",
-        proj_dim: int = 256,
-        temperature: float = 1.0,
-        key_std: float = 0.02,
+        proj_dim: AtLeastOne = 256,
+        temperature: Positive = 1.0,
+        key_std: Positive = 0.02,
         train_old_keys: bool = False,
         kl_direction: Literal["forward", "reverse"] = "forward",
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, weighs=False, **kwargs)
-        require_choices({"pool": (pool, ("max", "mean")), "pool_norm": (pool_norm, ("none", "layer"))})
-        require_choices({"kl_direction": (kl_direction, ("forward", "reverse"))})
-        if proj_dim < 1:
-            raise ValueError(f"model.proj_dim must be at least 1, got {proj_dim}")
-        for option, number in (("temperature", temperature), ("key_std", key_std)):
-            if not number > 0:
-                raise ValueError(f"model.{option} must be more than 0, got {number}")
         self.pool, self.pool_norm, self.proj_dim = pool, pool_norm, proj_dim
         self.temperature, self.key_std, self.train_old_keys = temperature, key_std, train_old_keys
         self.kl_direction = kl_direction

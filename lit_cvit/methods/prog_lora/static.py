@@ -12,7 +12,7 @@ from lit_cvit.data.tasks import Batch
 from lit_cvit.encoders import MINILM
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import Plan
-from lit_cvit.methods.prog_lora.base import ProgLoRABase, require_choices, warn_ignored
+from lit_cvit.methods.prog_lora.base import ProgLoRABase, warn_ignored
 
 
 class ProgLoRAStatic(ProgLoRABase):
@@ -39,7 +39,7 @@ class ProgLoRAStatic(ProgLoRABase):
         kwargs: Settings of both forms, and of every method; `rank` is that of one block.
 
     Raises:
-        ValueError: a setting is out of range, or weights by similarity have no `text_encoder`.
+        ValueError: weights by similarity have no `text_encoder`.
     """
 
     def __init__(
@@ -51,8 +51,6 @@ class ProgLoRAStatic(ProgLoRABase):
         text_encoder: str | None = MINILM,
         **kwargs: Any,
     ) -> None:
-        require_choices({"static_weights": (static_weights, ("similarity", "ones"))})
-        require_choices({"replay_block": (replay_block, ("current", "own"))})
         weighs = static_weights == "similarity"
         if weighs and text_encoder is None:
             raise ValueError("model.static_weights 'similarity' needs a model.text_encoder, got null")

@@ -20,7 +20,7 @@ by `preset: official` and none by the default, which follows the paper's intenti
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod, Plan
 from lit_cvit.methods.smolora.router import DualRouter
 from lit_cvit.utils.distributed import summed
+from lit_cvit.utils.settings import AtLeastOne, Range
 
 
 class SMoLoRA(ContinualMethod):
@@ -66,11 +67,11 @@ class SMoLoRA(ContinualMethod):
     def __init__(
         self,
         backbone: Backbone,
-        num_vu: int = 4,
-        num_if: int = 4,
+        num_vu: Annotated[int, Range(at_least=0)] = 4,
+        num_if: Annotated[int, Range(at_least=0)] = 4,
         use_vu: bool = True,
         use_if: bool = True,
-        top_k: int = 1,
+        top_k: AtLeastOne = 1,
         fusion: Literal["adaptive", "mean"] = "adaptive",
         preset: Literal["paper", "official"] = "paper",
         vu_center: bool = False,
@@ -79,24 +80,32 @@ class SMoLoRA(ContinualMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        if preset not in ("paper", "official"):
-            raise ValueError(f"preset must be 'paper' or 'official', got {preset!r}")
         if not (use_vu or use_if):
-            raise ValueError("SMoLoRA needs a branch: set use_vu or use_if (or use SeqLoRA)")
+            raise ValueError("SMoLoRA needs a branch: set model.use_vu or model.use_if (or use SeqLoRA)")
         self.num_vu = (num_vu + (0 if use_if else num_if)) if use_vu else 0
         self.num_if = (num_if + (0 if use_vu else num_vu)) if use_if else 0
         self.num_blocks = self.num_vu + self.num_if
-        if self.rank % self.num_blocks:
-            raise ValueError(
-                f"rank {self.rank} must be a multiple of the {self.num_blocks} blocks of a layer"
-            )
         self.top_k, self.fusion, self.preset, self.vu_center = top_k, fusion, preset, vu_center
+        self._check_blocks()
         self.router_seed = router_seed
         self.encoder = SentenceEncoder(encoder)
         for option, reason in self._ignored(use_vu, use_if).items():
             warnings.warn(f"model.{option} has no effect {reason}", stacklevel=2)
         self._instructions: dict[str, tuple[str, ...]] = {}
         self._centred = False
+
+    def _check_blocks(self) -> None:
+        if not self.num_blocks:
+            raise ValueError("SMoLoRA needs blocks: model.num_vu and model.num_if are both 0")
+        smallest = min(n for n in (self.num_vu, self.num_if) if n)
+        if self.top_k > smallest:
+            raise ValueError(
+                f"model.top_k must be at most {smallest}, the blocks of a branch; got {self.top_k}"
+            )
+        if self.rank % self.num_blocks:
+            raise ValueError(
+                f"model.rank must be a multiple of {self.num_blocks}, the blocks of a layer; got {self.rank}"
+            )
 
     def _ignored(self, use_vu: bool, use_if: bool) -> dict[str, str]:
         """Options that differ from their defaults and change nothing, with the reason."""
@@ -159,7 +168,7 @@ class SMoLoRA(ContinualMethod):
         embedded = [self.encoder.encode(each).mean(dim=0) for each in texts]
         return {"instruction": torch.stack(embedded).to(batch.prompt_mask.device)}
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def observe(self, batch: Batch) -> None:
         """Fix the reference means still missing; each is in place before the next layer's is taken."""
         pending = [] if self._centred else [bank for bank in self.banks.values() if _lacks_center(bank)]
         if not pending:
@@ -172,7 +181,7 @@ class SMoLoRA(ContinualMethod):
                     _set_center(bank.router, batch.prompt_mask.new_zeros(0, bank.in_features).float())
         handles = [bank.register_forward_pre_hook(_fix_center) for bank in pending]
         try:
-            with torch.no_grad(), routing(self.context(batch)):
+            with routing(self.context(batch)):
                 self.backbone.forward_hidden(batch)
         finally:
             for handle in handles:

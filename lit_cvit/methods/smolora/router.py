@@ -19,30 +19,10 @@ from torch import Tensor, nn
 from lit_cvit.adapters.kernels import adaptive_fusion, expand_gate, fusion_direction, sample_means, top_k_gate
 from lit_cvit.adapters.routing import DECODER, BankView, Router, RoutingContext
 
-_CHOICES = {
-    "fusion": ("adaptive", "mean"),
-    "statistics": ("prompt", "all"),
-    "decode": ("hold", "reroute"),
-}
-
 
 def _uniform(*shape: int, generator: torch.Generator) -> Tensor:
     bound = shape[-1] ** -0.5
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
-
-
-def _check(option: str, value: str) -> str:
-    if value not in _CHOICES[option]:
-        raise ValueError(f"{option} must be one of {', '.join(_CHOICES[option])}, got {value!r}")
-    return value
-
-
-def _check_sizes(num_vu: int, num_if: int, top_k: int) -> None:
-    branches = [n for n in (num_vu, num_if) if n != 0]
-    if not branches or min(branches) < 1:
-        raise ValueError(f"num_vu and num_if must be >= 0 and not both 0, got {num_vu} and {num_if}")
-    if not 1 <= top_k <= min(branches):
-        raise ValueError(f"top_k must be between 1 and {min(branches)}, the blocks of a branch; got {top_k}")
 
 
 class DualRouter(Router):
@@ -80,27 +60,15 @@ class DualRouter(Router):
             num_if: Blocks of the IF branch; 0 leaves the branch out.
             instruction_size: Width e of the context's fact "instruction" (S, e).
             generator: Source of the draws, on the CPU; the routing is decided by it.
-            top_k: Blocks kept in each branch.
+            top_k: Blocks kept in each branch, at most as many as it has.
             fusion: `adaptive` weighs the branches per position (Eq. 8-9); `mean` gives 0.5 to each.
             statistics: Instance mean over the `prompt` positions, or over `all` the layer is given.
             decode: `hold` keeps the prefill's VU choice while decoding; `reroute` chooses at every step.
             vu_center: Keep a reference mean that is subtracted from instance means; see `set_center`.
-
-        Raises:
-            ValueError: an option has an unknown value, or `top_k` or the numbers of blocks are out of range.
         """
         super().__init__()
-        branches = [n for n in (num_vu, num_if) if n != 0]
-        if not branches or min(branches) < 1:
-            raise ValueError(f"num_vu and num_if must be >= 0 and not both 0, got {num_vu} and {num_if}")
-        if not 1 <= top_k <= min(branches):
-            raise ValueError(
-                f"top_k must be between 1 and {min(branches)}, the blocks of a branch; got {top_k}"
-            )
         self.num_vu, self.num_if, self.top_k = num_vu, num_if, top_k
-        self.fusion = _check("fusion", fusion)
-        self.statistics = _check("statistics", statistics)
-        self.decode = _check("decode", decode)
+        self.fusion, self.statistics, self.decode = fusion, statistics, decode
         if num_vu:
             self._add_matrix("R_vu", _uniform(num_vu, in_features, generator=generator))
         if num_if:

@@ -1,0 +1,126 @@
+"""AdapterSet: the adapters of a method in its backbone, and the proof that all else stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_cvit.adapters import (
+    LoRABank,
+    ProjectorBank,
+    Target,
+    adapter_state,
+    grow,
+    held_groups,
+    hold_unrouted,
+    inject,
+    load_strict,
+    reinitialise,
+)
+from lit_cvit.backbones.base import Backbone
+
+ProjectorMode = Literal["lora", "full", "frozen"]
+ProjectorCarry = Literal["keep", "reset_pretrained", "reinit_random"]
+PROJECTOR = "projector"
+
+
+class AdapterSet:
+    """Banks around the layers of a backbone, and copies of its projector where that trains as a whole.
+
+    Attributes:
+        banks: The banks by canonical name, in model order; none before `inject`.
+        projector_bank: The projector's copies, or None.
+        carry: What a projector copy that is trained again starts a stage from.
+        unrouted: Whether what a step did not use is held, or may drift by momentum and weight decay.
+    """
+
+    def __init__(self, carry: ProjectorCarry, unrouted: Literal["hold", "drift"]) -> None:
+        self.banks: dict[str, LoRABank] = {}
+        self.projector_bank: ProjectorBank | None = None
+        self.carry, self.unrouted = carry, unrouted
+        self._backbone: Backbone | None = None
+        self._frozen_digest = ""
+
+    @property
+    def injected(self) -> bool:
+        """Whether the adapters are in the backbone."""
+        return self._backbone is not None
+
+    # -- building -------------------------------------------------------------------------------------------
+
+    def inject(
+        self,
+        backbone: Backbone,
+        groups: tuple[str, ...],
+        make_bank: Callable[[str, Target, nn.Linear], LoRABank],
+        *,
+        copies_projector: bool,
+    ) -> None:
+        """Put banks around the layers of some groups, and note what the rest of the backbone is.
+
+        Args:
+            backbone: The loaded backbone, changed in place.
+            groups: Groups of its layers.
+            make_bank: Builds a bank from its name, target and layer.
+            copies_projector: Whether the projector is put behind a bank of copies.
+        """
+        named = backbone.linear_targets(groups)
+        targets = {name: Target(target.path, target.kind) for name, target in named.items()}
+        self.banks = inject(backbone.model, targets, make_bank)
+        if copies_projector:
+            self.projector_bank = ProjectorBank(backbone.projector)
+            parent, _, leaf = backbone.projector_path.rpartition(".")
+            setattr(backbone.model.get_submodule(parent), leaf, self.projector_bank)
+        self._backbone, self._frozen_digest = backbone, backbone.digest_frozen()
+
+    def grow(self, plan: Mapping[str, Any]) -> None:
+        """Follow a plan's keys about blocks and projector copies, with the draws of its `seed`."""
+        generator = torch.Generator().manual_seed(plan["seed"])
+        grow(self.banks.values(), self.projector_bank, plan, generator)
+        restarts = self.carry != "keep" and not plan.get("new_projector")
+        if self.projector_bank is not None and restarts:
+            self._restart(self.projector_bank, plan.get("projector_copy", -1), generator)
+
+    def _restart(self, bank: ProjectorBank, key: int, generator: torch.Generator) -> None:
+        copy = bank.copies[key]
+        if self.carry == "reset_pretrained":
+            load_strict(copy.state_dict(), bank.base.state_dict())
+        else:
+            reinitialise(copy, generator)
+
+    # -- state ----------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of all banks and copies by canonical name; they share the adapters' memory."""
+        copies = self.projector_bank.projector_state() if self.projector_bank is not None else {}
+        return adapter_state(self.banks) | copies
+
+    def check_frozen(self) -> None:
+        """Prove that the backbone is bit for bit what was loaded.
+
+        Raises:
+            RuntimeError: it is not.
+        """
+        if self._backbone is not None and self._backbone.digest_frozen() != self._frozen_digest:
+            raise RuntimeError(
+                "the frozen backbone changed during training; its weights no longer match what was loaded"
+            )
+
+    # -- steps ----------------------------------------------------------------------------------------------
+
+    def newest_copy(self, num_samples: int, device: torch.device) -> dict[str, Tensor]:
+        """The fact that every sample goes through the newest projector copy; nothing without copies."""
+        if self.projector_bank is None:
+            return {}
+        newest = len(self.projector_bank.copies) - 1
+        return {PROJECTOR: torch.full((num_samples,), newest, device=device)}
+
+    def hold_unrouted(self) -> None:
+        """Leave what this step did not use as it is: blocks, and a projector that saw no image."""
+        if self.unrouted == "hold":
+            copies = self.projector_bank.copies if self.projector_bank is not None else ()
+            whole = [tuple(p for p in copy.parameters() if p.requires_grad) for copy in copies]
+            hold_unrouted([*held_groups(self.banks.values()), *whole])
