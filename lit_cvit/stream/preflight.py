@@ -11,7 +11,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.validation.report import tolerated
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import RunFolder, RunRecord
+from lit_cvit.run import RunFolder, RunRecord, unused_gpu
 
 if TYPE_CHECKING:
     from lit_cvit.methods.access import DataAccess
@@ -20,19 +20,19 @@ log = logging.getLogger("lit_cvit")
 
 
 def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: bool) -> None:
-    """Check every record, also whether the method's backbone can take it.
+    """Check every record, also whether the method's backbone can take it; report a GPU that is out of reach.
 
     Args:
         method: The method as configured; its backbone need not be loaded.
         data: Its data.
-        reports: Whether this process says in a line what is tolerated.
+        reports: Whether this process logs what is tolerated, and the GPU.
 
     Raises:
         BenchmarkError: something is wrong; lists it.
     """
-    line = tolerated(data.check(encoder=method.backbone.encoder))
-    if reports and line:
-        log.warning(line)
+    for line in (unused_gpu(), tolerated(data.check(encoder=method.backbone.encoder))):
+        if reports and line:
+            log.warning(line)
 
 
 def introduce(method: ContinualMethod, data: ContinualDataModule) -> None:
@@ -78,7 +78,7 @@ def describe(
         data=digests,
         world_size=world_size,
         start_from=None if start_from is None else _source_record(method, start_from),
-        facts={"access": access.words()},
+        facts={"access": access.words(), "encoders": access.encoder_records()},
     )
 
 
