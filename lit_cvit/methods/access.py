@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from lit_cvit.encoders import describe
+
 
 @dataclass(frozen=True)
 class DataAccess:
@@ -50,6 +52,14 @@ class DataAccess:
         if not self.instruction:
             hidden |= {"question", "instruction"}
         return frozenset(hidden)
+
+    def encoder_records(self) -> dict[str, dict[str, str]]:
+        """Where each encoder was found and the digest of its files, by name: for the run record.
+
+        Raises:
+            ValueError: one is nowhere; lists the ways to get it.
+        """
+        return {name: describe(name) for name in self.encoders}
 
     def words(self) -> str:
         """One line for people."""

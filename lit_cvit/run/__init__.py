@@ -14,7 +14,7 @@ from lit_cvit.run.digest import (
     file_digest,
     tensors_digest,
 )
-from lit_cvit.run.environment import describe_machine, package_versions
+from lit_cvit.run.environment import describe_machine, package_versions, unused_gpu
 from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.folder import RunFolder, newest_run, run_records
 from lit_cvit.run.migration import SCHEMA_VERSION, migrate_config
@@ -57,4 +57,5 @@ __all__ = [
     "run_records",
     "tensors_digest",
     "unpack",
+    "unused_gpu",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from lit_cvit._version import __version__
@@ -20,6 +22,8 @@ _PACKAGES = (
     "pillow",
     "numpy",
 )
+# The driver has a folder here for every GPU of NVIDIA's.
+_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def package_versions() -> dict[str, str]:
@@ -31,6 +35,20 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def unused_gpu() -> str | None:
+    """One line about a GPU that is there but that the installed build of torch cannot use, or None."""
+    import torch
+
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        return None
+    if not (any(_GPUS.glob("*")) or shutil.which("nvidia-smi")):
+        return None
+    return (
+        f"this machine has a GPU that the installed torch {torch.__version__}, a build for CPUs, cannot use; "
+        "the README says under 'On a machine with a GPU' how to install a CUDA build"
+    )
 
 
 def describe_machine() -> dict[str, Any]:

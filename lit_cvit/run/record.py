@@ -61,7 +61,7 @@ class RunRecord:
         data: Digest of every task's samples, by task name.
         world_size: Number of ranks.
         start_from: The run this one continues (`path`, `config_digest`, `plans`), or None.
-        facts: Anything else worth keeping (skipped samples, where the encoder came from ...).
+        facts: Anything else worth keeping (skipped samples, where encoders came from ...).
         versions: Package versions.
         machine: System, processors, accelerators, Python.
         created: UTC time of creation, ISO 8601.
@@ -135,7 +135,7 @@ class RunRecord:
         """Check that a run may be resumed under the conditions that `current` describes.
 
         Raises:
-            ValueError: seed, world size, data, backbone or configuration differ; names each difference.
+            ValueError: seed, world size, data, backbone, encoders or configuration differ; names each.
         """
         reasons = []
         if self.world_size != current.world_size:
@@ -144,6 +144,13 @@ class RunRecord:
         changed = [name for name in names if self.data.get(name) != current.data.get(name)]
         if changed:
             reasons.append(f"the data of {', '.join(changed)} changed")
+        for name, encoder in current.facts.get("encoders", {}).items():
+            before = self.facts.get("encoders", {}).get(name, encoder)
+            if before["digest"] != encoder["digest"]:
+                reasons.append(
+                    f"the encoder {name} was {before['source']} ({before['digest']}), now it is "
+                    f"{encoder['source']} ({encoder['digest']})"
+                )
         for name, before, now in (
             ("seed", self.seed, current.seed),
             ("backbone digest", self.backbone.get("digest"), current.backbone.get("digest")),

@@ -13,7 +13,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.validation.report import tolerated
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import RunFolder, RunRecord
+from lit_cvit.run import RunFolder, RunRecord, unused_gpu
 from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ log = logging.getLogger("lit_cvit")
 
 
 def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: bool) -> None:
-    """Check every record, also whether the method's backbone can take it.
+    """Check every record, also whether the method's backbone can take it; report a GPU that is out of reach.
 
     Args:
         method: The method as configured; its backbone need not be loaded.
@@ -35,7 +35,7 @@ def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: b
     """
     found = data.check(encoder=method.backbone.encoder)
     warnings = [f"{report.task}: {warning}" for report in found for warning in report.warnings]
-    for line in (tolerated(found), *warnings):
+    for line in (unused_gpu(), tolerated(found), *warnings):
         if reports and line:
             log.warning(line)
 
@@ -99,7 +99,7 @@ def describe(
         data=digests,
         world_size=world_size,
         start_from=None if start_from is None else _source_record(method, start_from),
-        facts={"access": access.words()},
+        facts={"access": access.words(), "encoders": access.encoder_records()},
     )
 
 

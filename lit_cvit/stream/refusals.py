@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
@@ -17,7 +18,6 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
     Timer,
-    WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
@@ -34,7 +34,12 @@ _UNFIT: Mapping[type[Callback], str] = {
     BaseFinetuning: _WEIGHTS,
     ModelPruning: _WEIGHTS,
     StochasticWeightAveraging: f"it exchanges the weights when a fit ends, which is every stage; {_WEIGHTS}",
-    WeightAveraging: f"it exchanges the weights when a fit ends, which is every stage; {_WEIGHTS}",
+    # Lightning 2.5 does not have it.
+    **{
+        kind: f"it exchanges the weights when a fit ends, which is every stage; {_WEIGHTS}"
+        for name, kind in vars(of_lightning).items()
+        if name == "WeightAveraging"
+    },
 }
 _OTHER_LOOPS = ("on_validation", "on_sanity", "on_test", "on_predict")
 

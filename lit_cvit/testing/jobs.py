@@ -25,6 +25,7 @@ SECONDS = 400
 _PRELOAD = [
     "lit_cvit.testing.child",
     "matplotlib.backends.backend_agg",
+    "sentence_transformers",
     "transformers.models.bert.modeling_bert",
     "transformers.models.clip.modeling_clip",
     "transformers.models.llama.modeling_llama",

@@ -8,9 +8,10 @@ import logging
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 # Older models, such as openai/clip-vit-large-patch14-336, have only these; they are read as tensors alone.
@@ -84,7 +85,19 @@ def _broken_archive(path: Path) -> str:
     return f"it has {size} bytes and lacks its end" if lacks_end else ""
 
 
-def cached(name: str) -> Path | None:
+def read_json(path: Path) -> Any:
+    """The content of a model's JSON file.
+
+    Raises:
+        ValueError: the file is broken; names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a valid JSON file ({error}); download or copy it again") from error
+
+
+def cached(name: str, is_complete: Callable[[Path], bool] = has_weights) -> Path | None:
     """The complete folder of a hub model in the local cache, or None; never uses the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -93,10 +106,17 @@ def cached(name: str) -> Path | None:
         folder = Path(snapshot_download(name, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if has_weights(folder) else None
+    return folder if is_complete(folder) else None
 
 
-def download(name: str) -> Path:
+def is_offline() -> bool:
+    """Whether the hub may not be asked (`HF_HUB_OFFLINE=1`)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def download(name: str, is_complete: Callable[[Path], bool] = has_weights) -> Path:
     """Download a hub model's config, tokenizer and weights into the cache; older weights where need be.
 
     Raises:
@@ -105,22 +125,27 @@ def download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
-    if not has_weights(folder):
+    if not is_complete(folder):
         folder = Path(snapshot_download(name, allow_patterns=[*_FILES, *_OLDER]))
     return folder
 
 
-def digest(folder: Path) -> str:
+def digest(folder: Path, inside: Iterable[str] = ()) -> str:
     """SHA-256 over the model files of a folder, to recognise the same model again.
 
     Files up to 64 MiB count whole. Of larger ones the size and the first, middle and last MiB count: a
     7B model is distinguished from a fine-tuned copy in well under a second.
+
+    Args:
+        folder: The folder; of folders in it, none counts by itself.
+        inside: Names of folders in it that count too.
     """
     total = hashlib.sha256()
-    files = {path for pattern in (*_FILES, *_OLDER) for path in folder.glob(pattern)}
-    for path in sorted(files, key=lambda path: path.name):
+    places = (folder, *(folder / name for name in inside))
+    files = {path for place in places for pattern in (*_FILES, *_OLDER) for path in place.glob(pattern)}
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
         size = path.stat().st_size
-        total.update(f"{path.name}:{size}\n".encode())
+        total.update(f"{name}:{size}\n".encode())
         starts = (0, size // 2, size - _PIECE) if size > _WHOLE else range(0, size, _PIECE)
         with path.open("rb") as file:
             for start in starts:

@@ -253,19 +253,17 @@ def test_block_can_be_added_frozen() -> None:
 
 def test_normal_init_draws_with_the_given_deviation() -> None:
     generator, same = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
-    bank = _bank(ranks=())
-    bank.add_block(3, generator, init="normal", init_std=0.01)
+    bank = LoRABank(nn.Linear(IN, OUT), "layer", init_std=0.01)
+    bank.add_block(3, generator)
     assert torch.equal(bank.block(0).A, torch.empty(3, IN).normal_(std=0.01, generator=same))
     assert not bank.block(0).B.any()
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"), [({"init": "xavier"}, "kaiming, normal"), ({}, "must be >= 1")]
-)
-def test_bad_block_options_are_refused(kwargs: dict, message: str) -> None:
-    rank = 2 if kwargs else 0
-    with pytest.raises(ValueError, match=message):
-        _bank(ranks=()).add_block(rank, torch.Generator(), **kwargs)
+def test_a_block_without_rank_or_deviation_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be >= 1"):
+        _bank(ranks=()).add_block(0, torch.Generator())
+    with pytest.raises(ValueError, match="init_std must be positive or None, got 0"):
+        LoRABank(nn.Linear(2, 2), "layer", init_std=0.0)
 
 
 def test_unknown_default_gate_is_refused() -> None:

@@ -43,6 +43,7 @@ def _x(rows: int = 3) -> torch.Tensor:
     return torch.randn(rows, 4, IN, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.compat
 def test_one_block_equals_peft_lora_in_values_and_gradients() -> None:
     model = _peft({"one": 4}, alpha=2)
     layer, bank = model.base_model.model[0], _bank(model, ["one"], 2.0)
@@ -69,6 +70,7 @@ def test_shared_gate_equals_pefts_weighted_concatenation_of_mixed_ranks() -> Non
         torch.testing.assert_close(bank(_x()), model(_x()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.compat
 def test_sample_gate_equals_pefts_batch_of_mixed_adapters() -> None:
     model = _peft({"first": 2, "second": 4}, alpha=3).eval()
     bank = _bank(model, ["first", "second"], 3.0)
@@ -79,6 +81,7 @@ def test_sample_gate_equals_pefts_batch_of_mixed_adapters() -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.compat
 def test_default_init_draws_what_peft_draws(rank: int) -> None:
     model = _peft({"one": rank}, alpha=1)
     layer, bank = model.base_model.model[0], LoRABank(nn.Linear(IN, OUT), "layer")

@@ -36,6 +36,7 @@ def _bank(base: nn.Linear) -> LoRABank:
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+@pytest.mark.compat
 def test_bank_on_a_4_bit_layer_equals_the_bank_on_its_dequantised_weights(quant_type: str) -> None:
     layer = _quantized(quant_type)
     banks = [_bank(layer), _bank(_dequantized(layer))]

@@ -96,6 +96,7 @@ def routed(backbone: Backbone, batch: Batch, gate: list[list[float]], **facts: T
 # -- parts -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.compat
 def test_parts_are_found_and_named_alike(built: Built, backbone: Backbone) -> None:
     assert backbone.vision_tower is backbone.model.get_encoder("image")
     assert backbone.language_model is backbone.model.get_decoder()
@@ -192,6 +193,7 @@ def test_the_encoder_works_in_another_process(backbone: Backbone) -> None:
 # -- loss and generation -----------------------------------------------------------------------------------
 
 
+@pytest.mark.compat
 def test_the_loss_is_transformers_own_loss_over_the_answers(backbone: Backbone) -> None:
     batch = backbone.encode(SAMPLES, with_answers=True)
     assert batch.answer_mask is not None

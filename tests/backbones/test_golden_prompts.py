@@ -85,6 +85,7 @@ def sample_of(case: dict[str, Any]) -> Sample:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "empty_answer"])
+@pytest.mark.compat
 def test_ids_and_labels_equal_the_reference(encoder: SampleEncoder, name: str) -> None:
     case = CASES[name]
     batch = encoder.encode([sample_of(case)], with_answers=True)
@@ -110,6 +111,7 @@ def test_the_generation_prompt_equals_the_reference(encoder: SampleEncoder, name
 
 
 @pytest.mark.parametrize("number", range(5))
+@pytest.mark.compat
 def test_images_are_padded_and_prepared_as_in_the_reference(encoder: SampleEncoder, number: int) -> None:
     padded = pad_to_square(Picture(number).open(), encoder.image_processor.image_mean)
     assert np.array_equal(np.asarray(padded), IMAGES[f"padded_{number}"])

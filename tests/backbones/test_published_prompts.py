@@ -114,6 +114,7 @@ def test_every_family_has_its_published_conversations() -> None:
     assert PUBLISHED.keys() == FAMILIES.keys()
 
 
+@pytest.mark.compat
 def test_training_conversations_are_the_published_ones(named: tuple[str, Backbone]) -> None:
     name, backbone = named
     expected = PUBLISHED[name]
@@ -123,6 +124,7 @@ def test_training_conversations_are_the_published_ones(named: tuple[str, Backbon
     assert read(backbone, backbone.encode([ONE], with_answers=True)) == first_turn
 
 
+@pytest.mark.compat
 def test_generation_starts_where_the_published_answer_starts(named: tuple[str, Backbone]) -> None:
     name, backbone = named
     one = PUBLISHED[name].two.partition("{")[0]

@@ -39,6 +39,7 @@ def test_only_the_decoders_linears_are_quantised(llava_folder: Path, quantizatio
     }
 
 
+@pytest.mark.compat
 def test_nf4_loss_and_gradients_equal_those_of_the_dequantised_weights(
     nf4: Llava, llava_folder: Path, samples: list[Sample]
 ) -> None:
@@ -67,6 +68,7 @@ def test_nf4_batched_generation_equals_one_by_one(nf4: Llava, samples: list[Samp
     ]
 
 
+@pytest.mark.compat
 def test_generating_leaves_4_bit_weights_bit_identical(llava_folder: Path, samples: list[Sample]) -> None:
     backbone = Llava(str(llava_folder), quantization="nf4").load()
     before = backbone.digest_frozen()
@@ -91,6 +93,7 @@ def test_4_bit_digest_covers_weights_and_scales(llava_folder: Path) -> None:
     assert backbone.digest_frozen() != digest
 
 
+@pytest.mark.compat
 def test_int8_answers_and_stays_the_same(llava_folder: Path, llava: Llava, samples: list[Sample]) -> None:
     backbone = Llava(str(llava_folder), quantization="int8").load()
     before = backbone.digest_frozen()
@@ -101,6 +104,7 @@ def test_int8_answers_and_stays_the_same(llava_folder: Path, llava: Llava, sampl
     assert backbone.digest_frozen() == before
 
 
+@pytest.mark.compat
 def test_quantised_passes_say_nothing(
     llava_folder: Path,
     samples: list[Sample],

@@ -23,6 +23,7 @@ def build(*arguments: object) -> StreamCLI:
 
 
 @pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.compat
 def test_every_shipped_configuration_builds(name: str) -> None:
     here = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
     cli = build("--config", "quickstart", "--config", name, *here)
@@ -48,6 +49,7 @@ def test_a_file_in_the_current_folder_comes_before_a_shipped_one(
     assert find_config("quickstart") == Path("quickstart")
 
 
+@pytest.mark.compat
 def test_later_configurations_and_then_the_command_line_win(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("data: {batch_size: 5, eval_batch_size: 6}\nmodel: {init_args: {rank: 16}}\n")
@@ -60,6 +62,7 @@ def test_later_configurations_and_then_the_command_line_win(tmp_path: Path) -> N
     assert (method.rank, method.alpha) == (16, 64)
 
 
+@pytest.mark.compat
 def test_another_method_keeps_the_settings_that_it_shares(tmp_path: Path) -> None:
     method = build("--config", "quickstart", "--model", "SeqLoRA").model
     assert type(method) is SeqLoRA
@@ -96,6 +99,7 @@ def test_evaluation_and_progress_are_added_unless_they_are_named(tmp_path: Path)
     assert callbacks[0].tasks == "last"
 
 
+@pytest.mark.compat
 def test_callbacks_plus_appends_across_configurations(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("trainer: {callbacks: [{class_path: StageEvaluation, init_args: {tasks: all}}]}\n")

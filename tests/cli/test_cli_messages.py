@@ -85,6 +85,7 @@ def has_all(message: str, parts: tuple[str, ...]) -> bool:
         ),
     ],
 )
+@pytest.mark.compat
 def test_a_wrong_argument_is_one_message_that_names_what_is_wrong(
     say, arguments: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_wrong_argument_is_one_message_that_names_what_is_wrong(
         ("", ("--config {path}: ", "None", "a mapping")),
     ],
 )
+@pytest.mark.compat
 def test_a_wrong_configuration_is_one_message_that_names_what_is_wrong(
     say, tmp_path: Path, text: str, parts: tuple[str, ...]
 ) -> None:

@@ -65,7 +65,7 @@ def test_an_image_encoder_that_is_nowhere_says_the_ways_to_get_one(tmp_path: Pat
 
 
 def test_an_image_encoder_must_be_a_clip() -> None:
-    sentences = str(SentenceEncoder()._located[0])
+    sentences = str(SentenceEncoder()._located.folder)
     with pytest.raises(ValueError, match="is a bert model, not a CLIP"):
         _ = ClipImageEncoder(sentences).dimension
 

@@ -38,6 +38,12 @@ def reported(folder: Path, family: type[ContinualMethod], settings: dict[str, An
         ),
         (SMoLoRA, {"fusion": "mean", "use_vu": False}, f"model.fusion has no effect {NO_VU}"),
         (SMoLoRA, {"fusion": "mean", "use_if": False}, f"model.fusion has no effect {NO_IF}"),
+        (SMoLoRA, {"normalize": True, "use_if": False}, f"model.normalize has no effect {NO_IF}"),
+        (
+            SMoLoRA,
+            {"normalize": True},
+            "model.normalize has no effect with top_k: 1, which compares directions alone",
+        ),
         (SMoLoRA, {"encoder": "some/encoder", "use_if": False}, f"model.encoder has no effect {NO_IF}"),
         (
             SMoLoRA,
@@ -65,6 +71,8 @@ def test_a_setting_without_effect_is_named_with_the_reason(
         (SMoLoRA, {"vu_center": True, "use_if": False}),
         (SMoLoRA, {"vu_center": False, "fusion": "adaptive", "router_seed": 0, "use_vu": False}),
         (SMoLoRA, {"fusion": "mean"}),
+        (SMoLoRA, {"normalize": True, "top_k": 2}),
+        (SMoLoRA, {"normalize": True, "preset": "official"}),
         (SMoLoRA, {"encoder": "some/encoder", "use_vu": False}),
         (SMoLoRA, {"router_seed": 3, "use_vu": False}),
         (SMoLoRA, {"router_seed": 3, **ONE_BLOCK}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from stream_kit import STREAM, Snapshots, fit, small_data, small_method, snapshot
+from transformers import AutoModel, AutoTokenizer
 
 from lit_cvit.adapters import (
     routing,
 )
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
+from lit_cvit.encoders import MINILM, SentenceEncoder, locate
 from lit_cvit.methods import ContinualMethod, SMoLoRA
 from lit_cvit.methods.smolora.router import DualRouter
 from lit_cvit.stream.trainer import ContinualTrainer
@@ -181,6 +185,58 @@ def test_the_router_seed_alone_decides_the_routing(llava_folder: Path) -> None:
     one, same, other = matrices(0), matrices(0), matrices(1)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_official_preset_draws_the_down_projections_as_the_code_does(llava_folder: Path) -> None:
+    def drawn(seed: int, **settings: Any) -> dict[str, torch.Tensor]:
+        method = small_method(llava_folder, SMoLoRA, **settings)
+        method.prepare()
+        method.begin_stage(small_data().stages(seed=seed)[0])
+        return {name: tensor for name, tensor in snapshot(method).items() if name.endswith(".A")}
+
+    official, paper = drawn(0, preset="official"), drawn(0)
+    values = torch.cat([tensor.flatten() for tensor in official.values()])
+    # Five standard errors of a normal's deviation and mean.
+    assert abs(float(values.std()) / 0.01 - 1) < 5 / (2 * len(values)) ** 0.5
+    assert abs(float(values.mean())) < 5 * 0.01 / len(values) ** 0.5
+    assert float(values.abs().max()) > 0.03
+    for name, tensor in paper.items():
+        # Uniform, as PEFT draws: kaiming with a = sqrt(5).
+        bound = tensor.shape[1] ** -0.5
+        assert 0.95 * bound < float(tensor.abs().max()) <= bound, name
+        assert float(tensor.std()) == pytest.approx(bound / 3**0.5, rel=0.25), name
+    again, other = drawn(0, preset="official"), drawn(1, preset="official")
+    assert all(torch.equal(official[name], again[name]) for name in official)
+    assert not any(torch.equal(official[name], other[name]) for name in official)
+
+
+def strings(value: Any) -> set[str]:
+    """Every instruction string in a file of instructions."""
+    if isinstance(value, str):
+        return {value}
+    parts = value if isinstance(value, list) else [v for k, v in value.items() if k not in ("note", "orders")]
+    return set().union(*map(strings, parts))
+
+
+def test_every_shipped_instruction_is_routed_as_by_the_reference(llava_folder: Path) -> None:
+    files = sorted((resources.files("lit_cvit.data.instructions")).iterdir(), key=lambda file: file.name)
+    texts = sorted(
+        set().union(*(strings(json.loads(f.read_text())) for f in files if f.name[-5:] == ".json"))
+    )
+    assert len(texts) > 60
+    method = small_method(llava_folder, SMoLoRA)
+    method.prepare()
+    folder = locate(MINILM).folder
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        reference = (model(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1)
+    embedded = SentenceEncoder(MINILM).encode(texts)
+    torch.testing.assert_close(embedded, reference, rtol=0, atol=2e-6)
+    for name, bank in method.banks.items():
+        chosen = [(each @ bank.router.R_if.T).argmax(1) for each in (embedded, reference)]
+        assert torch.equal(*chosen), name
 
 
 # -- the centre of instance routing --------------------------------------------------------------------------

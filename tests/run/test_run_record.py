@@ -146,6 +146,17 @@ def test_a_resume_under_other_conditions_is_refused_with_the_reason(
         RunRecord(**same).refuse_changes(RunRecord(**{**same, **change}))
 
 
+def test_a_resume_with_another_encoder_is_refused_wherever_the_first_was_found() -> None:
+    def record(digest: str, source: str) -> RunRecord:
+        return RunRecord(0, "digest", facts={"encoders": {"a/model": {"source": source, "digest": digest}}})
+
+    before = record("c0ffee", "package a-model 0.1")
+    before.refuse_changes(record("c0ffee", "hub cache a/model 123"))
+    RunRecord(0, "digest").refuse_changes(record("c0ffee", "folder model"))
+    with pytest.raises(ValueError, match="the encoder a/model was package a-model 0.1"):
+        before.refuse_changes(record("decade", "folder model"))
+
+
 def test_a_resume_under_the_same_conditions_is_allowed() -> None:
     before = RunRecord(seed=3, config_digest="d", backbone={"digest": "x", "source": "here"})
     now = RunRecord(seed=3, config_digest="d", backbone={"digest": "x", "source": "there"})

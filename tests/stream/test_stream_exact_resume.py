@@ -113,6 +113,7 @@ def test_a_run_killed_inside_a_stage_ends_bit_identical(
     assert not again.run.checkpoint_path.exists()
 
 
+@pytest.mark.compat
 def test_a_run_killed_twice_inside_a_stage_ends_bit_identical(
     llava_folder: Path, tmp_path: Path, made: Made
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_damaged_checkpoint_costs_only_the_stage(
     assert state_files(again.run) == state_files(made.whole("plain"))
 
 
+@pytest.mark.compat
 def test_a_checkpoint_holds_only_what_trains_and_plain_state(llava_folder: Path, tmp_path: Path) -> None:
     learned = method(llava_folder)
     with pytest.raises(Killed):

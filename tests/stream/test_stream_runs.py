@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import STREAM, Trail, fit, log_rows, small_data, small_method, snapshot, state_files
+from stream_kit import BATCH, STREAM, Trail, fit, log_rows, small_data, small_method, snapshot, state_files
 
 from callbacks import StageEvaluation
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods import ContinualMethod, DirLoRA, Multitask, SMoLoRA, ZeroShot
 from lit_cvit.run import RunFolder, Status
+from lit_cvit.stream import preflight
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
 
@@ -260,3 +261,16 @@ def test_the_seed_of_the_run_decides(llava_folder: Path, tmp_path: Path) -> None
     fit(tmp_path, one, callbacks=[], seed=0)
     fit(tmp_path, other, callbacks=[], seed=1)
     assert all(not torch.equal(tensor, snapshot(other)[name]) for name, tensor in snapshot(one).items())
+
+
+def test_a_fit_reports_a_gpu_that_torch_cannot_use(
+    llava_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(preflight, "unused_gpu", lambda: "a GPU is idle")
+    # Refused before any training: the rank is no multiple of the batch.
+    with pytest.raises(ValueError, match="global_batch_size"):
+        fit(tmp_path, small_method(llava_folder), small_data(global_batch_size=BATCH + 1))
+    assert [record.message for record in caplog.records].count("a GPU is idle") == 1

@@ -59,7 +59,9 @@ class SMoLoRA(ContinualMethod):
         vu_center: Subtract from the instance mean a reference mean: the mean over the first training
             micro-batch that the layer sees, then fixed and saved. Ours, to study how much the common part of
             the means decides the routing.
-        encoder: Name or folder of the sentence encoder.
+        encoder: Name or folder of the sentence encoder, any that sentence-transformers runs.
+        normalize: Whether the encoder's own `Normalize` module runs, which scales embeddings to length 1; the
+            official code leaves it out.
         router_seed: Seed of the routing matrices.
         kwargs: Settings of every method; `rank` is the total over all blocks.
     """
@@ -76,6 +78,7 @@ class SMoLoRA(ContinualMethod):
         preset: Literal["paper", "official"] = "paper",
         vu_center: bool = False,
         encoder: str = MINILM,
+        normalize: bool = False,
         router_seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -88,7 +91,7 @@ class SMoLoRA(ContinualMethod):
         self.top_k, self.fusion, self.preset, self.vu_center = top_k, fusion, preset, vu_center
         self._check_blocks()
         self.router_seed = router_seed
-        self.encoder = SentenceEncoder(encoder)
+        self.encoder = SentenceEncoder(encoder, normalize)
         for option, reason in self._ignored(use_vu, use_if).items():
             warnings.warn(f"model.{option} has no effect {reason}", stacklevel=2)
         self._instructions: dict[str, tuple[str, ...]] = {}
@@ -114,10 +117,14 @@ class SMoLoRA(ContinualMethod):
         both = self.num_vu > 0 and self.num_if > 0
         # Where a branch has one block there is nothing to choose, and only Eq. 8's vectors are drawn too.
         drawn = max(self.num_vu, self.num_if) > 1 or (both and self.fusion == "adaptive")
+        # The largest product with an embedding does not depend on its length; a mean of several does.
+        by_direction = self.top_k == 1 and self.preset == "paper"
+        why_not_normalize = "with top_k: 1, which compares directions alone" if self.num_if else no_if
         found = {
             "vu_center": (self.vu_center and not self.num_vu, no_vu),
             "fusion": (self.fusion != "adaptive" and not both, no_if if self.num_vu else no_vu),
             "encoder": (self.encoder.name != MINILM and not self.num_if, no_if),
+            "normalize": (self.encoder.normalize and (not self.num_if or by_direction), why_not_normalize),
             "router_seed": (self.router_seed != 0 and not drawn, "where no branch has blocks to choose from"),
         }
         return {option: reason for option, (ignored, reason) in found.items() if ignored}
@@ -159,6 +166,7 @@ class SMoLoRA(ContinualMethod):
             scaling=self.alpha / self.rank,
             dropout=self.dropout,
             router=router,
+            init_std=0.01 if official else None,
         )
 
     def sample_facts(self, batch: Batch) -> dict[str, Tensor]:
