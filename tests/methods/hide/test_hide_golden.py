@@ -13,7 +13,7 @@ from lit_cvit.adapters import RoutingContext, load_adapter_state, routing
 from lit_cvit.methods.hide.anchors import Anchors, Features, anchor_weights
 from lit_cvit.methods.hide.method import HiDeBank
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 LAYERS = ["linear_a", "linear_b_bias"]
 WEIGHTS = ["anchor_weights_a", "anchor_weights_b_768"]
 VALUES = {"atol": 1e-5, "rtol": 1e-5}

@@ -19,7 +19,7 @@ from lit_cvit.adapters import (
 from lit_cvit.adapters.kernels import mix_blocks
 from lit_cvit.methods.smolora.router import DualRouter
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 WITH_GRADIENTS = [
     "linear_a",
     "linear_b",

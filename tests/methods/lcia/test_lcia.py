@@ -18,7 +18,7 @@ from lit_cvit.methods import LCIA, ContinualMethod
 from lit_cvit.methods.lcia.method import task_texts
 
 COIN = json.loads(
-    (Path(__file__).parents[1] / "golden" / "lcia_coin_instructions.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "golden" / "lcia_coin_instructions.json").read_text(encoding="utf-8")
 )
 
 
@@ -153,7 +153,7 @@ def test_settings_out_of_range_are_refused(
 )
 def test_the_shipped_configurations_bring_the_average_along(name: str, start: tuple[str, str]) -> None:
     configs = ("quickstart.yaml", f"methods/{name}.yaml")
-    folder = Path(__file__).parents[2] / "configs"
+    folder = Path(__file__).parents[3] / "configs"
     arguments = [part for config in configs for part in ("--config", str(folder / config))]
     cli = StreamCLI(arguments, run=False)
     (average,) = (each for each in cli.trainer.callbacks if isinstance(each, DynamicEMA))

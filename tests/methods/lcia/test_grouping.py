@@ -15,7 +15,7 @@ from lit_cvit.methods.lcia.grouping import (
     text_similarity,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def golden(name: str) -> Any:
