@@ -129,8 +129,10 @@ class StreamCLI(LightningCLI):
                 failed.append(missing_package(cls, error) if isinstance(error, ImportError) else error)
                 raise
 
+        # Lightning's way too; the argument `instantiators` came with jsonargparse 4.53.
+        self.parser.add_instantiator(construct, object, subclasses=True, prepend=True)
         try:
-            self.config_init = self.parser.instantiate(self.config, instantiators=[(construct, object, True)])
+            self.config_init = self.parser.instantiate(self.config)
             self.datamodule = self._get(self.config_init, "data")
             self.model = self._get(self.config_init, "model")
             self.trainer = self.instantiate_trainer()
