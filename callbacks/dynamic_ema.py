@@ -33,7 +33,7 @@ class DynamicEMA(StageCallback):
     """Lets an average theta* follow the parameters theta of a stage, and keeps theta* at the stage's end.
 
     What: theta* <- beta theta* + (1 - beta) theta after each optimizer step, for every tensor that trains, in
-    float32. beta is LCIA's, from the gradients and the way gone (`lit_cvit.analysis.ema`); where that leaves
+    float32. beta is LCIA's, from the gradients and the path length (`lit_cvit.analysis.ema`); where that leaves
     (0, 1), and at a stage's first step, it is `fallback`.
 
     When: the gradient is the one the optimizer uses, accumulated and averaged over ranks, before any

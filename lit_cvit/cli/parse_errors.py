@@ -35,7 +35,7 @@ def explain(error: ArgumentError, args: Sequence[str], types: Mapping[str, Any],
         keys: Dotted keys that every configuration has, as the parser lists them.
 
     Returns:
-        The first problem that is found; else what the parser said where it began.
+        The first problem that is found; else the first message of the parser.
     """
     try:
         _Walk(types, keys).check(args)

@@ -171,7 +171,7 @@ class _Sheet:
 
     Attributes:
         figures: Every task's figures by name; `score` is the main one.
-        kept: Plain values for JSON.
+        values: Plain values for JSON.
     """
 
     def __init__(self, untuned: dict[str, Figures]) -> None:

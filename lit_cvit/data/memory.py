@@ -94,7 +94,7 @@ def recall_size(num_rows: int, *, sizes: Sizes, amount: float, similarity: float
 
 
 def cycled(num_rows: int, batch_size: int, *, step: int, seed: int) -> list[int]:
-    """The rows that a step takes when a memory is gone through again and again, each time in a new order.
+    """The rows that a step takes when a memory is passed through again and again, each time in a new order.
 
     Args:
         num_rows: Rows of the memory, at least one.

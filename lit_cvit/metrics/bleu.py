@@ -72,7 +72,7 @@ class _Tally:
 
     Attributes:
         matched: Per order, the n-grams of the prediction that a reference has too.
-        said: Per order, the n-grams of the prediction.
+        predicted: Per order, the n-grams of the prediction.
         length: Tokens of the prediction.
         closest: Tokens of the reference closest in length.
     """

@@ -68,7 +68,7 @@ def pope(rows: Sequence[Row]) -> dict[str, float]:
     """POPE (arXiv 2305.10355): accuracy, precision, recall, F1 and share of yes, where yes is positive.
 
     The figures of the whole are means over the subsets. Precision, recall and F1 are 0 where nothing right
-    was said yes to. `unread` is the share of answers that begin with neither yes nor no.
+    was answered with yes. `unread` is the share of answers that begin with neither yes nor no.
 
     Args:
         rows: Their ids are "subset/number"; the references are `yes` or `no`.

@@ -94,7 +94,7 @@ class Made:
 
     @functools.cached_property
     def resumed(self) -> dict[str, Any]:
-        """The killed fit, gone on with; and the plain one loaded beside it."""
+        """The killed fit, resumed; and the plain one loaded beside it."""
         assert self.base
         again = replace(self.job("killed"), name="resumed", root=self.root / "killed", resume=True)
         load = replace(self.job("base"), name="loaded", task="load")

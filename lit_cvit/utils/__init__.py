@@ -1,1 +1,1 @@
-"""Small helpers that every room may use; nothing here imports another room."""
+"""Small helpers that every package may use; nothing here imports another package of ours."""

@@ -103,7 +103,7 @@ def open_index(path: Path) -> RecordIndex:
                 return _scan(path, file, stamp, digest, (copy, text))
         except OSError as error:
             what = f"its records cannot be copied to a temporary file ({error.strerror})"
-            raise RecordError.of(what, place=str(path), fix="make room, or set TMPDIR") from error
+            raise RecordError.of(what, place=str(path), fix="free some space, or set TMPDIR") from error
 
 
 def content_digest(file: io.FileIO) -> str:

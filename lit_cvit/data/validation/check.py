@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is gone through (`ScienceQA train records`), how many are done, and how many there are."""
+"""Called with what is being read (`ScienceQA train records`), how many are done, and how many there are."""
 
 _SPLITS = ("train", "test")
 _STEP = 1000

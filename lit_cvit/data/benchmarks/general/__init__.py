@@ -13,6 +13,8 @@ from lit_cvit.data.benchmarks.general.suites import read_tasks, suites
 from lit_cvit.data.tasks import Benchmark
 from lit_cvit.utils.suggest import unknown
 
+__all__ = ["general", "read_tasks", "suites"]
+
 
 def general(
     *, root: str | None = None, tasks: Sequence[str] | None = None, limit: int | None = None
