@@ -63,8 +63,8 @@ def digests(run: Path) -> dict[str, Any]:
         found[f"{stage.name} tensors"] = hasher.hexdigest()
         for path in sorted((stage / "predictions").glob("*.jsonl")):
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            compared = [[row["id"], row["prompt"], row["text"], row["score"], row["format_ok"]] for row in rows]
-            found[f"{stage.name} {path.stem}"] = hashlib.sha256(json.dumps(compared).encode()).hexdigest()
+            texts = [[row["id"], row["prompt"], row["text"], row["score"], row["format_ok"]] for row in rows]
+            found[f"{stage.name} {path.stem}"] = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     # A method that does not train has no log.
     path = run / "log.jsonl"
     log = (

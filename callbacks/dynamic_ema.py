@@ -33,8 +33,8 @@ class DynamicEMA(StageCallback):
     """Lets an average theta* follow the parameters theta of a stage, and keeps theta* at the stage's end.
 
     What: theta* <- beta theta* + (1 - beta) theta after each optimizer step, for every tensor that trains, in
-    float32. beta is LCIA's, from the gradients and the path length (`lit_cvit.analysis.ema`); where that leaves
-    (0, 1), and at a stage's first step, it is `fallback`.
+    float32. beta is LCIA's, from the gradients and the path length (`lit_cvit.analysis.ema`); where that
+    leaves (0, 1), and at a stage's first step, it is `fallback`.
 
     When: the gradient is the one the optimizer uses, accumulated and averaged over ranks, before any
     clipping; the update comes after the step. theta trains on untouched. At the stage's end, before the stage

@@ -26,10 +26,10 @@ class RoutingTrace(StageCallback):
     When: with any method whose banks have gates. `python -m lit_cvit analyze routing` does the same for a
     finished run.
 
-    Caveats: a method without gates (SeqLoRA) routes nothing, which is reported once; nothing is written then. The
-    projector is a bank like the others, but sees only samples with an image. Which copy of a fully trained
-    projector a sample takes is not traced. Training is untouched: nothing is drawn at random, and the method
-    keeps nothing of it. The callback has no state: what a killed run lacks is written when it goes on.
+    Caveats: a method without gates (SeqLoRA) routes nothing, which is reported once; nothing is written then.
+    The projector is a bank like the others, but sees only samples with an image. Which copy of a fully
+    trained projector a sample takes is not traced. Training is untouched: nothing is drawn at random, and the
+    method keeps nothing of it. The callback has no state: what a killed run lacks is written when it goes on.
 
     Example::
 
