@@ -30,4 +30,4 @@ def test_two_tasks_are_learned_and_scored(
     data = small_data(settings={"num_train": 8, "num_test": 2}, batch_size=4)
     run = fit(tmp_path / "runs", model, data).run
     assert [len(row.split(",")) for row in (run.path / "matrix.csv").read_text().split()] == [4, 4, 4]
-    model.check_frozen()
+    model.adapters.check_frozen()
