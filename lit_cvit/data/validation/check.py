@@ -250,8 +250,10 @@ class _TaskCheck:
         return True
 
     def bad_image(self, error: ValueError, number: int, place: str) -> None:
-        # It may be that of another record, which shows the same image.
-        words = (error.words if isinstance(error, RecordError) else "") or str(error)
+        # Its own place may be that of another record, which shows the same image; but a source that does not
+        # name its records has no better one.
+        placed = isinstance(self.sources[number], _NAMING)
+        words = (error.words if placed and isinstance(error, RecordError) else "") or str(error)
         self.tell(ProblemKind.IMAGE, number, f"{place}: {words}", _cause(error))
 
     def decode(self, workers: int | None) -> None:
@@ -284,8 +286,12 @@ class _TaskCheck:
             self.tell(ProblemKind.OVERLAP, number, message)
 
 
+# Sources that say where a record stands.
+_NAMING = (RecordSource, TemplatedSource, DrawnRecords)
+
+
 def _place(source: SampleSource, index: int) -> str:
-    if isinstance(source, RecordSource | TemplatedSource | DrawnRecords):
+    if isinstance(source, _NAMING):
         return source.where(index)
     return f"sample {index}"
 
