@@ -103,10 +103,9 @@ def test_a_wrong_key_in_the_recipe_is_one_message(tmp_path: Path, capsys: pytest
     path = tmp_path / "wrong.yaml"
     path.write_text("recipe: {vison_steps: 3}\n")
     assert pretrain(path, tmp_path / "out") != 0
-    reported = capsys.readouterr().err
-    assert reported == (
-        "lit_cvit pretrain: unknown option --recipe.vison_steps. Did you mean --recipe.vision_steps?\n"
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lit_cvit pretrain: ")
+    assert all(part in line for part in ("'recipe.vison_steps'", "Did you mean 'recipe.vision_steps'?"))
     assert not (tmp_path / "out").exists()
 
 

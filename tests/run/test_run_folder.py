@@ -20,19 +20,6 @@ def test_a_new_run_holds_its_configuration_and_record(tmp_path: Path) -> None:
     assert json.loads((run.path / "run.json").read_text()) == run.record.to_json()
 
 
-def test_a_measurement_is_kept_under_its_name_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    run = make_run(tmp_path, num_stages=0)
-    assert run.measurement("lengths-c0ffee") is None
-    run.save_measurement("lengths-c0ffee", torch.tensor([3, 1, 2], dtype=torch.int32))
-    found = RunFolder.open(run.path).measurement("lengths-c0ffee")
-    assert found is not None
-    assert (found.tolist(), found.dtype) == ([3, 1, 2], torch.int32)
-    path = run.path / "measurements" / "lengths-c0ffee.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"lengths-c0ffee\.safetensors is not a valid safetensors file"):
-        run.measurement("lengths-c0ffee")
-
-
 def test_an_existing_folder_is_never_touched_the_next_run_gets_a_suffix(tmp_path: Path) -> None:
     (tmp_path / "quick").mkdir()
     (tmp_path / "quick" / "mine.txt").write_text("keep")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch.callbacks import Callback
 from stream_kit import KillAt, Killed, fit, short_data, small_method
 
@@ -20,13 +19,13 @@ from lit_cvit.run import RunFolder
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Tasks of the splits that are gone through."""
     tasks: list[str] = []
-    real = answer_tokens.measured
+    real = answer_tokens.counted
 
-    def noted(source: Any, *args: Any) -> torch.Tensor:
+    def counted(source: Any, *args: Any) -> list[int]:
         tasks.append(source.task)
         return real(source, *args)
 
-    monkeypatch.setattr(answer_tokens, "measured", noted)
+    monkeypatch.setattr(answer_tokens, "counted", counted)
     return tasks
 
 
