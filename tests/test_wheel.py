@@ -41,7 +41,7 @@ def test_wheel_holds_weights_words_instructions_and_quickstart(wheel: set[str]) 
     assert wheel >= {
         "lit_cvit/backbones/tiny_weights/model.safetensors",
         "lit_cvit/backbones/tiny_weights/tokenizer.json",
-        "lit_cvit/backbones/words.txt",
+        "lit_cvit/miniature/words.txt",
         "lit_cvit/data/instructions/cvit.json",
         "callbacks/stage_evaluation.py",
         "configs/quickstart.yaml",
