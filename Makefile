@@ -8,7 +8,9 @@ TORCH ?=
 export OMP_NUM_THREADS ?= 2
 # Tests run side by side, one thread each; a worker holds about 1.5 GB.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# The tests of a row share its processes, so a worker takes a class as a whole.
+MATRIX = $(PYTEST) --dist loadscope -m matrix
 
 # Fast enough to run before every commit: no run of a stream, no process of its own.
 QUICK = tests/adapters tests/analysis tests/conventions tests/metrics tests/run tests/utils
@@ -56,14 +58,14 @@ test-oldest:
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m compat -p no:cacheprovider
 
 matrix: $(VENV)/test.stamp
-	$(PYTEST) -m matrix --rows due
+	$(MATRIX) --rows due
 
 matrix-due: $(VENV)/test.stamp
-	$(PYTEST) -m matrix --rows turn
+	$(MATRIX) --rows turn
 
 method: $(VENV)/test.stamp
 	$(PYTEST) $(wildcard tests/methods/$(NAME) tests/methods/test_$(NAME)*.py)
-	$(PYTEST) -m matrix -k $(NAME) tests/methods/test_method_matrix.py
+	$(MATRIX) -k $(NAME) tests/methods/test_method_matrix.py
 
 quick: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -142,13 +142,7 @@ class MethodTests:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """A test for every row."""
         if "made" in metafunc.fixturenames:
-            # A row's tests share its processes, so they stay in one worker where pytest-xdist is in use.
-            spread = metafunc.config.pluginmanager.hasplugin("xdist")
-            rows = [
-                pytest.param(name, marks=[pytest.mark.xdist_group(name)] if spread else [], id=name)
-                for name in self.rows
-            ]
-            metafunc.parametrize("made", rows, indirect=True)
+            metafunc.parametrize("made", list(self.rows), indirect=True)
 
     @pytest.fixture
     def made(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
@@ -256,6 +250,18 @@ def method_tests(method: str, *, name: str = "", **row: Any) -> type[MethodTests
     settings = {**known.pop("settings", {}), **row}
     made = Row(method, settings, **known)
     return type("TestMethod", (MethodTests,), {"rows": {name or method.rpartition(".")[2]: made}})
+
+
+def tests_by_row(rows: Mapping[str, Row]) -> dict[str, type[MethodTests]]:
+    """A class of tests for every row, by its name: `globals().update(tests_by_row(ROWS))` in a test module.
+
+    A row's tests share its processes, so they should run in one worker: `pytest -n 2 --dist loadscope` keeps
+    the tests of a class together.
+    """
+    return {
+        f"Test_{name}": type(f"Test_{name}", (MethodTests,), {"rows": {name: row}})
+        for name, row in rows.items()
+    }
 
 
 _MADE: dict[int, Made] = {}

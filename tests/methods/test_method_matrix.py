@@ -3,54 +3,53 @@
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
 
 import pytest
 
 from lit_cvit.methods import ContinualMethod
-from lit_cvit.testing import MethodTests, Row
+from lit_cvit.testing import Row, tests_by_row
 
 pytestmark = pytest.mark.matrix
 
 
-class TestEveryMethod(MethodTests):
-    rows: ClassVar[dict[str, Row]] = {
-        "zero_shot": Row("ZeroShot"),
-        "seq_lora": Row("SeqLoRA"),
-        "seq_lora_full": Row("SeqLoRA", {"projector": "full"}),
-        "seq_lora_frozen": Row("SeqLoRA", {"projector": "frozen"}),
-        "seq_lora_attention": Row("SeqLoRA", {"targets": ["ffn", "attention", "projector"]}),
-        "multitask": Row("Multitask"),
-        "dir_lora": Row("DirLoRA"),
-        "dir_lora_full": Row("DirLoRA", {"projector": "full"}),
-        "hide": Row("HiDe"),
-        "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}),
-        "hide_all": Row("HiDe", {"expand": "all"}),
-        "lcia": Row("LCIA", callbacks=[{"class_path": "DynamicEMA"}]),
-        # Both tasks in one group: the second stage trains it on, under the average.
-        "lcia_reused": Row(
-            "LCIA", {"projector": "full", "epsilon": 0.05}, callbacks=[{"class_path": "DynamicEMA"}]
-        ),
-        "prog_lora_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),
-        "prog_lora_static_term": Row(
-            "ProgLoRAStatic",
-            callbacks=[{"class_path": "Replay", "init_args": {"form": "term", "sizes": "similarity"}}],
-        ),
-        "prog_lora_dynamic": Row("ProgLoRADynamic", callbacks=[{"class_path": "TaskRecall"}]),
-        "prog_lora_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}),
-        "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
-        "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}]),
-        "smolora": Row("SMoLoRA"),
-        # Its instance means count padding, as the published code's do.
-        "smolora_official": Row("SMoLoRA", {"preset": "official"}, batched=False, divisible=False),
-        "smolora_top2": Row("SMoLoRA", {"top_k": 2}),
-        "smolora_vu": Row("SMoLoRA", {"use_if": False}),
-        "smolora_if": Row("SMoLoRA", {"use_vu": False}),
-        "smolora_mean": Row("SMoLoRA", {"fusion": "mean"}),
-        # The centre is the mean of the first micro-batch.
-        "smolora_center": Row("SMoLoRA", {"vu_center": True}, divisible=False),
-        "smolora_full": Row("SMoLoRA", {"projector": "full"}),
-    }
+ROWS = {
+    "zero_shot": Row("ZeroShot"),
+    "seq_lora": Row("SeqLoRA"),
+    "seq_lora_full": Row("SeqLoRA", {"projector": "full"}),
+    "seq_lora_frozen": Row("SeqLoRA", {"projector": "frozen"}),
+    "seq_lora_attention": Row("SeqLoRA", {"targets": ["ffn", "attention", "projector"]}),
+    "multitask": Row("Multitask"),
+    "dir_lora": Row("DirLoRA"),
+    "dir_lora_full": Row("DirLoRA", {"projector": "full"}),
+    "hide": Row("HiDe"),
+    "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}),
+    "hide_all": Row("HiDe", {"expand": "all"}),
+    "lcia": Row("LCIA", callbacks=[{"class_path": "DynamicEMA"}]),
+    # Both tasks in one group: the second stage trains it on, under the average.
+    "lcia_reused": Row(
+        "LCIA", {"projector": "full", "epsilon": 0.05}, callbacks=[{"class_path": "DynamicEMA"}]
+    ),
+    "prog_lora_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),
+    "prog_lora_static_term": Row(
+        "ProgLoRAStatic",
+        callbacks=[{"class_path": "Replay", "init_args": {"form": "term", "sizes": "similarity"}}],
+    ),
+    "prog_lora_dynamic": Row("ProgLoRADynamic", callbacks=[{"class_path": "TaskRecall"}]),
+    "prog_lora_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}),
+    "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
+    "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}]),
+    "smolora": Row("SMoLoRA"),
+    # Its instance means count padding, as the published code's do.
+    "smolora_official": Row("SMoLoRA", {"preset": "official"}, batched=False, divisible=False),
+    "smolora_top2": Row("SMoLoRA", {"top_k": 2}),
+    "smolora_vu": Row("SMoLoRA", {"use_if": False}),
+    "smolora_if": Row("SMoLoRA", {"use_vu": False}),
+    "smolora_mean": Row("SMoLoRA", {"fusion": "mean"}),
+    # The centre is the mean of the first micro-batch.
+    "smolora_center": Row("SMoLoRA", {"vu_center": True}, divisible=False),
+    "smolora_full": Row("SMoLoRA", {"projector": "full"}),
+}
+globals().update(tests_by_row(ROWS))
 
 
 def _shipped(family: type[ContinualMethod] = ContinualMethod) -> set[str]:
@@ -64,4 +63,4 @@ def _shipped(family: type[ContinualMethod] = ContinualMethod) -> set[str]:
 
 
 def test_no_shipped_method_is_missing() -> None:
-    assert _shipped() == {row.method for row in TestEveryMethod.rows.values()}
+    assert _shipped() == {row.method for row in ROWS.values()}
