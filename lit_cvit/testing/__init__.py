@@ -10,6 +10,6 @@ import pytest
 # A failing promise then says what differs.
 pytest.register_assert_rewrite("lit_cvit.testing.kit")
 
-from lit_cvit.testing.kit import MethodTests, Row, method_tests, tests_by_row  # noqa: E402
+from lit_cvit.testing.kit import MethodTests, Row, classes_by_row, method_tests  # noqa: E402
 
-__all__ = ["MethodTests", "Row", "method_tests", "tests_by_row"]
+__all__ = ["MethodTests", "Row", "method_tests", "classes_by_row"]

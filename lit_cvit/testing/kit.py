@@ -252,8 +252,8 @@ def method_tests(method: str, *, name: str = "", **row: Any) -> type[MethodTests
     return type("TestMethod", (MethodTests,), {"rows": {name or method.rpartition(".")[2]: made}})
 
 
-def tests_by_row(rows: Mapping[str, Row]) -> dict[str, type[MethodTests]]:
-    """A class of tests for every row, by its name: `globals().update(tests_by_row(ROWS))` in a test module.
+def classes_by_row(rows: Mapping[str, Row]) -> dict[str, type[MethodTests]]:
+    """A class of tests for every row, by its name: `globals().update(classes_by_row(ROWS))` in a test module.
 
     A row's tests share its processes, so they should run in one worker: `pytest -n 2 --dist loadscope` keeps
     the tests of a class together.

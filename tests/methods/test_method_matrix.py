@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from lit_cvit.methods import ContinualMethod
-from lit_cvit.testing import Row, tests_by_row
+from lit_cvit.testing import Row, classes_by_row
 
 pytestmark = pytest.mark.matrix
 
@@ -49,7 +49,7 @@ ROWS = {
     "smolora_center": Row("SMoLoRA", {"vu_center": True}, divisible=False),
     "smolora_full": Row("SMoLoRA", {"projector": "full"}),
 }
-globals().update(tests_by_row(ROWS))
+globals().update(classes_by_row(ROWS))
 
 
 def _shipped(family: type[ContinualMethod] = ContinualMethod) -> set[str]:
