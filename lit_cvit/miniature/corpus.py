@@ -295,7 +295,7 @@ def _echo(g: Generator) -> Turn:
     return f"say after me: {text}", f"you said {text}"
 
 
-def _told(g: Generator) -> Turn:
+def _fact(g: Generator) -> Turn:
     """A question about things that are described instead of shown."""
     shapes = [str(s) for s in g.permutation(SHAPES)[: int(g.integers(2, 4))]]
     colours = [str(c) for c in g.permutation(list(COLOURS))[: len(shapes)]]
@@ -331,7 +331,7 @@ def episode(
     """
     turns: list[Turn] = []
     if generator.random() < 0.125:
-        turns = [_echo(generator) if generator.random() < 0.5 else _told(generator) for _ in range(num_turns)]
+        turns = [_echo(generator) if generator.random() < 0.5 else _fact(generator) for _ in range(num_turns)]
         return Episode(None, tuple(_dress(t, generator) for t in turns))
     scene = random_scene(generator)
     asked, weights = list(skills), np.array(list(skills.values()))

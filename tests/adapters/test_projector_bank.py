@@ -116,7 +116,7 @@ def test_only_the_chosen_copies_receive_a_gradient() -> None:
     assert all(parameter.grad is None for parameter in bank.base.parameters())
 
 
-def test_copies_start_where_they_are_told() -> None:
+def test_copies_start_where_the_plan_puts_them() -> None:
     bank = _bank(1)
     same, fresh = bank.add(copy_from=0), bank.add()
     assert (same, fresh) == (1, 2)

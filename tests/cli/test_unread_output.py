@@ -22,7 +22,7 @@ def test_a_verb_whose_output_nobody_reads_ends_quietly_with_status_141() -> None
         assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_broken_pipe_of_another_file_is_told(
+def test_a_broken_pipe_of_another_file_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(argv: Sequence[str]) -> int:

@@ -154,7 +154,7 @@ def test_several_processes_write_the_same_bytes_as_one(full_raw: Path, tmp_path:
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
 
-def test_a_task_that_fails_does_not_stop_the_others_and_all_failures_are_told(
+def test_a_task_that_fails_does_not_stop_the_others_and_all_failures_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for task in ("GQA", "VizWiz", "TextVQA"):

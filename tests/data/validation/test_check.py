@@ -160,7 +160,7 @@ def test_an_empty_split_is_a_problem() -> None:
     ]
 
 
-def test_problems_that_are_alike_are_listed_thrice_and_all_are_counted_and_told() -> None:
+def test_problems_that_are_alike_are_listed_thrice_and_all_are_counted_and_reported() -> None:
     reported: list[Problem] = []
     bad = Listed(*(sample(str(number), answers=()) for number in range(25)))
     report = check_task(task(bad, Listed(sample("x", text="x"))), on_problem=reported.append)
