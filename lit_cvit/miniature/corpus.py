@@ -82,12 +82,13 @@ def written_in(scene: Scene) -> str:
     return "".join(t.name for t in scene.things if t.is_glyph)
 
 
-def _unique(scene: Scene, key: Callable[[Thing], str]) -> list[Thing]:
+def unique(scene: Scene, key: Callable[[Thing], str]) -> list[Thing]:
+    """The shapes that are the only ones of their key."""
     values = [key(t) for t in shapes_of(scene)]
     return [t for t in shapes_of(scene) if values.count(key(t)) == 1]
 
 
-def _clause(lead: str, content: str, question: str, g: Generator) -> Turn:
+def clause(lead: str, content: str, question: str, g: Generator) -> Turn:
     """`it is red`, or where the question asks for the answer to come at once, `red it is`.
 
     What comes at once has to be looked up before anything is said, as the short answers of a stream are.
@@ -115,17 +116,18 @@ def _about_one(
     scene: Scene, g: Generator, key: Callable[[Thing], str], ask: Callable[[Thing], Turn]
 ) -> Turn | None:
     """A question about a thing that is the only one of its key, if there is one."""
-    things = _unique(scene, key)
+    things = unique(scene, key)
     return ask(things[int(g.integers(len(things)))]) if things else None
 
 
-def _by_name(thing: Thing) -> str:
+def by_name(thing: Thing) -> str:
+    """The key of a thing that its shape names."""
     return thing.name
 
 
 def _colour(scene: Scene, g: Generator) -> Turn | None:
     return _about_one(
-        scene, g, _by_name, lambda t: _clause("it is", t.colour, f"what colour is the {t.name}?", g)
+        scene, g, by_name, lambda t: clause("it is", t.colour, f"what colour is the {t.name}?", g)
     )
 
 
@@ -134,19 +136,17 @@ def _shape(scene: Scene, g: Generator) -> Turn | None:
         scene,
         g,
         lambda t: t.colour,
-        lambda t: _clause("it is a", t.name, f"what shape is the {t.colour} thing?", g),
+        lambda t: clause("it is a", t.name, f"what shape is the {t.colour} thing?", g),
     )
 
 
 def _fill(scene: Scene, g: Generator) -> Turn | None:
-    return _about_one(
-        scene, g, _by_name, lambda t: _clause("it is", t.fill, f"how is the {t.name} filled?", g)
-    )
+    return _about_one(scene, g, by_name, lambda t: clause("it is", t.fill, f"how is the {t.name} filled?", g))
 
 
 def _where(scene: Scene, g: Generator) -> Turn | None:
     return _about_one(
-        scene, g, _by_name, lambda t: _clause("it is at the", PLACES[t.place], f"where is the {t.name}?", g)
+        scene, g, by_name, lambda t: clause("it is at the", PLACES[t.place], f"where is the {t.name}?", g)
     )
 
 
@@ -156,11 +156,11 @@ def _at_place(scene: Scene, g: Generator) -> Turn | None:
         free = [p for p in range(9) if p not in {t.place for t in scene.things}]
         return f"what is at the {PLACES[int(g.choice(free))]}?", "it is empty"
     thing = things[int(g.integers(len(things)))]
-    return _clause("it is a", f"{thing.colour} {thing.name}", f"what is at the {PLACES[thing.place]}?", g)
+    return clause("it is a", f"{thing.colour} {thing.name}", f"what is at the {PLACES[thing.place]}?", g)
 
 
-def _exists(scene: Scene, g: Generator) -> Turn | None:
-    """Whether there is a thing of a colour and shape: the verdict with its ground behind or before it."""
+def pair_asked_for(scene: Scene, g: Generator) -> tuple[str, str, bool] | None:
+    """A colour and a shape to ask for, and whether the scene has a thing of both; None without shapes."""
     things = shapes_of(scene)
     if not things:
         return None
@@ -174,8 +174,17 @@ def _exists(scene: Scene, g: Generator) -> Turn | None:
             near = g.random() < 0.7
             colour = pick(g, [t.colour for t in things]) if near else pick(g, list(COLOURS))
             name = pick(g, SHAPES if not near or g.random() < 0.5 else [t.name for t in things])
-    verdict = "yes" if (colour, name) in present else "no"
-    colours = sorted({t.colour for t in things if t.name == name})
+    return colour, name, (colour, name) in present
+
+
+def _exists(scene: Scene, g: Generator) -> Turn | None:
+    """Whether there is a thing of a colour and shape: the verdict with its ground behind or before it."""
+    asked = pair_asked_for(scene, g)
+    if asked is None:
+        return None
+    colour, name, there = asked
+    verdict = "yes" if there else "no"
+    colours = sorted({t.colour for t in shapes_of(scene) if t.name == name})
     ground = f"the {name} is {' and '.join(colours)}" if colours else f"there is no {name}"
     if g.random() < 0.3:
         return f"say why first, is there a {colour} {name}?", f"{ground} so {verdict}"
@@ -194,7 +203,7 @@ def _count(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _there_are(count: int, question: str, g: Generator) -> Turn:
-    return _clause("there is" if count == 1 else "there are", NUMBERS[count], question, g)
+    return clause("there is" if count == 1 else "there are", NUMBERS[count], question, g)
 
 
 def _read(scene: Scene, g: Generator) -> Turn | None:
@@ -202,7 +211,7 @@ def _read(scene: Scene, g: Generator) -> Turn | None:
     if not text and g.random() < 0.8:
         return None
     question = pick(g, ("what does it say?", "what is spelled out?", "which signs can you make out?"))
-    return _clause("it says", text or "nothing", question, g)
+    return clause("it says", text or "nothing", question, g)
 
 
 def _what(scene: Scene, g: Generator) -> Turn | None:
@@ -211,7 +220,7 @@ def _what(scene: Scene, g: Generator) -> Turn | None:
     if len(things) != 1:
         return None
     question = pick(g, ("what is this?", "what is it that you see?", "what is there?"))
-    return _clause("it is a", f"{things[0].fill} {things[0].colour} {things[0].name}", question, g)
+    return clause("it is a", f"{things[0].fill} {things[0].colour} {things[0].name}", question, g)
 
 
 def _describe(scene: Scene, g: Generator) -> Turn | None:
@@ -220,7 +229,7 @@ def _describe(scene: Scene, g: Generator) -> Turn | None:
     Captions go through the things by place and say the colour before the shape, so they teach to find a shape
     by its colour and never the reverse. Here the shape comes first, with its attributes right behind it.
     """
-    things = _unique(scene, _by_name)
+    things = unique(scene, by_name)
     if not things:
         return None
     asked = [things[int(i)] for i in g.permutation(len(things))[:3]]
@@ -231,7 +240,7 @@ def _describe(scene: Scene, g: Generator) -> Turn | None:
 
 def _behind(scene: Scene, g: Generator) -> Turn | None:
     question = pick(g, ("what is behind it?", "what is the ground like?"))
-    return _clause("it is", f"{scene.pattern} {scene.tint}", question, g)
+    return clause("it is", f"{scene.pattern} {scene.tint}", question, g)
 
 
 def _options(scene: Scene, g: Generator) -> Turn | None:
@@ -242,7 +251,7 @@ def _options(scene: Scene, g: Generator) -> Turn | None:
             return _marked(f"what colour is the {thing.name}?", thing.colour, list(COLOURS), g)
         return _marked(f"how is the {thing.name} filled?", thing.fill, list(FILLS), g)
 
-    return _about_one(scene, g, _by_name, ask)
+    return _about_one(scene, g, by_name, ask)
 
 
 def _marked(question: str, right: str, pool: list[str], g: Generator) -> Turn:
@@ -304,7 +313,7 @@ def _fact(g: Generator) -> Turn:
     question = f"there is {described}. what colour is the {shapes[asked]}?"
     if g.random() < 0.5:
         return _marked(question, colours[asked], list(COLOURS), g)
-    return _clause("it is", colours[asked], question, g)
+    return clause("it is", colours[asked], question, g)
 
 
 def _dress(turn: Turn, g: Generator) -> Turn:

@@ -21,18 +21,8 @@ from lit_cvit.miniature.drawing import (
     written,
 )
 from lit_cvit.miniature.drawn import Drawn, MiniTask
+from lit_cvit.miniature.names import PLACE_CLASSES
 from lit_cvit.miniature.scenes import Scene
-
-PLACE_CLASSES: dict[tuple[str, str], str] = {
-    ("wavy", "navy"): "harbour",
-    ("spotted", "moss"): "meadow",
-    ("plain", "brown"): "desert",
-    ("checked", "grey"): "kitchen",
-    ("barred", "moss"): "forest",
-    ("lined", "brown"): "stadium",
-    ("plain", "navy"): "airport",
-    ("barred", "grey"): "office",
-}
 
 
 def draw_science(generator: Generator, index: int) -> Drawn:

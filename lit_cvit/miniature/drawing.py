@@ -12,6 +12,7 @@ import numpy as np
 
 from lit_cvit.miniature.drawn import Drawn
 from lit_cvit.miniature.glyphs import GLYPHS
+from lit_cvit.miniature.names import OBJECT_CLASSES
 from lit_cvit.miniature.scenes import (
     COLOURS,
     FILLS,
@@ -31,19 +32,6 @@ COLOUR_NAMES = tuple(COLOURS)
 OBJECT_QUESTION = "What is the object in the image?"
 INLINE, LINES = " {}. ", "\n{}. "
 """How the options of a question stand: behind it, or each on a line of its own."""
-# Names that nothing in the drawing suggests: they can only be learned from the stream.
-OBJECT_CLASSES: dict[tuple[str, str], str] = {
-    ("circle", "striped"): "beetle",
-    ("circle", "dotted"): "button",
-    ("square", "hollow"): "window",
-    ("square", "striped"): "carpet",
-    ("triangle", "solid"): "helmet",
-    ("star", "solid"): "lantern",
-    ("cross", "dotted"): "ladder",
-    ("diamond", "hollow"): "kettle",
-    ("heart", "striped"): "pillow",
-    ("moon", "solid"): "anchor",
-}
 
 
 def one_of(generator: Generator, options: Sequence[T]) -> T:
@@ -184,37 +172,66 @@ def draw_object(generator: Generator, index: int) -> Drawn:
     return Drawn(scene, (OBJECT_CLASSES[shape, fill],))
 
 
-def draw_relation(generator: Generator, index: int) -> Drawn:
-    """Attributes and places bound to one of several objects."""
-    things = distinct_things(generator, int(generator.integers(2, 4)))
+def ask_attribute(generator: Generator, things: Sequence[Thing], kind: int) -> tuple[str, str]:
+    """A question about one of several things and its answer: colour, shape, fill or place, by `kind`."""
     thing = one_of(generator, things)
-    question, answer = (
+    return (
         (f"What colour is the {thing.name}?", thing.colour),
         (f"What shape is the {thing.colour} thing?", thing.name),
         (f"How is the {thing.name} filled?", thing.fill),
-    )[index % 3]
+        (f"Where is the {thing.name}?", PLACES[thing.place]),
+    )[kind]
+
+
+def ask_whether(generator: Generator, things: Sequence[Thing]) -> tuple[str, str]:
+    """Whether there is a thing of a colour and shape; where not, both may be there, but not together."""
+    thing = one_of(generator, things)
+    if generator.random() < 0.5:
+        return f"Is there a {thing.colour} {thing.name}?", "yes"
+    others = [t.colour for t in things if t is not thing]
+    if others and generator.random() < 0.5:
+        return f"Is there a {one_of(generator, others)} {thing.name}?", "no"
+    absent = [s for s in SHAPES if s not in {t.name for t in things}]
+    return f"Is there a {thing.colour} {one_of(generator, absent)}?", "no"
+
+
+def ask_number(generator: Generator, things: Sequence[Thing]) -> tuple[str, str]:
+    """How many things there are, in all or of a colour."""
+    if generator.random() < 0.5:
+        return "How many things are there?", str(len(things))
+    colour = one_of(generator, things).colour
+    return f"How many {colour} things are there?", str(sum(t.colour == colour for t in things))
+
+
+def draw_relation(generator: Generator, index: int) -> Drawn:
+    """Attributes and places bound to one of several objects, and in a third yes or no, as in GQA."""
+    things = distinct_things(generator, int(generator.integers(2, 4)))
+    if index % 3 == 2:
+        question, answer = ask_whether(generator, things)
+    else:
+        question, answer = ask_attribute(generator, things, (index // 3 * 2 + index % 3) % 4)
     return Drawn(scene_of(generator, things), (answer,), question)
 
 
 def draw_count(generator: Generator, index: int) -> Drawn:
-    """Counting, and yes or no.
-
-    "No" is the answer for a shape that the scene does not show in any colour, so the shape alone decides;
-    there is no question that swaps the colours of two shapes of the scene.
-    """
-    if index % 2:
-        things = distinct_things(generator, int(generator.integers(1, 4)))
-        thing = one_of(generator, things)
-        there = generator.random() < 0.5
-        absent = [s for s in SHAPES if s not in {t.name for t in things}]
-        name = thing.name if there else one_of(generator, absent)
-        return Drawn(
-            scene_of(generator, things), ("yes" if there else "no",), f"Is there a {thing.colour} {name}?"
+    """Counting, yes or no, attributes and now and then reading: VQAv2 asks for everything."""
+    kind = index % 8
+    if kind == 7:
+        return draw_text(generator, index)
+    if kind in (0, 3, 6):
+        count = int(generator.integers(1, 5))
+        places = sorted(int(p) for p in generator.permutation(9)[:count])
+        colours = [one_of(generator, COLOUR_NAMES) for _ in range(2)]
+        things = tuple(
+            Thing(one_of(generator, SHAPES), one_of(generator, colours), p, "solid", random_shift(generator))
+            for p in places
         )
-    count = int(generator.integers(1, 5))
-    places = [int(p) for p in generator.permutation(9)[:count]]
-    things = tuple(
-        Thing(one_of(generator, SHAPES), one_of(generator, COLOUR_NAMES), p, "solid", random_shift(generator))
-        for p in sorted(places)
+        question, answer = ask_number(generator, things)
+        return Drawn(scene_of(generator, things), (answer,), question)
+    things = distinct_things(generator, int(generator.integers(1, 4)))
+    question, answer = (
+        ask_whether(generator, things)
+        if kind in (1, 4)
+        else ask_attribute(generator, things, (index // 8) % 2 if kind == 2 else 2)
     )
-    return Drawn(scene_of(generator, things), (str(count),), "How many things are there?")
+    return Drawn(scene_of(generator, things), (answer,), question)

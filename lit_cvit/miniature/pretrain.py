@@ -1,4 +1,4 @@
-"""Pre-training of `tiny` on drawn scenes, in four steps (deterministic on one machine and thread count).
+"""Pre-training of `tiny` on drawn scenes, in five steps (deterministic on one machine and thread count).
 
 1. The vision tower alone, supervised per patch: which shape or sign, colour, fill and background lie under
    it. Learning to see through the language loss instead was an order of magnitude slower.
@@ -10,16 +10,18 @@
 4. The same with more choosing and filling, and with the patch labels of step 1 once more, now read off the
    projector's output: step 3 had let the projector forget how things are filled.
 
-Steps 2 to 4 start from weights rounded to the half precision that is shipped. In the end the output rows of
-tokens that no answer ever had are drawn apart (`space_unwritten`).
+   The output rows of tokens that no answer ever had are then drawn apart (`space_unwritten`).
+5. The same with the forms of answers that a cue asks for, and with what things are called (`instruct.py`): an
+   instruction-tuned model brings both to a stream.
+
+Steps 2 to 5 start from weights rounded to the half precision that is shipped. Each step leaves its weights in
+`phases/` of the folder; a pre-training that was cut off goes on behind the last of them, with the same bits.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lit_cvit.miniature import corpus
-from lit_cvit.miniature.recipe import Log, Recipe, adamw, draws, optimise, round_to_half
+from lit_cvit.miniature.instruct import instructed_skills
+from lit_cvit.miniature.phases import PhaseFiles
+from lit_cvit.miniature.recipe import Log, Recipe, adamw, draws, optimise
 from lit_cvit.miniature.scenes import SIZE
 from lit_cvit.miniature.seeing import (
     PatchHeads,
@@ -59,7 +63,7 @@ class PackedTurns:
 
 @dataclass(frozen=True)
 class LanguagePhase:
-    """Step 3 or 4.
+    """One of steps 3 to 5.
 
     Attributes:
         name: Name in the log.
@@ -67,6 +71,7 @@ class LanguagePhase:
         rate: Peak learning rate under AdamW.
         matrix_rate: Peak learning rate under Muon.
         draw: Number that tells its random draws from those of other steps.
+        skills: Share of each skill among the questions.
         sight_weight: Weight of the loss over patches.
     """
 
@@ -75,6 +80,7 @@ class LanguagePhase:
     rate: float
     matrix_rate: float
     draw: int
+    skills: Mapping[corpus.Skill, float]
     sight_weight: float = 0.0
 
 
@@ -89,10 +95,9 @@ class _LanguageSteps(Dataset[PackedTurns]):
     def __getitem__(self, step: int) -> PackedTurns:
         generator = draws(self.recipe, self.phase.draw, step)
         count = self.recipe.language_batch
-        skills = corpus.LATE_SKILLS if self.phase.sight_weight else corpus.SKILLS
         # One step in eight shows a real conversation, whose turns see each other.
         conversation = step % 8 == 7
-        num_turns = 3 if conversation else self.recipe.num_turns
+        num_turns, skills = 3 if conversation else self.recipe.num_turns, self.phase.skills
         episodes = [corpus.episode(generator, num_turns=num_turns, skills=skills) for _ in range(count)]
         rows = [self._pack(item, conversation) for item in episodes]
         length = max(len(row[0]) for row in rows)
@@ -176,7 +181,7 @@ def train_language(
     phase: LanguagePhase,
     log: Log,
 ) -> Tensor:
-    """Steps 3 and 4: projector and decoder, tower frozen.
+    """Steps 3 to 5: projector and decoder, tower frozen.
 
     Returns:
         (vocabulary,) Whether an answer had the token.
@@ -234,42 +239,111 @@ def pretrain(recipe: Recipe, out: Path, *, echo: Callable[[str], None] = print) 
 
     Args:
         recipe: What to train.
-        out: Folder to write; created, must not hold a model already.
+        out: Folder to write. One with the steps of a pre-training that was cut off goes on behind them.
         echo: Receives one line per log row.
 
     Raises:
-        ValueError: `out` already holds a model.
+        ValueError: `out` already holds a model, or phases of another recipe.
     """
     if (out / "model.safetensors").exists():
         raise ValueError(f"--out {out} already holds a model; name another folder or remove it first")
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    start = time.perf_counter()
     tokenizer = build_tokenizer(corpus.tokenizer_lines(draws(recipe, 0)))
-    model = build_model(tokenizer)
-    with (out / "log.jsonl").open("w", encoding="utf-8") as stream:
-
-        def log(row: dict[str, object]) -> None:
-            line = json.dumps({**row, "seconds": round(time.perf_counter() - start, 1)})
-            stream.write(line + "\n")
-            stream.flush()
-            echo(line)
-
-        log({"phase": "recipe", **asdict(recipe), "threads": torch.get_num_threads()})
-        train_vision(model, recipe, log)
-        round_to_half(model)
-        train_projector(model, tokenizer, recipe, log)
-        round_to_half(model)
-        search_alike(model)
-        rates = (recipe.language_rate, recipe.matrix_rate)
-        language = LanguagePhase("language", recipe.language_steps, *rates, draw=3)
-        written = train_language(model, tokenizer, recipe, language, log)
-        round_to_half(model)
-        rates = (recipe.sight_rate, recipe.matrix_rate * recipe.sight_rate / recipe.language_rate)
-        sight = LanguagePhase("sight", recipe.sight_steps, *rates, draw=4, sight_weight=recipe.sight_weight)
-        written |= train_language(model, tokenizer, recipe, sight, log)
-        space_unwritten(model.lm_head.weight, written, recipe)
-        log({"phase": "spacing", "rows": int((~written).sum())})
+    training = Pretraining(build_model(tokenizer), tokenizer, recipe)
+    phases = PhaseFiles(out, recipe)
+    with phases.log(echo) as log:
+        for name, run in training.phases().items():
+            if not phases.restore(name, training):
+                run(log)
+                phases.save(name, training)
     build_processor(tokenizer).save_pretrained(out)
-    model.half().save_pretrained(out)
+    training.model.half().save_pretrained(out)
+    phases.clear()
     return out
+
+
+class Pretraining:
+    """The steps of the recipe, in order.
+
+    Args:
+        model: With random weights.
+        tokenizer: Its tokenizer.
+        recipe: What to train.
+
+    Attributes:
+        written: (vocabulary,) Whether an answer had the token.
+    """
+
+    def __init__(
+        self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
+    ) -> None:
+        self.model, self.tokenizer, self.recipe = model, tokenizer, recipe
+        self.written = torch.zeros(len(tokenizer), dtype=torch.bool)
+
+    def phases(self) -> dict[str, Callable[[Log], None]]:
+        """The steps by name."""
+        return {
+            "vision": self._see,
+            "alignment": self._align,
+            "language": self._speak,
+            "sight": self._look_again,
+            "instruction": self._follow,
+        }
+
+    def _see(self, log: Log) -> None:
+        train_vision(self.model, self.recipe, log)
+
+    def _align(self, log: Log) -> None:
+        train_projector(self.model, self.tokenizer, self.recipe, log)
+
+    def _speak(self, log: Log) -> None:
+        search_alike(self.model)
+        recipe = self.recipe
+        self._train(
+            LanguagePhase(
+                "language",
+                recipe.language_steps,
+                recipe.language_rate,
+                recipe.matrix_rate,
+                draw=3,
+                skills=corpus.SKILLS,
+            ),
+            log,
+        )
+
+    def _look_again(self, log: Log) -> None:
+        recipe = self.recipe
+        self._train(
+            LanguagePhase(
+                "sight",
+                recipe.sight_steps,
+                recipe.sight_rate,
+                recipe.matrix_rate * recipe.sight_rate / recipe.language_rate,
+                draw=4,
+                skills=corpus.LATE_SKILLS,
+                sight_weight=recipe.sight_weight,
+            ),
+            log,
+        )
+        space_unwritten(self.model.lm_head.weight, self.written, recipe)
+        log({"phase": "spacing", "rows": int((~self.written).sum())})
+
+    def _follow(self, log: Log) -> None:
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed)
+        self._train(
+            LanguagePhase(
+                "instruction",
+                recipe.instruction_steps,
+                recipe.instruction_rate,
+                recipe.matrix_rate * recipe.instruction_rate / recipe.language_rate,
+                draw=6,
+                skills=instructed_skills(recipe.instruction_share),
+                sight_weight=recipe.sight_weight,
+            ),
+            log,
+        )
+
+    def _train(self, phase: LanguagePhase, log: Log) -> None:
+        self.written |= train_language(self.model, self.tokenizer, self.recipe, phase, log)

@@ -27,9 +27,12 @@ class Recipe:
         num_turns: Questions per scene.
         language_rate: Peak learning rate of projector, embeddings and norms, under AdamW.
         matrix_rate: Peak learning rate of the decoder's matrices, under Muon.
-        sight_steps: Optimizer steps of the last step.
+        sight_steps: Optimizer steps of the fourth step.
         sight_rate: Its peak learning rate under AdamW; that under Muon is `matrix_rate` in proportion.
         sight_weight: Weight of its loss over patches.
+        instruction_steps: Optimizer steps of the last step.
+        instruction_rate: Its peak learning rate under AdamW; that under Muon is in proportion, as before.
+        instruction_share: Share of its questions that ask for a form of answer or a name.
         alignment_steps: Optimizer steps of the projector alone.
         alignment_rate: Peak learning rate of the projector alone.
         weight_decay: Decoupled weight decay of every step.
@@ -48,6 +51,9 @@ class Recipe:
     sight_steps: int = 900
     sight_rate: float = 1e-3
     sight_weight: float = 0.2
+    instruction_steps: int = 450
+    instruction_rate: float = 1e-3
+    instruction_share: float = 0.5
     alignment_steps: int = 500
     alignment_rate: float = 3e-3
     weight_decay: float = 0.02

@@ -17,20 +17,10 @@ from lit_cvit.miniature.drawing import (
     scene_of,
 )
 from lit_cvit.miniature.drawn import Drawn, MiniTask
+from lit_cvit.miniature.names import RENDITION_CLASSES
 from lit_cvit.miniature.scenes import FILLS, PATTERNS, SHAPES, TINTS, Scene, Thing, random_shift
 
 PHOTO_QUALITY = 0.6
-# What a shape is called, however it is rendered; the names differ from those of `cvit-mini`'s ImageNet.
-RENDITION_CLASSES = {
-    "circle": "lemon",
-    "square": "mirror",
-    "triangle": "rocket",
-    "star": "zebra",
-    "cross": "hammer",
-    "diamond": "feather",
-    "heart": "rabbit",
-    "moon": "violin",
-}
 _BRACKET = " {}) "
 _HAPPENING = "What is happening in the image?"
 

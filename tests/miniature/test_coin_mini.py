@@ -20,7 +20,7 @@ from lit_cvit.data.tasks import AnswerFormat, Benchmark, Sample
 from lit_cvit.methods.lcia.grouping import group_similarities, matching_group, official_instruction
 from lit_cvit.metrics.boxes import iou, read_box
 from lit_cvit.miniature.coin import PHOTO_QUALITY, RUINED_QUALITY
-from lit_cvit.miniature.drawing import OBJECT_CLASSES
+from lit_cvit.miniature.names import OBJECT_CLASSES
 from lit_cvit.miniature.scenes import COLOURS, FILLS, PLACES, SHAPES, Scene, Thing, draw, thing_box
 
 GOLDEN = json.loads(

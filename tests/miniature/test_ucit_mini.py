@@ -12,7 +12,7 @@ from mini_kit import CONTENT, asked, is_caption_of, one, samples, scene_of
 from lit_cvit.data.benchmarks.ucit_mini import ucit_mini
 from lit_cvit.data.tasks import AnswerFormat, Benchmark
 from lit_cvit.miniature.scenes import COLOURS, FILLS, SHAPES
-from lit_cvit.miniature.ucit import LOOKS, PHOTO_QUALITY, RENDITION_CLASSES
+from lit_cvit.miniature.ucit import LOOKS, PHOTO_QUALITY
 
 ORDERS = {
     "RAVICF": ("ImageNet-R", "ArxivQA", "VizWiz-cap", "IconQA", "CLEVR-Math", "Flickr30k"),

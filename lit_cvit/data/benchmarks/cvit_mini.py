@@ -38,7 +38,8 @@ def cvit_mini(
         ValueError: a size or the seed is no whole number, a size is below 1, or the instruction style is
             unknown.
     """
-    from lit_cvit.miniature.cvit import PLACE_CLASSES, TASKS
+    from lit_cvit.miniature.cvit import TASKS
+    from lit_cvit.miniature.names import PLACE_CLASSES
 
     check_settings("cvit-mini", seed=seed, num_train=num_train, num_test=num_test, shots=shots)
     sizes = dict.fromkeys(STREAM, num_train) | {FEW_SHOT: shots * len(PLACE_CLASSES)}
