@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
+from lit_cvit.data.memory import SubsetSource
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Task
 from lit_cvit.evaluation import evaluate_task
@@ -39,6 +41,9 @@ class StageEvaluation(StageCallback):
         tasks: `seen` tasks the stream has learned so far, `all` tasks of the stream, or `last` for the task
             just learned, and all seen ones after the last stage.
         downstream: Whether the benchmark's zero-shot tasks are tested after the last stage.
+        num_between: How many test samples of a task are asked after other stages than its own and the last, the
+            first of its split; None asks all. Both ends of what is forgotten then stay exact while the stages
+            between cost less.
         report: Whether `report/` is written after the last stage; its figures take about a second.
     """
 
@@ -46,9 +51,13 @@ class StageEvaluation(StageCallback):
         self,
         tasks: Literal["seen", "all", "last"] = "seen",
         downstream: bool = True,
+        num_between: int | None = None,
         report: bool = True,
     ) -> None:
         super().__init__()
+        if num_between is not None and num_between < 1:
+            raise ValueError(f"StageEvaluation: num_between must be at least 1, got {num_between}")
+        self.num_between = num_between
         self.tasks = tasks
         self.downstream = downstream
         self.report = report
@@ -88,12 +97,19 @@ class StageEvaluation(StageCallback):
             write_report(trainer.run)
 
     def tasks_after(self, trainer: StreamTrainer, stage: Stage) -> tuple[Task, ...]:
-        """The tasks that are tested after a stage."""
+        """The tasks that are tested after a stage, with the samples that are asked."""
         last = stage.number == len(trainer.stages)
         held_out = trainer.data.downstream if last and self.downstream else ()
         if self.tasks == "last" and not last:
             return stage.seen[-1:]
-        return (*(trainer.data.stream if self.tasks == "all" else stage.seen), *held_out)
+        asked = trainer.data.stream if self.tasks == "all" else stage.seen
+        if self.num_between is not None and not last:
+            asked = tuple(task if task.name == stage.task.name else self._shortened(task) for task in asked)
+        return (*asked, *held_out)
+
+    def _shortened(self, task: Task) -> Task:
+        number = min(len(task.test), self.num_between or 0)
+        return replace(task, test=SubsetSource(task.test, tuple(range(number))))
 
     def _count(self, num_answered: int) -> None:
         self.answered += num_answered
