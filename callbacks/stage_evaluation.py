@@ -41,9 +41,9 @@ class StageEvaluation(StageCallback):
         tasks: `seen` tasks the stream has learned so far, `all` tasks of the stream, or `last` for the task
             just learned, and all seen ones after the last stage.
         downstream: Whether the benchmark's zero-shot tasks are tested after the last stage.
-        num_between: How many test samples of a task are asked after other stages than its own and the last, the
-            first of its split; None asks all. Both ends of what is forgotten then stay exact while the stages
-            between cost less.
+        num_between: How many test samples of a task are asked after stages other than its own and the last,
+            the first of its split; None asks all. Both ends of what is forgotten then stay exact, while the
+            stages between cost less.
         report: Whether `report/` is written after the last stage; its figures take about a second.
     """
 
