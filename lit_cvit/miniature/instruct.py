@@ -13,7 +13,7 @@ from lit_cvit.miniature.corpus import Generator, Skill, Turn, clause, pick, shap
 from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES, RENDITION_CLASSES
 from lit_cvit.miniature.scenes import COLOURS, FILLS, PLACES, Scene, Thing
 
-_WORD_CUES = ("Reply with one word.", "One word only.", "Say it in a word.", "Be brief, a word will do.")
+_WORD_CUES = ("Be brief.", "Keep it short.", "No whole clause, please.", "Just that.", "One word, please.")
 _LETTER_CUES = ("Give its letter only.", "Only the letter, please.", "Just say which letter it is.")
 _SENTENCE_CUES = (
     "Describe the picture in a full sentence.",
@@ -127,7 +127,13 @@ def _name(scene: Scene, g: Generator) -> Turn | None:
     it = "it" if len(shapes_of(scene)) == 1 and g.random() < 0.7 else f"the {thing.name}"
     name = OBJECT_CLASSES.get((thing.name, thing.fill))
     if name is not None and g.random() < 0.7:
-        return clause("it is called a", name, f"what is {it} called?", g)
+        questions = (
+            f"what object is {it}?",
+            f"what is {it} called?",
+            f"what is {it if it != 'it' else 'the object'}?",
+        )
+        question = pick(g, questions)
+        return clause("it is a", name, question, g)
     return clause("it stands for a", RENDITION_CLASSES[thing.name], f"what does {it} stand for?", g)
 
 
