@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
+from lit_cvit.backbones import layouts
 from lit_cvit.utils import hub
 
 Quantization = Literal["none", "nf4", "int8"]
@@ -43,10 +44,13 @@ def locate(name: str) -> tuple[Path, str]:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not hub.has_weights(folder):
+        layouts.require_known_layout(folder)
+        if lacking := hub.lacking(folder):
+            inner = sorted(folder.glob("snapshots/*/config.json"))
+            fix = f"; give {inner[0].parent}" if inner else "; download or copy it again"
             raise ValueError(
-                f"backbone name_or_path {name!r}: the folder is not complete; it must have config.json, "
-                "tokenizer and processor files, and all its weights (*.safetensors)"
+                f"backbone name_or_path {name!r}: the folder is not complete, it lacks {lacking}{fix}. It "
+                "must have config.json, tokenizer and processor files, and all its weights (*.safetensors)"
             )
         hub.require_whole_weights(folder)
         return folder, "folder"
@@ -55,16 +59,42 @@ def locate(name: str) -> tuple[Path, str]:
             f"backbone name_or_path {name!r} is not an existing folder; give a model folder, "
             "or a hub name such as llava-hf/llava-1.5-7b-hf"
         )
+    layouts.require_known_name(name)
     try:
         found = hub.cached(name) or hub.download(name)
     except OSError as error:
-        raise ValueError(
-            f"backbone name_or_path {name!r} is no folder here, is not in the hub's cache, and could not be "
-            f"downloaded ({type(error).__name__}). Ways to get it: (1) run once with network access; "
-            "(2) copy the cache of another machine and set HF_HOME; (3) give the path of a local folder"
-        ) from error
-    hub.require_whole_weights(found)
+        raise _unavailable(name, error) from error
+    layouts.require_known_layout(found)
+    if lacking := hub.lacking(found):
+        words = f"the hub's copy of it, in {found}, lacks {lacking}; {hub.fetch_again(name, found)}"
+        raise ValueError(f"backbone name_or_path {name!r}: {words}")
+    try:
+        hub.require_whole_weights(found)
+    except ValueError as error:
+        raise ValueError(f"{error}: {hub.fetch_again(name, found)}") from error
     return found, f"hub {found.name}"
+
+
+def is_here(name: str) -> bool:
+    """Whether a name is a folder, or a hub name of which the local cache has all weights."""
+    return Path(name).expanduser().is_dir() or (hub.is_hub_name(name) and hub.cached(name) is not None)
+
+
+def _unavailable(name: str, error: Exception) -> ValueError:
+    """Why a hub model cannot be had, and how it can."""
+    part = hub.cached_in_part(name)
+    if part is not None and part[1]:
+        folder, lacking = part
+        return ValueError(
+            f"backbone name_or_path {name!r}: what the hub's cache has of it, in {folder}, lacks {lacking}, "
+            f"and the rest could not be downloaded ({type(error).__name__}). With network access "
+            f"{hub.fetch_again(name, folder)}"
+        )
+    return ValueError(
+        f"backbone name_or_path {name!r} is no folder here, is not in the hub's cache, and could not be "
+        f"downloaded ({type(error).__name__}). Ways to get it: (1) run once with network access; "
+        "(2) copy the cache of another machine and set HF_HOME; (3) give the path of a local folder"
+    )
 
 
 def model_type(folder: Path) -> str:
