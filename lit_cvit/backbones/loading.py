@@ -232,12 +232,19 @@ def load_model(
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                # They are refused below, by their names.
+                ignore_mismatched_sizes=True,
             )
     except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
         what = f"its weights are cut off or broken ({error!r})"
         raise ValueError(f"model folder {folder}: {what}; download or copy it again") from error
-    lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
-    if lacking:
+    if other := sorted(report["mismatched_keys"]):
+        key, stored, expected = other[0]
+        raise ValueError(
+            f"model folder {folder}: the weights do not fit config.json: {key} has shape {tuple(stored)}, by "
+            f"the config it is {tuple(expected)}; copy config and weights of one model there"
+        )
+    if lacking := sorted(report["missing_keys"]):
         raise ValueError(f"{folder.name!r} lacks weights of the model: {', '.join(lacking[:5])}")
     # Whatever decoding defaults the folder has, `generate` alone decides how answers are decoded.
     model.generation_config = transformers.GenerationConfig()

@@ -11,6 +11,8 @@ from PIL import Image
 
 HEAD_BYTES = 512
 """So many first bytes decide what a file is."""
+SUSPICIOUS_BYTES = 1024
+"""Files of no more bytes are seldom photographs: pointers of Git LFS, answers of a server."""
 
 _CONVERT = "convert it to JPEG or PNG"
 # Brands of the ISO format, which photographs and videos share.
@@ -71,6 +73,12 @@ def kind_of(head: bytes) -> Kind | None:
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return _WEB_PAGE
     return None
+
+
+def no_image(head: bytes) -> Kind | None:
+    """What a file is that no format reads; None for images, and for what is not known."""
+    kind = kind_of(head)
+    return None if kind in (_HEIC, _AVIF) else kind
 
 
 def further_formats(head: bytes) -> tuple[str, ...]:

