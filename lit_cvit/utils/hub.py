@@ -98,7 +98,7 @@ def fetch_again(name: str, folder: Path) -> str:
         name: Its hub name.
         folder: Its folder in the cache, `.../models--organisation--model/snapshots/<commit>`.
     """
-    return f"delete {folder.parents[1]} and download it again: `hf download {name}`"
+    return f"delete {folder.parents[1]} and download it again with network access: `hf download {name}`"
 
 
 def require_whole_weights(folder: Path) -> None:

@@ -128,7 +128,10 @@ def test_a_model_that_the_cache_has_in_part_is_named_with_what_it_lacks_and_the_
         ValueError, match=r"links model\.safetensors lead to.*could not be downloaded"
     ) as caught:
         Llava(NAME).locate()
-    assert f"delete {cache.parents[1]} and download it again: `hf download {NAME}`" in str(caught.value)
+    assert (
+        f"delete {cache.parents[1]} and download it again with network access: `hf download {NAME}`"
+        in str(caught.value)
+    )
     with pytest.raises(ValueError, match="is not in the hub's cache.*Ways to get it"):
         Llava("someone/else").locate()
 
@@ -138,4 +141,7 @@ def test_a_damaged_file_of_the_cache_is_named_with_what_to_delete(cache: Path) -
     (cache / "model.safetensors").write_bytes(whole[:5000])
     with pytest.raises(ValueError, match=r"model\.safetensors: cut off or broken") as caught:
         Llava(NAME).locate()
-    assert f"delete {cache.parents[1]} and download it again: `hf download {NAME}`" in str(caught.value)
+    assert (
+        f"delete {cache.parents[1]} and download it again with network access: `hf download {NAME}`"
+        in str(caught.value)
+    )
