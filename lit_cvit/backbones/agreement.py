@@ -65,9 +65,9 @@ def require_embeddings(name: str, tokenizer: Any, rows: int) -> None:
 
 
 def image_token(config: Any, tokenizer: Any, token: str) -> Facts:
-    """The number of the image token; a tokenizer without it has none."""
-    number = tokenizer.get_vocab().get(token)
-    return {f"the number of the image token {token!r}": (config.image_token_id, number)}
+    """The number of the image token; a tokenizer without it has none, nor has the config of some families."""
+    numbers = (getattr(config, "image_token_id", None), tokenizer.get_vocab().get(token))
+    return {f"the number of the image token {token!r}": numbers}
 
 
 def image_side(image_processor: Any) -> tuple[int, int] | None:

@@ -187,6 +187,11 @@ class SampleEncoder:
     def _answer_context(self) -> str | None:
         return answer_context(self.tokenizer, self.chat)
 
+    @cached_property
+    def _context_ids(self) -> list[int]:
+        context = self._answer_context
+        return [] if context is None else self.tokenizer.encode(context, add_special_tokens=False)
+
     def _counted_behind(self, context: str, answers: Sequence[str]) -> list[int]:
         learned = [self.chat.lead + answer + self.chat.end for answer in answers]
         return count_behind(self.tokenizer, context, learned)
@@ -271,8 +276,7 @@ class SampleEncoder:
         """
         if not with_answers:
             return tokenise(self.tokenizer, text, starts)
-        prompt = tokenise(self.tokenizer, text[: starts[-1]], starts[:-1])
-        return tokenise_answered(self.tokenizer, text, starts, prompt)
+        return tokenise_answered(self.tokenizer, text, starts, self._context_ids)
 
     def _require_fit(self, sample: Sample, length: int) -> None:
         if length > self.max_length:

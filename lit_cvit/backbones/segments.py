@@ -71,7 +71,7 @@ def tokenise(
 
 
 def tokenise_answered(
-    tokenizer: PreTrainedTokenizerBase, text: str, starts: Sequence[int], prompt: Tokens
+    tokenizer: PreTrainedTokenizerBase, text: str, starts: Sequence[int], context: Sequence[int] = ()
 ) -> Tokens:
     """Tokenise a conversation with its last answer so that it begins with the tokens of its prompt.
 
@@ -79,12 +79,20 @@ def tokenise_answered(
         tokenizer: A fast tokenizer.
         text: The whole conversation.
         starts: Where each answer starts, the last one included.
-        prompt: Tokens of the text up to the last answer, as the model is given them.
+        context: Tokens of what alone decides how an answer is tokenised (see `answer_context`), where that is
+            known. If they stand before the answer, the prompt need not be tokenised for comparison.
     """
-    found = tokenise(tokenizer, text, starts)
+    found, cut = tokenise(tokenizer, text, starts), starts[-1]
+    size = len(found.ids)
+    while size and found.offsets[size - 1][1] > cut:
+        size -= 1
+    if context and found.ids[max(size - len(context), 0) : size] == list(context):
+        return found
+    # The prompt as the model is given it.
+    prompt = tokenise(tokenizer, text[:cut], starts[:-1])
     if found.ids[: len(prompt.ids)] == prompt.ids:
         return found
-    return _behind(prompt, tokenise(tokenizer, text[starts[-1] :], (), begins=False), starts[-1])
+    return _behind(prompt, tokenise(tokenizer, text[cut:], (), begins=False), cut)
 
 
 def count_behind(tokenizer: PreTrainedTokenizerBase, context: str, answers: Sequence[str]) -> list[int]:
