@@ -39,12 +39,19 @@ class StageEvaluation(StageCallback):
         tasks: `seen` tasks the stream has learned so far, `all` tasks of the stream, or `last` for the task
             just learned, and all seen ones after the last stage.
         downstream: Whether the benchmark's zero-shot tasks are tested after the last stage.
+        report: Whether `report/` is written after the last stage; its figures take about a second.
     """
 
-    def __init__(self, tasks: Literal["seen", "all", "last"] = "seen", downstream: bool = True) -> None:
+    def __init__(
+        self,
+        tasks: Literal["seen", "all", "last"] = "seen",
+        downstream: bool = True,
+        report: bool = True,
+    ) -> None:
         super().__init__()
         self.tasks = tasks
         self.downstream = downstream
+        self.report = report
         self.answered = 0
         self.asked = 0
         self.task_name = ""
@@ -77,7 +84,7 @@ class StageEvaluation(StageCallback):
             _log(trainer, scores)
         # The other ranks read what rank 0 has written.
         trainer.strategy.barrier("scores")
-        if stage.number == len(trainer.stages):
+        if self.report and stage.number == len(trainer.stages):
             write_report(trainer.run)
 
     def tasks_after(self, trainer: StreamTrainer, stage: Stage) -> tuple[Task, ...]:

@@ -174,7 +174,9 @@ class LoRABank(nn.Module):
         if rank < 1:
             raise ValueError(f"the rank of a block must be >= 1, got {rank} for bank {self.name!r}")
         down = torch.empty(rank, self.in_features)
-        if self.init_std is None:
+        if down.is_meta:
+            pass  # A plan of sizes: there is nothing to draw, and asking for it took half of the plan's time.
+        elif self.init_std is None:
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
         else:
             nn.init.normal_(down, std=self.init_std, generator=generator)

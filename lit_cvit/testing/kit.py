@@ -68,7 +68,7 @@ class Made:
         backbone["init_args"] |= parts["backbone"]
         settings = {"rank": 32, "alpha": 64.0, "optimizer": {"learning_rate": 5e-3}, **self.row.settings}
         callbacks = [copy.deepcopy(dict(callback)) for callback in self.row.callbacks]
-        evaluation = {"class_path": "StageEvaluation", "init_args": {"downstream": False}}
+        evaluation = {"class_path": "StageEvaluation", "init_args": {"downstream": False, "report": False}}
         config = {
             "model": {"class_path": self.row.method, "init_args": {"backbone": backbone, **settings}},
             "data": {
