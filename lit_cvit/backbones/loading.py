@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
+from lit_cvit.backbones import parts
 from lit_cvit.utils import hub
 
 Quantization = Literal["none", "nf4", "int8"]
@@ -189,7 +190,8 @@ def load_model(
         full_precision: Paths of modules that are never quantised (whole prefixes).
 
     Raises:
-        ValueError: the files are broken or lack weights of the model, or a setting has an unknown value.
+        ValueError: the files are broken, lack weights of the model or hold some that are not finite, or a
+            setting has an unknown value.
     """
     family: Any = transformers.AutoModelForImageTextToText
     try:
@@ -213,9 +215,22 @@ def load_model(
     model.generation_config = transformers.GenerationConfig()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    _require_finite(model, folder, dtype)
     if quantization == "nf4":
         _keep_packing(model)
     return model.eval()
+
+
+def _require_finite(model: nn.Module, folder: Path, dtype: DType) -> None:
+    """Refuse weights that every answer and every loss would be NaN of; a pass over memory, no copy."""
+    found = parts.weights_not_finite(model.named_modules())
+    if not found:
+        return
+    cast = "; if they are stored in a wider type, load them with model.backbone.dtype: bfloat16"
+    raise ValueError(
+        f"model folder {folder}: {len(found)} of its weights hold numbers that are not finite (NaN, inf): "
+        f"{', '.join(found[:3])}{', ...' if len(found) > 3 else ''}; download or copy them again{cast if dtype == 'float16' else ''}"
+    )
 
 
 def empty_model(config: Any, *, dtype: DType, trust_remote_code: bool) -> Any:
