@@ -226,11 +226,11 @@ def _require_finite(model: nn.Module, folder: Path, dtype: DType) -> None:
     found = parts.weights_not_finite(model.named_modules())
     if not found:
         return
+    shown = f"{', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+    what = f"{len(found)} of its weights hold numbers that are not finite (NaN, inf): {shown}"
     cast = "; if they are stored in a wider type, load them with model.backbone.dtype: bfloat16"
-    raise ValueError(
-        f"model folder {folder}: {len(found)} of its weights hold numbers that are not finite (NaN, inf): "
-        f"{', '.join(found[:3])}{', ...' if len(found) > 3 else ''}; download or copy them again{cast if dtype == 'float16' else ''}"
-    )
+    fix = f"download or copy them again{cast if dtype == 'float16' else ''}"
+    raise ValueError(f"model folder {folder}: {what}; {fix}")
 
 
 def empty_model(config: Any, *, dtype: DType, trust_remote_code: bool) -> Any:

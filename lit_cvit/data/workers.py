@@ -67,9 +67,14 @@ class BatchLoader(DataLoader[Batch]):
 
 
 def _delivered(found: Batch | Failure) -> Batch:
-    if isinstance(found, Failure):
-        raise found.error from WorkerTrace(f"in a loader worker:\n{found.trace}")
-    return found
+    if not isinstance(found, Failure):
+        return found
+    error, trace = found.error, found.trace
+    try:
+        raise error from WorkerTrace(f"in a loader worker:\n{trace}")
+    finally:
+        # The error holds this frame; a circle would keep the loader's workers until the next collection.
+        del found, error
 
 
 def _portable(error: Exception) -> Exception:
