@@ -9,8 +9,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_cvit.utils.finite import not_finite
-
 
 class LinearTarget(NamedTuple):
     """A linear layer that can be adapted: its module path under `Backbone.model`, and its kind of rows."""
@@ -62,20 +60,7 @@ def digest(modules: Iterable[tuple[str, nn.Module]], *, exclude: tuple[str, ...]
     return total.hexdigest()
 
 
-def weights_not_finite(modules: Iterable[tuple[str, nn.Module]]) -> list[str]:
-    """Names of the modules' own frozen parameters that hold NaN or an infinity, quantised or not.
-
-    Args:
-        modules: Path and module.
-    """
-    return not_finite(
-        (f"{path}.{name}" if path else name, tensor)
-        for path, module in modules
-        for name, tensor in _frozen_tensors(module, buffers=False)
-    )
-
-
-def _frozen_tensors(module: nn.Module, *, buffers: bool = True) -> Iterator[tuple[str, Tensor]]:
+def _frozen_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     # Typed loosely: what 4- and 8-bit parameters carry beside the weight is known to bitsandbytes alone.
     parameters: Iterator[tuple[str, Any]] = module.named_parameters(recurse=False)
     for name, parameter in parameters:
@@ -90,5 +75,4 @@ def _frozen_tensors(module: nn.Module, *, buffers: bool = True) -> Iterator[tupl
             # The first forward pass moves the row scales from the parameter to the module's state.
             state: Any = module.state
             yield f"{name}.SCB", state.SCB if parameter.SCB is None else parameter.SCB
-    if buffers:
-        yield from module.named_buffers(recurse=False)
+    yield from module.named_buffers(recurse=False)

@@ -82,6 +82,7 @@ class RankLauncher(_SubprocessScriptLauncher):
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
     def death(self) -> str:
         """What is known of a rank that was ended by a signal, with what to do; empty if there is none."""

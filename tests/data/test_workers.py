@@ -118,8 +118,8 @@ def test_a_worker_that_is_killed_is_named_with_the_remedy() -> None:
     ("words", "message"),
     [
         (
-            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers "
-            "are out of shared memory. Please try to raise your shared memory limit.",
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+            "workers are out of shared memory. Please try to raise your shared memory limit.",
             "a loader worker (process 7) was ended by the system (Bus error); shared memory ran out: ",
         ),
         (
