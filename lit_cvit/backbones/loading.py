@@ -239,7 +239,8 @@ def _stored_not_finite(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found += not_finite((name, file.get_tensor(name)) for name in file.keys())
+            names = file.keys()
+            found += not_finite((name, file.get_tensor(name)) for name in names)
     return found
 
 
