@@ -24,8 +24,9 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import distributed
 
+from lit_cvit.stream.checkpoints import StopSignal
 from lit_cvit.utils.distributed import num_ranks, rank
-from lit_cvit.utils.processes import end_with
+from lit_cvit.utils.processes import end_with, end_with_parent
 
 _STARTED_BY, _KEY = "LIT_CVIT_STARTED_BY", "lit_cvit/failed"
 # How long a rank that failed by itself has the other ranks' silence for; then they are ended.
@@ -51,8 +52,8 @@ class RankLauncher(_SubprocessScriptLauncher):
             os.environ[_STARTED_BY] = str(os.getpid())
             self._call_children_scripts()
             threading.Thread(target=self._watch, name="ranks", daemon=True).start()
-        elif environment.local_rank() > 0 and _STARTED_BY in os.environ:
-            end_with(int(os.environ[_STARTED_BY]))
+        else:
+            _end_with_launcher(environment)
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
@@ -104,22 +105,34 @@ def use_rank_launcher(strategy: Strategy) -> None:
         strategy._launcher = RankLauncher(found.cluster_environment, found.num_processes, found.num_nodes)
 
 
+def _end_with_launcher(environment: ClusterEnvironment) -> None:
+    """Leave no rank behind whose launcher is killed: rank 0 of this machine, or torchrun's agent."""
+    if environment.local_rank() > 0 and _STARTED_BY in os.environ:
+        end_with(int(os.environ[_STARTED_BY]))
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
+
+
 @contextmanager
-def ending_together(launcher: object) -> Iterator[None]:
+def ending_together(launcher: object, stop: StopSignal) -> Iterator[None]:
     """Around a fit: of an error on several ranks, one reports; the others end with status 1.
 
     Args:
         launcher: The strategy's; a `RankLauncher` where there may be other ranks.
+        stop: Notices the signals, by which launchers end the ranks that a failed one has left.
 
     Raises:
         SystemExit: another rank reports.
+        Stopped: the connection broke, and this rank was asked to stop.
     """
     try:
         yield
     except Exception as error:
         if not isinstance(launcher, RankLauncher) or num_ranks() == 1:
             raise
-        death = _wait(error, launcher)
+        death = _wait(error, launcher, stop)
+        if stop.received and isinstance(error, RuntimeError):
+            raise stop.stopped() from error
         reports = _reports(error)
         # The one that reports may still be writing its last words.
         launcher.end(within=0.0 if reports else GRACE)
@@ -130,14 +143,14 @@ def ending_together(launcher: object) -> Iterator[None]:
         raise
 
 
-def _wait(error: Exception, launcher: RankLauncher) -> str:
+def _wait(error: Exception, launcher: RankLauncher, stop: StopSignal) -> str:
     """Give a rank that lost its connection the time to find out why; returns what it found of a death."""
     if not isinstance(error, RuntimeError):
         return ""
     until = time.monotonic() + (_FIRST if launcher.procs else _OTHERS)
     while time.monotonic() < until:
         death = launcher.death()
-        if death or _is_reported():
+        if death or stop.received or _is_reported():
             return death
         time.sleep(_POLL / 2)
     return ""

@@ -192,7 +192,7 @@ class ContinualTrainer(L.Trainer):
         # What can be refused is refused by now, before there are other processes.
         launcher = self.strategy.launcher
         launch = launcher.launch if launcher is not None else _call
-        with self.stop.listening(), ending_together(launcher):
+        with self.stop.listening(), ending_together(launcher, self.stop):
             launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
 
     def plan_run(self, method: ContinualMethod, data: ContinualDataModule) -> RunRecord:

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from lit_cvit.stream import ranks
+from lit_cvit.stream.checkpoints import Stopped, StopSignal
 from lit_cvit.stream.ranks import RankLauncher, ending_together
 from lit_cvit.stream.trainer import ContinualTrainer
 
@@ -93,7 +94,7 @@ def test_ranks_that_finished_or_were_stopped_end_nothing(launcher: RankLauncher,
 
 def test_an_error_of_a_single_process_passes_as_it_is(launcher: RankLauncher) -> None:
     for found in (None, launcher):
-        with pytest.raises(ValueError, match="one's own"), ending_together(found):
+        with pytest.raises(ValueError, match="one's own"), ending_together(found, StopSignal()):
             raise ValueError("one's own")
 
 
@@ -134,11 +135,11 @@ LOST = RuntimeError("Connection closed by peer")
 def test_the_first_rank_that_fails_reports_and_the_others_end_in_silence(
     launcher: RankLauncher, as_rank: SimpleNamespace
 ) -> None:
-    with pytest.raises(ValueError, match="broken image"), ending_together(launcher):
+    with pytest.raises(ValueError, match="broken image"), ending_together(launcher, StopSignal()):
         raise ValueError("broken image")
     as_rank.rank = 0
     for error in (LOST, ValueError("broken image")):
-        with pytest.raises(SystemExit) as caught, ending_together(launcher):
+        with pytest.raises(SystemExit) as caught, ending_together(launcher, StopSignal()):
             raise error
         assert caught.value.code == 1
 
@@ -147,9 +148,9 @@ def test_a_rank_that_lost_rank_0_ends_in_silence_but_an_error_of_its_own_is_repo
     launcher: RankLauncher, as_rank: SimpleNamespace
 ) -> None:
     as_rank.store = Store(gone=True)
-    with pytest.raises(SystemExit), ending_together(launcher):
+    with pytest.raises(SystemExit), ending_together(launcher, StopSignal()):
         raise LOST
-    with pytest.raises(ValueError, match="broken image"), ending_together(launcher):
+    with pytest.raises(ValueError, match="broken image"), ending_together(launcher, StopSignal()):
         raise ValueError("broken image")
 
 
@@ -160,10 +161,48 @@ def test_rank_0_says_which_rank_was_killed_where_none_reports(
     start(launcher, (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"))
     launcher.procs[0].wait()
     with pytest.raises(ValueError, match="rank 1 of this machine .* was ended by SIGKILL"):  # noqa: SIM117
-        with ending_together(launcher):
+        with ending_together(launcher, StopSignal()):
             raise LOST
 
 
+def test_a_rank_that_lost_its_connection_and_is_asked_to_stop_stops(
+    launcher: RankLauncher, as_rank: SimpleNamespace
+) -> None:
+    """torchrun and srun send SIGTERM to the ranks that a failed one has left."""
+    stop = StopSignal()
+    stop.received = signal.SIGTERM
+    with pytest.raises(Stopped) as caught, ending_together(launcher, stop):
+        raise LOST
+    assert caught.value.code == 143
+    with pytest.raises(ValueError, match="broken image"), ending_together(launcher, stop):
+        raise ValueError("broken image")
+
+
+@pytest.mark.parametrize(
+    ("variables", "ended"),
+    [
+        ({}, []),
+        ({"LOCAL_RANK": "1", "LIT_CVIT_STARTED_BY": "7"}, [7]),
+        ({"LOCAL_RANK": "0", "LIT_CVIT_STARTED_BY": "7"}, []),
+        ({"LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "none"}, [os.getppid()]),
+        ({"LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "none"}, [os.getppid()]),
+    ],
+)
+def test_a_rank_ends_with_the_process_that_started_it(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], ended: list[int]
+) -> None:
+    """A rank that was started by hand has no such process: its shell may end before it."""
+    found: list[int] = []
+    monkeypatch.setattr(ranks, "end_with", found.append)
+    monkeypatch.setattr(ranks, "end_with_parent", lambda: found.append(os.getppid()))
+    for name in ("LOCAL_RANK", "LIT_CVIT_STARTED_BY", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ranks._end_with_launcher(LightningEnvironment())
+    assert found == ended
+
+
 def test_a_programming_error_stays_what_it_is(launcher: RankLauncher, as_rank: SimpleNamespace) -> None:
-    with pytest.raises(RuntimeError, match="Connection closed"), ending_together(launcher):
+    with pytest.raises(RuntimeError, match="Connection closed"), ending_together(launcher, StopSignal()):
         raise LOST
