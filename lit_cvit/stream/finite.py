@@ -79,12 +79,12 @@ class FiniteCheck:
             f"a lower model.optimizer.learning_rate (now {method.settings.learning_rate:g})",
             f"trainer.precision bf16-mixed or 32 (now {trainer.precision})",
             f"model.backbone.dtype bfloat16 or float32 (now {backbone.dtype})",
-            "" if trainer.gradient_clip_val else "trainer.gradient_clip_val 1 (now nothing is clipped)",
-            f"where it happens at once at any rate, another copy of the weights of {backbone.name_or_path}",
+            *([] if trainer.gradient_clip_val else ["trainer.gradient_clip_val 1 (now nothing is clipped)"]),
+            f"or, if no rate is low enough, another copy of the weights of {backbone.name_or_path}",
         ]
         return ValueError(
             f"stage {stage.number} ({stage.task.name}), step {step + 1} (row {step} of log.jsonl): {what}. "
-            f"The run ends here and keeps what it has stored; try {', '.join(each for each in tries if each)}"
+            f"The run ends here and keeps what it has stored; try {', '.join(tries)}"
         )
 
 

@@ -29,7 +29,7 @@ from lit_cvit.utils.distributed import num_ranks, rank
 from lit_cvit.utils.processes import end_with, end_with_parent
 
 _STARTED_BY, _KEY = "LIT_CVIT_STARTED_BY", "lit_cvit/failed"
-# How long a rank that failed by itself has the other ranks' silence for; then they are ended.
+# Seconds that the other ranks have to end by themselves after one failed.
 GRACE = 10.0
 _POLL = 0.2
 # A broken connection is noticed by all at once; the rank that knows its children's fate comes first.
@@ -43,9 +43,13 @@ class RankLauncher(_SubprocessScriptLauncher):
     def __init__(self, environment: ClusterEnvironment, num_processes: int, num_nodes: int) -> None:
         super().__init__(environment, num_processes, num_nodes)
         self._ended = threading.Event()
+        self._launched = False
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
-        """Start the other ranks, unless a launcher or an earlier call did, and call the function."""
+        """Start the other ranks, unless a launcher or an earlier call did; then call the function."""
+        if self._launched:  # a stage, inside of the run
+            return function(*args, **kwargs)
+        self._launched = True
         environment = self.cluster_environment
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:

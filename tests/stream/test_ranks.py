@@ -45,6 +45,21 @@ def test_it_takes_the_place_of_lightnings_where_there_are_several_processes() ->
     assert alone.strategy.launcher is None
 
 
+def test_ranks_are_started_once_however_often_it_launches(
+    launcher: RankLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stage is a fit of its own inside of the run's."""
+    started: list[RankLauncher] = []
+    monkeypatch.setattr(RankLauncher, "_call_children_scripts", started.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LIT_CVIT_STARTED_BY", "0")
+    assert launcher.launch(lambda: launcher.launch(str, 3)) == "3"
+    assert started == [launcher]
+    assert os.environ["LIT_CVIT_STARTED_BY"] == str(os.getpid())
+
+
 def test_a_rank_that_was_killed_is_named_with_its_signal_and_the_remedy(launcher: RankLauncher) -> None:
     start(launcher, SLEEPS, SLEEPS)
     assert launcher.death() == ""
