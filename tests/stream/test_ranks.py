@@ -50,7 +50,7 @@ def test_ranks_are_started_once_however_often_it_launches(
 ) -> None:
     """Every stage is a fit of its own inside of the run's."""
     started: list[RankLauncher] = []
-    monkeypatch.setattr(RankLauncher, "_call_children_scripts", started.append)
+    monkeypatch.setattr(RankLauncher, "_call_children_scripts", lambda each: started.append(each))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
