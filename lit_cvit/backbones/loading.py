@@ -10,11 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lit_cvit.backbones import layouts
 from lit_cvit.utils import hub
+from lit_cvit.utils.finite import not_finite
 
 Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -219,7 +220,8 @@ def load_model(
         full_precision: Paths of modules that are never quantised (whole prefixes).
 
     Raises:
-        ValueError: the files are broken or lack weights of the model, or a setting has an unknown value.
+        ValueError: the files are broken, lack weights of the model or hold some that are not finite, or a
+            setting has an unknown value.
     """
     family: Any = transformers.AutoModelForImageTextToText
     try:
@@ -250,9 +252,33 @@ def load_model(
     model.generation_config = transformers.GenerationConfig()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    _require_finite(model, folder, quantization=quantization, dtype=dtype)
     if quantization == "nf4":
         _keep_packing(model)
     return model.eval()
+
+
+def _require_finite(model: nn.Module, folder: Path, *, quantization: Quantization, dtype: DType) -> None:
+    """Refuse weights that every answer and every loss would be nonsense of: one pass over them."""
+    # Rounding to few bits makes a finite number of NaN, so a quantised model shows nothing.
+    stored = [] if quantization == "none" else _stored_not_finite(folder)
+    found = stored or not_finite(model.named_parameters())
+    if not found:
+        return
+    shown = f"{', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+    what = f"{len(found)} of its weights hold numbers that are not finite (NaN, inf): {shown}"
+    cast = "; if they are stored in a wider type, load them with model.backbone.dtype: bfloat16"
+    fix = f"download or copy them again{cast if dtype == 'float16' else ''}"
+    raise ValueError(f"model folder {folder}: {what}; {fix}")
+
+
+def _stored_not_finite(folder: Path) -> list[str]:
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            found += not_finite((name, file.get_tensor(name)) for name in names)
+    return found
 
 
 def empty_model(config: Any, *, dtype: DType, trust_remote_code: bool) -> Any:
