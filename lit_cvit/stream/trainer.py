@@ -188,7 +188,11 @@ class ContinualTrainer(L.Trainer):
         # What can be refused is refused by now, before there are other processes.
         launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
         with self.stop.listening():
-            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+            try:
+                launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+            finally:
+                if self._folder is not None:
+                    self._folder.writer.unlock()
 
     def plan_run(self, method: ContinualMethod, data: ContinualDataModule) -> RunRecord:
         """Check what a run needs and plan stages and memory; nothing is loaded, trained or written.
@@ -212,6 +216,7 @@ class ContinualTrainer(L.Trainer):
             self.stages,
             access=self.access(method),
             seed=self.seed,
+            precision=str(self.precision),
             config_digest=self.config_digest,
             world_size=self.world_size,
             start_from=self.start_from,
