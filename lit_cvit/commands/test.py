@@ -129,6 +129,16 @@ def _own_tasks(
     record, benchmark = run.record, data.benchmark
     learned = [entry.task for entry in record.stages[:stage]]
     default = [name for name in record.stream if name in learned] or record.stream
+    gone = [
+        name
+        for name in default
+        if name not in {task.name for task in (*benchmark.stream, *benchmark.downstream)}
+    ]
+    if gone and not names:
+        raise ValueError(
+            f"{run.path} learned {', '.join(gone)}, which its benchmark {benchmark.name} does not have any "
+            "more; put it back, or name other tasks with --tasks"
+        )
     return _chosen([*benchmark.stream, *benchmark.downstream], names or default)
 
 

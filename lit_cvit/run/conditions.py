@@ -85,7 +85,8 @@ def changes(before: Conditions, now: Conditions) -> list[Change]:
 def in_words(found: Sequence[Change]) -> str:
     """Changes in one sentence: each with what it was and what it is, those of records by task alone."""
     records = sorted(each.what.removeprefix(_DATA) for each in found if each.what.startswith(_DATA))
-    phrases = [f"the data of {', '.join(records)} changed"] if records else []
+    of_what = "records, instructions or how many are used"
+    phrases = [f"the data of {', '.join(records)} changed ({of_what})"] if records else []
     phrases += [
         f"the {change.what} was {change.before}, now it is {change.now}"
         for change in found

@@ -26,15 +26,15 @@ class RecordedSettings:
         owner: type = cls
         made = super().__new__(cls)
         given = dict(zip(positional(owner), args, strict=False)) | kwargs
+        found = {**_defaults(owner), **given}
         # Not by attribute: a module of torch takes none before its own __init__.
-        vars(made)["_recorded"] = {name: plain(value) for name, value in given.items() if is_plain(value)}
+        vars(made)["_recorded"] = {name: plain(value) for name, value in found.items() if is_plain(value)}
         return made
 
     def recorded_settings(self) -> dict[str, Any]:
         """The settings as plain JSON, without the free ones and without objects, which have their own."""
-        given: dict[str, Any] = vars(self)["_recorded"]
+        found: dict[str, Any] = vars(self)["_recorded"]
         free = {name for base in type(self).__mro__ for name in vars(base).get("free_settings", ())}
-        found = {**_defaults(type(self)), **given}
         return {name: value for name, value in found.items() if name not in free}
 
 
@@ -62,10 +62,10 @@ def positional(cls: type) -> tuple[str, ...]:
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """Plain defaults of the settings that a class's constructors take; a subclass's before its base's."""
+    """Defaults of the settings that a class's constructors take; a subclass's before its base's."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if issubclass(base, RecordedSettings) and "__init__" in vars(base):
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            found |= {p.name: plain(p.default) for p in parameters if is_plain(p.default)}
+            found |= {p.name: p.default for p in parameters if is_plain(p.default)}
     return found
