@@ -167,7 +167,7 @@ class RunRecord:
             if before != now:
                 reasons.append(f"the {what} was {before}, now it is {now}")
         for name in sorted(self.data.keys() ^ current.data.keys()):
-            reasons.append(f"the data of {name} is {'new' if name in current.data else 'there no more'}")
+            reasons.append(f"the data of {name} is {'new' if name in current.data else 'missing'}")
         found = changes(self.conditions, current.conditions)
         reasons += [in_words(found)] if found else []
         if self.config_digest != current.config_digest:

@@ -146,6 +146,10 @@ def test_another_way_to_score_is_refused_where_answers_are_scored(
     for verb in (TEST, (*FIT, "--ckpt_path", "last")):
         status, _, err = say(*verb)
         assert (status, named in err) == (1, True), err
+
+
+def test_another_way_to_score_is_no_matter_where_nothing_is_scored(say) -> None:
+    edit_benchmark(scorer="exact")
     assert "--allow_changes scoring" in say(*TEST)[2]
     assert [say(*verb)[0] for verb in (PREDICT, CKA)] == [0, 0]
     assert say(*TEST, "--tasks", "shape")[::2] == (0, "")
