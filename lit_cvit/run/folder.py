@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_cvit.run.answers import AnswerJournal
+from lit_cvit.run.digest import file_digest
 from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.naming import file_name, nearest_run, new_folder, runs_below
 from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import ScoreMatrix, StageScores
 from lit_cvit.run.stages import (
     ANSWERS,
+    MANIFEST,
     PREDICTIONS,
     SCORES,
     StageState,
@@ -263,6 +265,10 @@ class RunFolder:
             ValueError: the stage is unknown or not trained, or a file is missing or changed; names it.
         """
         return read_stage(self.stage_folder(stage), self.record.stage(stage))
+
+    def stage_digest(self, stage: int) -> str:
+        """Digest of a trained stage, which tells whether it was trained again since."""
+        return file_digest(self.stage_folder(stage) / MANIFEST)
 
     def stages_done(self) -> list[int]:
         """Numbers of the stages that count as trained, from 1 without a gap."""

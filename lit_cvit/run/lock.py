@@ -64,13 +64,18 @@ class Holder:
         started = _state(process)[1]
         return cls(socket.gethostname(), _kernel(), process, started, secrets.token_hex(8))
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its process number has a meaning for this process."""
+        return self.kernel != "" and self.kernel == _kernel()
+
     def lives(self, age: float) -> bool:
         """Whether the process lives, as far as can be said from here.
 
         Args:
             age: Seconds since its last heartbeat.
         """
-        if self.kernel and self.kernel == _kernel():
+        if self.is_here:
             try:
                 os.kill(self.process, 0)
             except ProcessLookupError:
@@ -138,8 +143,11 @@ class RunLock:
             if found.holder is None:
                 time.sleep(_WRITING)
                 return False
-            advice = "wait until it is done, end it, or start another run under another --name"
-            raise RunInUse(f"{self.folder} is in use by {found.holder}; {advice}")
+            elsewhere = f" (it counts as dead {_DEAD:.0f} seconds after its last heartbeat)"
+            raise RunInUse(
+                f"{self.folder} is in use by {found.holder}{'' if found.holder.is_here else elsewhere}; wait "
+                "until it is done, end it, or start another run under another --name"
+            )
         mine = self.folder / (found.next_name if found is not None else _NAME)
         try:
             with mine.open("x", encoding="utf-8") as file:

@@ -64,7 +64,8 @@ class RunRecord:
         scoring: Answer format, scorers and decoding budget, by task.
         settings: Settings that give the method's tensors their meaning, by dotted name (`model.alpha`).
         world_size: Number of ranks.
-        start_from: The run this one continues (`path`, `config_digest`, `plans`), or None.
+        start_from: The run this one continues (`path`, `config_digest`, `plans`, `stage` that it continues
+            and `digest` of that), or None.
         facts: Anything else worth keeping (skipped samples, where encoders came from ...).
         versions: Package versions.
         machine: System, processors, accelerators, Python.

@@ -133,4 +133,6 @@ def _source_record(method: ContinualMethod, ours: Conditions, start_from: str) -
         "path": str(Path(start_from).resolve()),
         "config_digest": source.record.config_digest,
         "plans": [*(earlier["plans"] if earlier else []), *plans],
+        "stage": done[-1],
+        "digest": source.stage_digest(done[-1]),
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -127,12 +128,25 @@ def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None
     if last:
         state = run.load_stage(last)
     elif source:
-        origin = RunFolder.open(source["path"], verify=True)
-        state = origin.load_stage(origin.stages_done()[-1])
+        state = _source_stage(source)
     else:
         return None
     _take_back(method, state)
     return state if last else None
+
+
+def _source_stage(source: Mapping[str, Any]) -> StageState:
+    """The stage that a run started from, which that run may have gone beyond, or trained again."""
+    origin = RunFolder.open(source["path"], verify=True)
+    # Records of earlier versions do not say which stage it was.
+    stage = source.get("stage", max(origin.stages_done(), default=0))
+    require_stage(origin, stage)
+    if source.get("digest", origin.stage_digest(stage)) != origin.stage_digest(stage):
+        raise ValueError(
+            f"stage {stage} of {origin.path}, from which this run started, was trained again since; start a "
+            "fresh run under another --name"
+        )
+    return origin.load_stage(stage)
 
 
 def require_stage(run: RunFolder, stage: int) -> None:

@@ -146,6 +146,20 @@ def test_whoever_died_while_taking_over_is_followed_in_turn(tmp_path: Path, gone
     held.release()
 
 
+def test_whoever_read_a_lock_that_was_taken_over_meanwhile_does_not_get_it(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, replace(HERE, process=gone, token="dead"))
+    read, real = [lock._end_of_chain(tmp_path)], lock._end_of_chain
+    write(tmp_path, ELSEWHERE)
+    monkeypatch.setattr(lock, "_end_of_chain", lambda folder: read.pop() if read else real(folder))
+    with pytest.raises(
+        RunInUse, match=r"on node-7 \(it counts as dead 60 seconds after its last heartbeat\)"
+    ):
+        RunLock.acquire(tmp_path)
+    assert locks(tmp_path) == [".lock"]
+
+
 def test_a_takeover_that_is_under_way_is_refused(tmp_path: Path, gone: int) -> None:
     write(tmp_path, replace(HERE, process=gone, token="first"))
     write(tmp_path, replace(ELSEWHERE, token="second"), name=".lock.first")
