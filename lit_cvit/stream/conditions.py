@@ -102,8 +102,8 @@ def require_same(run: RunFolder, now: Conditions, allowed: Collection[str]) -> t
         kinds = " ".join(kinds_of(found))
         raise ValueError(
             f"{run.path} was trained under other conditions: {in_words(refused)}. Put back what it was "
-            f"trained with ({run.config_path} names it); `test --allow_changes {kinds}` alone goes on "
-            "without, and records it"
+            f"trained with ({run.config_path} names it); only `test --allow_changes {kinds}` goes on under "
+            "other conditions, and records them"
         )
     return tuple(found)
 
