@@ -175,12 +175,15 @@ class RunLock:
                 os.utime(self.folder / _NAME)
 
     def _look(self) -> None:
-        if not self._holds():
-            end = _end_of_chain(self.folder)
-            by = f" by {end.holder}" if end is not None and end.holder is not None else ""
+        end = _end_of_chain(self.folder)
+        if end is None:
             raise LockLost(
-                f"{self.folder} was taken over{by} while this process was suspended; it stops here and "
-                "leaves the run to the other"
+                f"{self.folder / _NAME} was removed, so another process may write the run; this one stops"
+            )
+        if end.holder != self.holder:
+            raise LockLost(
+                f"{self.folder} was taken over by {end.holder or 'another process'} while this process was "
+                "suspended; it stops here and leaves the run to the other"
             )
         self._seen = time.time()
 

@@ -58,9 +58,9 @@ def _resumed(path: Path, record: RunRecord) -> RunFolder:
     writer.lock(path)
     try:
         found = RunFolder.open(path, writer=writer, verify=True)
-        found.record.refuse_changes(record)
         if found.record.method != record.method:
             raise ValueError(f"{found.path} is a run of {found.record.method}, not of {record.method}")
+        found.record.refuse_changes(record)
         found.refresh()
         writer.clear_leftovers(path)
     except BaseException:

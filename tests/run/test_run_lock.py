@@ -231,6 +231,19 @@ def test_a_process_that_was_taken_over_from_while_suspended_writes_nothing_more(
     assert Holder(**json.loads((tmp_path / ".lock").read_text())) == ELSEWHERE
 
 
+def test_a_process_whose_lock_was_removed_by_hand_writes_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_TRUSTED", -1.0)
+    writer = Writer()
+    writer.lock(tmp_path)
+    (tmp_path / ".lock").unlink()
+    with pytest.raises(LockLost, match=r"\.lock was removed"):
+        writer.write_text(tmp_path / "a", "a")
+    writer.unlock()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_child_of_the_process_does_not_release_its_lock(tmp_path: Path) -> None:
     held = RunLock.acquire(tmp_path)
     child = os.fork()
