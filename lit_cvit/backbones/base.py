@@ -74,12 +74,9 @@ class Backbone(RecordedSettings, nn.Module, ABC):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.name_or_path = name_or_path
-        self.quantization = quantization
-        self.dtype = dtype
-        self.trust_remote_code = trust_remote_code
-        self.image_aspect = image_aspect
-        self.max_length = max_length
+        self.name_or_path, self.trust_remote_code = name_or_path, trust_remote_code
+        self.quantization, self.dtype = quantization, dtype
+        self.image_aspect, self.max_length = image_aspect, max_length
         self.activation_checkpointing = activation_checkpointing
         self._network: Any = None
         self._base_modules: list[tuple[str, nn.Module]] = []
