@@ -26,12 +26,13 @@ from lit_cvit.backbones.outputs import AnswerLogits, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.utils import hub
+from lit_cvit.utils.recorded import RecordedSettings
 from lit_cvit.utils.suggest import unknown
 
 ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(RecordedSettings, nn.Module, ABC):
     """A pre-trained multimodal model, frozen; what trains is added to it from outside.
 
     The constructor only stores settings. `encoder` (and so `prompt`, `encode`, lengths) reads the tokenizer
@@ -51,6 +52,8 @@ class Backbone(nn.Module, ABC):
             the rest again: a third more time for a fraction of the memory. Gradients stay the same.
     """
 
+    # Where the model lies; its files have a digest. Too long a sample is an error, never another answer.
+    free_settings = ("name_or_path", "trust_remote_code", "max_length", "activation_checkpointing")
     model_types: ClassVar[tuple[str, ...]] = ()
     vision_path: ClassVar[str] = "model.vision_tower"
     projector_path: ClassVar[str] = "model.multi_modal_projector"
@@ -71,12 +74,9 @@ class Backbone(nn.Module, ABC):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.name_or_path = name_or_path
-        self.quantization = quantization
-        self.dtype = dtype
-        self.trust_remote_code = trust_remote_code
-        self.image_aspect = image_aspect
-        self.max_length = max_length
+        self.name_or_path, self.trust_remote_code = name_or_path, trust_remote_code
+        self.quantization, self.dtype = quantization, dtype
+        self.image_aspect, self.max_length = image_aspect, max_length
         self.activation_checkpointing = activation_checkpointing
         self._network: Any = None
         self._base_modules: list[tuple[str, nn.Module]] = []

@@ -192,8 +192,12 @@ class ContinualTrainer(L.Trainer):
         # What can be refused is refused by now, before there are other processes.
         launcher = self.strategy.launcher
         launch = launcher.launch if launcher is not None else _call
-        with self.stop.listening(), ending_together(launcher, self.stop):
-            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+        try:
+            with self.stop.listening(), ending_together(launcher, self.stop):
+                launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+        finally:
+            if self._folder is not None:
+                self._folder.writer.unlock()
 
     def plan_run(self, method: ContinualMethod, data: ContinualDataModule) -> RunRecord:
         """Check what a run needs and plan stages and memory; nothing is loaded, trained or written.
@@ -217,6 +221,7 @@ class ContinualTrainer(L.Trainer):
             self.stages,
             access=self.access(method),
             seed=self.seed,
+            precision=str(self.precision),
             config_digest=self.config_digest,
             world_size=self.world_size,
             start_from=self.start_from,

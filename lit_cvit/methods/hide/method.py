@@ -44,7 +44,7 @@ from __future__ import annotations
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +114,8 @@ class HiDe(ContinualMethod):
             run.
         kwargs: Settings of every method; `rank` is that of one task's block (8 in the paper).
     """
+
+    free_settings: ClassVar[tuple[str, ...]] = ("cka_report",)
 
     def __init__(
         self,
