@@ -1,4 +1,4 @@
-"""The results of a run as one small JSON: no tensors, no paths of a machine, readable without the run folder."""
+"""The results of a run as one small JSON, readable without its folder: no tensors, no paths of a machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result:
         matrix: Scores by stage and task, with MIF and further scores.
         downstream: The same for the downstream tasks.
         metrics: The summary metrics of the matrix; None where one is not defined.
-        measured: Of the process that ended the run: `seconds`, `peak_memory` in bytes, `accelerator_memory` in
+        measured: Of the process that ended the run: `seconds`, `peak_memory` and `accelerator_memory` in
             bytes, and the `commit` of the code; None where it was not measured.
     """
 
@@ -65,7 +65,9 @@ class Result:
         """
         schema = value.get("schema") if isinstance(value, Mapping) else None
         if schema != RESULT_SCHEMA:
-            raise ValueError(f"{source}: schema is {schema!r}; this version of lit_cvit reads {RESULT_SCHEMA}")
+            raise ValueError(
+                f"{source}: schema is {schema!r}; this version of lit_cvit reads {RESULT_SCHEMA}"
+            )
         found = {key: item for key, item in value.items() if key != "schema"}
         names = [each.name for each in fields(cls)]
         odd = sorted(found.keys() ^ set(names))
@@ -135,7 +137,9 @@ def result_of(
         matrix=matrix,
         downstream=run.downstream(),
         metrics=_defined(run_summary(matrix)),
-        measured={key: measured.get(key) for key in ("seconds", "peak_memory", "accelerator_memory", "commit")},
+        measured={
+            key: measured.get(key) for key in ("seconds", "peak_memory", "accelerator_memory", "commit")
+        },
     )
 
 
@@ -192,7 +196,9 @@ def _path_in(value: Any, where: str) -> str:
     """The place of the first path of a machine; empty where there is none."""
     if isinstance(value, str):
         return where if _is_path(value) else ""
-    items: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    items: Any = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    )
     return next((found for key, item in items if (found := _path_in(item, f"{where}.{key}".lstrip(".")))), "")
 
 

@@ -192,6 +192,12 @@ class RunLock:
         return end is not None and end.holder == self.holder
 
 
+def holder_of(folder: Path) -> Holder | None:
+    """The living process that holds the lock of a folder, or None."""
+    found = _end_of_chain(folder)
+    return found.holder if found is not None and found.lives() else None
+
+
 @dataclass(frozen=True)
 class _Link:
     """A file of the chain: its path, and its holder, or None while that is not written."""

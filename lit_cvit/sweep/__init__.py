@@ -1,7 +1,7 @@
 """Sweeps: configurations, seeds and a grid as cells, each a run of its own that leaves a small JSON.
 
-There is no scheduler here: any number of processes may make the cells of a sweep side by side, and a cluster's
-array of jobs takes a share each.
+There is no scheduler here: any number of processes may make the cells of a sweep side by side, and a job of
+a cluster's array takes a share.
 """
 
 from __future__ import annotations

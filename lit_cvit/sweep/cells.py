@@ -40,7 +40,8 @@ class Entry:
     def group(self, point: Mapping[str, Any]) -> str:
         """The name of its cells at a point, without the seed: `SMoLoRA-rank_16`."""
         last = [key.rpartition(".")[2] for key in self.grid]
-        short = {key: name if last.count(name) == 1 else key for key, name in zip(self.grid, last, strict=True)}
+        names = zip(self.grid, last, strict=True)
+        short = {key: name if last.count(name) == 1 else key for key, name in names}
         return "-".join([self.name, *(f"{short[key]}_{as_text(value)}" for key, value in point.items())])
 
     def cell_name(self, point: Mapping[str, Any], seed: int) -> str:
@@ -95,17 +96,17 @@ class Sweep:
         """The file of a cell's results."""
         return self.results / f"{cell.name}.json"
 
+    def folder(self, cell: Cell) -> Path:
+        """Folder of what the sweep itself keeps of a cell: lock, log, and why it failed."""
+        return self.run_root / "sweep" / cell.name
+
     def log_path(self, cell: Cell) -> Path:
         """What the processes that made a cell printed."""
-        return self.run_root / "sweep" / f"{cell.name}.log"
+        return self.folder(cell) / "log.txt"
 
     def failure_path(self, cell: Cell) -> Path:
         """Why the last attempt at a cell failed, if it did."""
-        return self.run_root / "sweep" / f"{cell.name}.failed.json"
-
-    def claim_path(self, cell: Cell) -> Path:
-        """The lock of the process that makes a cell."""
-        return self.run_root / "sweep" / f"{cell.name}.lock"
+        return self.folder(cell) / "failure.json"
 
     def fit_arguments(self, cell: Cell) -> list[str]:
         """The command line of `fit` that starts a cell, or goes on with it."""

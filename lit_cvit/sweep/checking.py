@@ -54,13 +54,15 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
             except ValueError as error:
                 wrong[cell.arguments] = f"cell {cell.name}: {error}"
         if cell.arguments in built:
-            decided = {"seed_everything": cell.seed}
+            decided: dict[str, Any] = {"seed_everything": cell.seed}
             if cell.start_from:
                 decided["start_from"] = str(sweep.run_root / cell.start_from)
             config = {**built[cell.arguments], **decided}
             checked.append(Checked(cell, config, config_digest(config, ignore=OF_THE_MACHINE)))
     if wrong:
-        raise CleanExit("\n  ".join([f"{place}: {_count(len(wrong), 'configuration')} cannot be run:", *wrong.values()]))
+        raise CleanExit(
+            "\n  ".join([f"{place}: {_count(len(wrong), 'configuration')} cannot be run:", *wrong.values()])
+        )
     _refuse_equal(checked, place)
     return checked
 
@@ -86,7 +88,9 @@ def refuse_other_runs(sweep: Sweep, checked: Sequence[Checked]) -> None:
     reasons = [reason for each in checked if (reason := other_run(sweep, each))]
     if reasons:
         advice = "move them away, or give the sweep another run_root"
-        raise ValueError("\n  ".join([f"these run folders are not those of their cells; {advice}:", *reasons]))
+        raise ValueError(
+            "\n  ".join([f"these run folders are not those of their cells; {advice}:", *reasons])
+        )
 
 
 def other_run(sweep: Sweep, checked: Checked) -> str:

@@ -55,7 +55,9 @@ def chosen_cells(sweep: Sweep, *, only: Sequence[str] = (), shard: Shard | None 
         if not fnmatch.filter(names, pattern):
             near = nearest(pattern, names)
             hint = f" Did you mean {near!r}?" if near else ""
-            raise CleanExit(f"--only {pattern!r} fits no cell.{hint} `--list` shows all; * stands for any text")
+            raise CleanExit(
+                f"--only {pattern!r} fits no cell.{hint} `--list` shows all; * stands for any text"
+            )
     share = shard or Shard()
     chains = list(dict.fromkeys(_first(sweep, cell) for cell in sweep.cells))
     mine = set(chains[share.number - 1 :: share.count])

@@ -1,29 +1,29 @@
-"""Claims: a cell is made by one living process at a time."""
+"""Claims: a cell is made by one living process at a time, which holds the lock of the cell's folder."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
+from lit_cvit.run.lock import RunInUse, RunLock, holder_of
+
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[bool]:
+def claimed(folder: Path) -> Iterator[bool]:
     """Whether this process is the one that makes a cell; the claim ends with the block or the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = RunLock.acquire(folder)
+    except RunInUse:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
-def is_claimed(path: Path) -> bool:
+def is_claimed(folder: Path) -> bool:
     """Whether a living process makes a cell."""
-    if not path.is_file():
-        return False
-    with claimed(path) as mine:
-        return not mine
+    return holder_of(folder) is not None

@@ -8,25 +8,23 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.report.results import MEASURED, result_of, write_result
 from lit_cvit.run import RunFolder
-from lit_cvit.sweep.cells import Cell, Sweep
+from lit_cvit.sweep.cells import Sweep
 from lit_cvit.sweep.checking import Checked
 from lit_cvit.sweep.claims import claimed
-from lit_cvit.sweep.states import is_evaluated
+from lit_cvit.sweep.states import has_evaluated
 
 # Exit status where another process has the cell.
 TAKEN = 75
 # What a run folder may hold that was cut off before anything of the run was.
-_OF_THE_START = {"config.yaml", ".config.yaml.tmp", ".run.json.tmp"}
+_OF_THE_START = ("config.yaml", ".config.yaml.tmp", ".run.json.tmp", ".lock")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def make(job: Job) -> None:
         # Ctrl-C in a terminal reaches the parent alone, which stops its cells by SIGTERM.
         os.setpgrp()
     os.chdir(job.folder)
-    with claimed(sweep.claim_path(cell)) as mine:
+    with claimed(sweep.folder(cell)) as mine:
         if not mine:
             sys.exit(TAKEN)
         _print_into(sweep.log_path(cell))
@@ -76,7 +74,7 @@ def _print_into(path: Path) -> None:
 def _make(sweep: Sweep, checked: Checked) -> None:
     cell, path = checked.cell, sweep.run_path(checked.cell)
     _remove_remains(path)
-    if not (path.exists() and is_evaluated(RunFolder.open(path))):
+    if not has_evaluated(path):
         start = time.monotonic()
         _fit(sweep.fit_arguments(cell))
         _note_measured(RunFolder.open(path), time.monotonic() - start)
@@ -99,7 +97,7 @@ def _remove_remains(path: Path) -> None:
     """
     if not path.exists() or (path / "run.json").is_file():
         return
-    odd = sorted(each.name for each in path.iterdir() if each.name not in _OF_THE_START)
+    odd = sorted(each.name for each in path.iterdir() if not each.name.startswith(_OF_THE_START))
     if odd:
         raise ValueError(f"{path} is no run folder, it holds {odd[0]}; move it away")
     for each in path.iterdir():
@@ -134,3 +132,32 @@ def _note_measured(run: RunFolder, seconds: float) -> None:
         "commit": code_commit(),
     }
     run.save_record()
+
+
+def _peak_memory() -> int | None:
+    """Bytes of main memory that this process held at most; None where the system does not say."""
+    if importlib.util.find_spec("resource") is None:
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def code_commit() -> str | None:
+    """The commit of the code, with `+` where files differ from it; None where the code is in no checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit, changed = (
+            _git(root, *words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit.strip()}{'+' if changed.strip() else ''}"
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+    return done.stdout

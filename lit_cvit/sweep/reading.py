@@ -53,11 +53,15 @@ def build_sweep(name: str, values: Mapping[str, Any], *, more: Sequence[str] = (
             raise CleanExit(f"{place}: {unknown('key', key, _KEYS)}")
     cells = values.get("cells")
     if not isinstance(cells, Mapping) or not cells:
-        raise CleanExit(f"{place}: cells: got {cells!r}; it must be a mapping of a name to arguments of `fit`")
+        raise CleanExit(
+            f"{place}: cells: got {cells!r}; it must be a mapping of a name to arguments of `fit`"
+        )
     common = (*_words(values.get("common", []), f"{place}: common"),)
     entries = [_entry(str(key), cell, values, common, place) for key, cell in cells.items()]
-    folders = {key: _folder(values.get(key, f"{default}/{name}"), f"{place}: {key}") for key, default in _ROOTS}
-    made = _cells(entries, tuple(more), place)
+    folders = {
+        key: _folder(values.get(key, f"{default}/{name}"), f"{place}: {key}") for key, default in _ROOTS
+    }
+    made = _cells(entries, (*_words([*more], place),), place)
     return Sweep(name, folders["run_root"], folders["results"], tuple(made))
 
 
@@ -70,9 +74,7 @@ def _folder(value: Any, place: str) -> Path:
     return Path(value)
 
 
-def _entry(
-    name: str, cell: Any, values: Mapping[str, Any], common: tuple[str, ...], place: str
-) -> Entry:
+def _entry(name: str, cell: Any, values: Mapping[str, Any], common: tuple[str, ...], place: str) -> Entry:
     """An entry under `cells`: its own seeds and grid come before those of the sweep."""
     where = f"{place}: cell {name}"
     own = cell if isinstance(cell, Mapping) else {"arguments": cell}
@@ -168,7 +170,9 @@ def _in_order(entries: Mapping[str, Entry], place: str) -> list[Entry]:
     return list(ordered.values())
 
 
-def _source(entry: Entry, entries: Mapping[str, Entry], point: Mapping[str, Any], seed: int, place: str) -> str:
+def _source(
+    entry: Entry, entries: Mapping[str, Entry], point: Mapping[str, Any], seed: int, place: str
+) -> str:
     """The name of the cell of the same seed, and of the same values of its grid, to start from."""
     source = entries[entry.start_from]
     there = {key: point[key] for key in source.grid if key in point}

@@ -54,7 +54,7 @@ def state_of(sweep: Sweep, checked: Checked) -> CellState:
     seconds = 0.0 if run is None else sum(sum(stage.seconds.values()) for stage in run.record.stages)
     num_stages = 0 if run is None else run.record.num_stages
     state, note, result = State.TO_DO, "", None
-    if is_claimed(sweep.claim_path(cell)):
+    if is_claimed(sweep.folder(cell)):
         state = State.RUNNING
     elif run is not None and is_evaluated(run) and (result := stored_result(sweep, checked)) is not None:
         state = State.DONE
@@ -67,6 +67,12 @@ def _run(path: Path) -> RunFolder | None:
     return RunFolder.open(path) if (path / "run.json").is_file() else None
 
 
+def has_evaluated(path: Path) -> bool:
+    """Whether a folder holds a run that has evaluated all its stages."""
+    run = _run(path)
+    return run is not None and is_evaluated(run)
+
+
 def is_evaluated(run: RunFolder) -> bool:
     """Whether a run has evaluated all its stages."""
     stages = [stage.status for stage in run.record.stages]
@@ -75,8 +81,7 @@ def is_evaluated(run: RunFolder) -> bool:
 
 def is_done(sweep: Sweep, checked: Checked) -> bool:
     """Whether a cell's run has evaluated all its stages, and its results are written."""
-    run = _run(sweep.run_path(checked.cell))
-    return run is not None and is_evaluated(run) and stored_result(sweep, checked) is not None
+    return has_evaluated(sweep.run_path(checked.cell)) and stored_result(sweep, checked) is not None
 
 
 def stored_result(sweep: Sweep, checked: Checked) -> Result | None:

@@ -128,7 +128,10 @@ class SMoLoRA(ContinualMethod):
             "fusion": (self.fusion != "adaptive" and not both, no_if if self.num_vu else no_vu),
             "encoder": (self.encoder.name != MINILM and not self.num_if, no_if),
             "normalize": (self.encoder.normalize and (not self.num_if or by_direction), why_not_normalize),
-            "router_seed": (bool(self.router_seed) and not drawn, "where no branch has blocks to choose from"),
+            "router_seed": (
+                bool(self.router_seed) and not drawn,
+                "where no branch has blocks to choose from",
+            ),
         }
         return {option: reason for option, (ignored, reason) in found.items() if ignored}
 
