@@ -10,6 +10,7 @@ import yaml
 
 from lit_cvit.cli.errors import CleanExit
 from lit_cvit.cli.stream_cli import StreamCLI
+from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.run import OF_THE_MACHINE, RunRecord, config_changes, config_digest, read_json
 from lit_cvit.sweep.cells import Cell, Sweep
 
@@ -50,7 +51,7 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
     for cell in cells:
         if cell.arguments not in built and cell.arguments not in wrong:
             try:
-                built[cell.arguments] = StreamCLI(cell.arguments, run=False).resolved_config()
+                built[cell.arguments] = _built(cell)
             except ValueError as error:
                 wrong[cell.arguments] = f"cell {cell.name}: {error}"
         if cell.arguments in built:
@@ -65,6 +66,16 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
         )
     _refuse_equal(checked, place)
     return checked
+
+
+def _built(cell: Cell) -> dict[str, Any]:
+    """The resolved configuration of a cell, whose objects and stream can be built."""
+    cli = StreamCLI(cell.arguments, run=False)
+    data = cli.datamodule
+    assert isinstance(data, ContinualDataModule)
+    # Settings of the benchmark are read when it is built.
+    assert data.stream
+    return cli.resolved_config()
 
 
 def _count(number: int, what: str) -> str:

@@ -53,9 +53,7 @@ def build_sweep(name: str, values: Mapping[str, Any], *, more: Sequence[str] = (
             raise CleanExit(f"{place}: {unknown('key', key, _KEYS)}")
     cells = values.get("cells")
     if not isinstance(cells, Mapping) or not cells:
-        raise CleanExit(
-            f"{place}: cells: got {cells!r}; it must be a mapping of a name to arguments of `fit`"
-        )
+        raise CleanExit(f"{place}: cells: got {cells!r}; it must map names to arguments of `fit`")
     common = (*_words(values.get("common", []), f"{place}: common"),)
     entries = [_entry(str(key), cell, values, common, place) for key, cell in cells.items()]
     folders = {
@@ -132,7 +130,9 @@ def _grid(value: Any, place: str) -> Grid:
 
 
 def _refuse_twice(names: Sequence[str], place: str) -> None:
-    twice = [name for position, name in enumerate(names) if name in names[:position]]
+    # A file system may take names that differ in their case alone for one.
+    folded = [name.casefold() for name in names]
+    twice = [name for position, name in enumerate(names) if folded[position] in folded[:position]]
     if twice:
         raise CleanExit(f"{place}: {twice[0]} is there twice")
 
@@ -149,8 +149,7 @@ def _cells(entries: Sequence[Entry], more: tuple[str, ...], place: str) -> list[
                 source = _source(entry, by_name, point, seed, place) if entry.start_from else ""
                 name, group = entry.cell_name(point, seed), entry.group(point)
                 cells.append(Cell(name, group, seed, (*entry.arguments, *drawn, *more), source))
-    # A file system may take names that differ in their case alone for one.
-    _refuse_twice([cell.name.casefold() for cell in cells], f"{place}: cells")
+    _refuse_twice([cell.name for cell in cells], f"{place}: cells")
     return cells
 
 
