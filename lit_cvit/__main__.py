@@ -98,6 +98,7 @@ def _interrupted(verb: str) -> int:
 def _advice(verb: str) -> str:
     advice = {
         "fit": "; continue with the same command and --ckpt_path last",
+        "sweep": "; the same command goes on with what is left",
         "prepare": "; the same command goes on with the tasks that are not done",
     }
     return advice.get(verb, "")

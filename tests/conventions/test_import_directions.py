@@ -137,6 +137,17 @@ PACKAGES = {
         ("torch", "matplotlib"),
         ("lit_cvit.report", "lit_cvit.metrics", "lit_cvit.analysis", "lit_cvit.run"),
     ),
+    # Above all that makes and reads a run, below the verbs.
+    "lit_cvit.sweep": Package(
+        ("torch", "yaml", "rich"),
+        (
+            "lit_cvit.sweep",
+            "lit_cvit.cli",
+            "lit_cvit.data.datamodule",
+            "lit_cvit.report.results",
+            "lit_cvit.run",
+        ),
+    ),
     "lit_cvit.testing": Package(("torch", "lightning", "yaml", "pytest"), ANY, ("bitsandbytes",)),
     # The command line: light until a verb runs.
     "lit_cvit": Package((), ("lit_cvit._version", "lit_cvit.commands", "lit_cvit.cli.errors"), (), ANY),
@@ -257,6 +268,8 @@ def test_a_module_imports_only_what_its_package_may(path: Path) -> None:
         ("lit_cvit.report.plots", "lit_cvit.methods.ContinualMethod", True),
         ("lit_cvit.evaluation", "lit_cvit.methods.smolora.method", False),
         ("lit_cvit.stream.trainer", "callbacks", True),
+        ("lit_cvit.sweep.running", "lit_cvit.commands.fit", True),
+        ("lit_cvit.report.results", "lit_cvit.sweep.cells", False),
         ("lit_cvit.commands.fit", "callbacks", True),
         ("lit_cvit.__main__", "torch", False),
         ("lit_cvit.__main__", "lit_cvit.cli.stream_cli", False),
