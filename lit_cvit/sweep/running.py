@@ -62,9 +62,10 @@ class Sweeper:
         refuse_other_runs(self.sweep, [*self._left.values()])
         self._drop_done()
         self._require_sources()
-        context = forking(PRELOAD, environment(self.processes))
+        # Where nothing is left, no process has to be ready.
+        context = forking(PRELOAD, environment(self.processes)) if self._left else None
         with self.progress, self._stopping():
-            while self._left:
+            while context and self._left:
                 while len(self._running) < self.processes and (chosen := self._next()):
                     self._begin(context, chosen)
                 if not self._running and not self._waits():
@@ -103,11 +104,13 @@ class Sweeper:
     def _next(self) -> Checked | None:
         """A cell that can begin now."""
         for name, checked in list(self._left.items()):
-            if name in self._running or is_claimed(self.sweep.folder(checked.cell)):
+            if name in self._running:
                 continue
             if is_done(self.sweep, checked):
                 # Another process has made it meanwhile.
                 del self._left[name]
+            elif is_claimed(self.sweep.folder(checked.cell)):
+                continue
             elif checked.cell.start_from in self._failed:
                 self._fail(checked, f"it starts from {checked.cell.start_from}, which failed")
             elif self._failed_elsewhere(checked):
@@ -165,7 +168,7 @@ class Sweeper:
         before = signal.signal(signal.SIGTERM, _stop)
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
+        except BaseException:
             for made in self._running.values():
                 made.process.terminate()
             for made in self._running.values():
