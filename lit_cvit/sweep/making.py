@@ -77,7 +77,7 @@ def _make(sweep: Sweep, checked: Checked) -> None:
     if not has_evaluated(path):
         start = time.monotonic()
         _fit(sweep.fit_arguments(cell))
-        _note_measured(RunFolder.open(path), time.monotonic() - start)
+        _note_measured(path, time.monotonic() - start)
     write_cell_result(sweep, checked)
 
 
@@ -123,15 +123,20 @@ def write_cell_result(sweep: Sweep, checked: Checked) -> None:
     write_result(sweep.result_path(cell), result)
 
 
-def _note_measured(run: RunFolder, seconds: float) -> None:
+def _note_measured(path: Path, seconds: float) -> None:
     """Keep in the run's record what only the process knows that ended it."""
+    run = RunFolder.open(path)
     run.record.facts[MEASURED] = {
         "seconds": round(seconds, 1),
         "peak_memory": _peak_memory(),
         "accelerator_memory": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
         "commit": code_commit(),
     }
-    run.save_record()
+    run.writer.lock(path)
+    try:
+        run.save_record()
+    finally:
+        run.writer.unlock()
 
 
 def _peak_memory() -> int | None:

@@ -69,6 +69,9 @@ class SMoLoRA(ContinualMethod):
         kwargs: Settings of every method; `rank` is the total over all blocks.
     """
 
+    # The routers are among the tensors that a run stores.
+    free_settings = ("router_seed",)
+
     def __init__(
         self,
         backbone: Backbone,
