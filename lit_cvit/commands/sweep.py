@@ -93,7 +93,9 @@ def _sweep(file: str, chosen: argparse.Namespace, rest: Sequence[str]) -> tuple[
         raise CleanExit(
             "name a sweep (a file, or a shipped one), or give --name and options of `fit`; see --help"
         )
-    values = read_sweep(path) if path is not None else {"cells": {chosen.name: []}}
+    # Without a file the options come first, and the grid changes what they say.
+    alone: dict[str, Any] = {"cells": {chosen.name: []}, "common": [*rest]}
+    values = read_sweep(path) if path is not None else alone
     values |= {key: text for key in ("run_root", "results") if (text := getattr(chosen, key))}
     if chosen.seeds:
         values["seeds"] = _values("--seeds", chosen.seeds)
@@ -103,10 +105,11 @@ def _sweep(file: str, chosen: argparse.Namespace, rest: Sequence[str]) -> tuple[
             raise CleanExit(
                 f"--grid must be an option of `fit` and its values, such as model.rank=16,32; got {text!r}"
             )
-        grid = values.get("grid") or {}
-        values["grid"] = {**grid, key.lstrip("-"): _values(f"--grid {key}", listed)}
-    place = str(path) if path is not None else "sweep"
-    return build_sweep(path.stem if path is not None else chosen.name, values, more=rest, place=place), place
+        grid = values.setdefault("grid", {})
+        if isinstance(grid, dict):
+            grid[key.lstrip("-")] = _values(f"--grid {key}", listed)
+    place, more = (str(path), rest) if path is not None else ("sweep", ())
+    return build_sweep(path.stem if path is not None else chosen.name, values, more=more, place=place), place
 
 
 def _values(option: str, text: str) -> list[Any]:

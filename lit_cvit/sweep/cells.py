@@ -42,7 +42,7 @@ class Entry:
         last = [key.rpartition(".")[2] for key in self.grid]
         names = zip(self.grid, last, strict=True)
         short = {key: name if last.count(name) == 1 else key for key, name in names}
-        return "-".join([self.name, *(f"{short[key]}_{as_text(value)}" for key, value in point.items())])
+        return "-".join([self.name, *(f"{short[key]}_{_label(value)}" for key, value in point.items())])
 
     def cell_name(self, point: Mapping[str, Any], seed: int) -> str:
         """The name of one of its cells, which is a file name."""
@@ -119,6 +119,11 @@ class Sweep:
         if cell.start_from:
             decided["--start_from"] = str(self.run_root / cell.start_from)
         return [*cell.arguments, *(f"{option}={text}" for option, text in decided.items())]
+
+
+def _label(value: Any) -> str:
+    """A value in the name of a cell."""
+    return "_".join(map(_label, value)) if isinstance(value, list) else as_text(value)
 
 
 def as_text(value: Any) -> str:

@@ -16,6 +16,7 @@ import torch
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.report.results import MEASURED, result_of, write_result
 from lit_cvit.run import RunFolder
+from lit_cvit.run.lock import holder_of
 from lit_cvit.sweep.cells import Sweep
 from lit_cvit.sweep.checking import Checked
 from lit_cvit.sweep.claims import claimed
@@ -97,6 +98,8 @@ def _remove_remains(path: Path) -> None:
     """
     if not path.exists() or (path / "run.json").is_file():
         return
+    if holder := holder_of(path):
+        raise ValueError(f"{path} is in use by {holder}")
     odd = sorted(each.name for each in path.iterdir() if not each.name.startswith(_OF_THE_START))
     if odd:
         raise ValueError(f"{path} is no run folder, it holds {odd[0]}; move it away")

@@ -35,7 +35,9 @@ class Progress:
 
     def __init__(self, sweep: Sweep, checked: Sequence[Checked], console: Console) -> None:
         self.sweep, self.checked, self.console = sweep, checked, console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        # Its last form is printed whole, however many rows there are.
+        live = Live(console=console, auto_refresh=False, transient=True)
+        self._live = live if console.is_terminal else None
         self._shown = -math.inf
 
     def __enter__(self) -> Self:
@@ -47,11 +49,15 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.show(now=True)
+        states = self.states()
         if self._live is not None:
             self._live.stop()
-        else:
-            self.console.print(summary(self.states()))
+            self.console.print(table(states))
+            for each in states:
+                if each.state is State.FAILED:
+                    line = failed_line(each.cell, each.note, self.sweep.log_path(each.cell))
+                    self.console.print(line, markup=False)
+        self.console.print(summary(states))
 
     def begins(self, cell: Cell) -> None:
         """A cell begins, or goes on."""
@@ -67,7 +73,7 @@ class Progress:
 
     def fails(self, cell: Cell, reason: str, log: Path) -> None:
         """A cell has failed."""
-        self._say(f"{cell.name}: failed: {reason}; its output is in {log}")
+        self._say(failed_line(cell, reason, log))
 
     def show(self, *, now: bool = False) -> None:
         """Bring the table up to date, not more often than every few seconds unless it has to be `now`."""
@@ -87,9 +93,14 @@ class Progress:
 
     def _say(self, line: str) -> None:
         if self._live is None:
-            self.console.print(line)
+            self.console.print(line, markup=False)
         else:
             self.show(now=True)
+
+
+def failed_line(cell: Cell, reason: str, log: Path) -> str:
+    """Why a cell failed, and where its output is."""
+    return f"{cell.name}: failed: {reason}; its output is in {log}"
 
 
 def table(states: Sequence[CellState]) -> Table:
@@ -122,7 +133,7 @@ def summary(states: Sequence[CellState]) -> str:
     left = seconds_left(states)
     running = max(1, counts[State.RUNNING])
     time_left = f"; about {_minutes(left / running)} left" if left else ""
-    return f"{len(states)} cells: {words}{time_left}"
+    return f"{len(states)} cell{'s' * (len(states) != 1)}: {words}{time_left}"
 
 
 def seconds_left(states: Sequence[CellState]) -> float | None:
