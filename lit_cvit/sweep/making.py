@@ -46,7 +46,7 @@ class Job:
 def make(job: Job) -> None:
     """Make a cell in this process, which ends with the status of `fit`, or with `TAKEN`."""
     sweep, cell = job.sweep, job.checked.cell
-    if hasattr(os, "setpgrp"):
+    if os.name == "posix":
         # Ctrl-C in a terminal reaches the parent alone, which stops its cells by SIGTERM.
         os.setpgrp()
     os.chdir(job.folder)
@@ -144,7 +144,7 @@ def _note_measured(path: Path, seconds: float) -> None:
 
 def _peak_memory() -> int | None:
     """Bytes of main memory that this process held at most; None where the system does not say."""
-    if importlib.util.find_spec("resource") is None:
+    if os.name != "posix":
         return None
     import resource
 

@@ -24,6 +24,8 @@ from lit_cvit.utils.forking import LAZY, ONE_THREAD, forking
 
 # Seconds between two looks at what other processes do.
 _LOOK = 2.0
+# Exit statuses of a run that has written a checkpoint.
+_STOPPED = {143: "SIGTERM", 130: "SIGINT"}
 PRELOAD = ("lit_cvit.sweep.making", *LAZY)
 
 
@@ -192,6 +194,10 @@ def _reason(status: int | None, log: Path) -> str:
     if status is not None and status < 0:
         hint = " (out of memory?)" if -status == signal.SIGKILL else ""
         return f"killed by {signal.Signals(-status).name}{hint}"
+    if status in _STOPPED:
+        return f"stopped by {_STOPPED[status]}; the next call goes on"
+    if status == 0:
+        return "its run ended without scores of all stages"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     return f"{last} (status {status})"

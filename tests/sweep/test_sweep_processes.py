@@ -130,3 +130,20 @@ def test_several_cells_side_by_side_have_one_thread_each_unless_it_is_set(
     assert running.environment(1) == {}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert "OMP_NUM_THREADS" not in running.environment(2)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (-9, "killed by SIGKILL (out of memory?)"),
+        (-11, "killed by SIGSEGV"),
+        (143, "stopped by SIGTERM; the next call goes on"),
+        (1, "RuntimeError: no luck (status 1)"),
+        (0, "its run ended without scores of all stages"),
+    ],
+)
+def test_a_failure_has_a_reason_in_one_line(tmp_path: Path, status: int, reason: str) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("stage 1/2\nTraceback\nRuntimeError: no luck\n\n")
+    assert running._reason(status, log) == reason
+    assert running._reason(2, tmp_path / "none") == "it printed nothing (status 2)"
