@@ -10,7 +10,7 @@ from pathlib import Path
 from lit_cvit.report.results import Result, read_result
 from lit_cvit.run import RunFolder, Status, Writer, read_json
 from lit_cvit.sweep.cells import Cell, Sweep
-from lit_cvit.sweep.checking import Checked
+from lit_cvit.sweep.checking import Checked, other_run
 from lit_cvit.sweep.claims import is_claimed
 
 
@@ -33,7 +33,7 @@ class CellState:
         stages: Stages that are learned and scored.
         num_stages: Stages that the run will have; 0 before it has begun.
         seconds: Seconds of training and evaluation so far.
-        note: Why it failed.
+        note: Why it failed, or why its run folder is refused.
         result: Its results, if it is done.
     """
 
@@ -60,6 +60,8 @@ def state_of(sweep: Sweep, checked: Checked) -> CellState:
         state = State.DONE
     elif failed := failure(sweep.failure_path(cell)):
         state, note = State.FAILED, failed.reason
+    if state is State.TO_DO:
+        note = other_run(sweep, checked)
     return CellState(cell, state, len(stages), num_stages, seconds, note, result)
 
 

@@ -169,5 +169,7 @@ def check_refusals(calls: Calls) -> None:
     assert "runs/Twin-0 differs in model.init_args.rank (was 8, is 4)" in err
     assert "move them away" in err
     assert stored_files(calls.run("Twin-0")) == before
+    (line, _) = calls.sweep("--list", "--only", "Twin*", "--model.rank", "4").lines
+    assert line.startswith("Twin-0: to do, 2 of 2 stages: runs/Twin-0 differs in model.init_args.rank")
     assert main(["sweep", "study.yaml", "--only", "Few*", "--run_root", "other"]) == 2
     assert "starts from Killed-0, which is not finished" in calls.capfd.readouterr().err
