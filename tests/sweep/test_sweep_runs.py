@@ -12,13 +12,14 @@ import pytest
 from lit_cvit.__main__ import main
 from lit_cvit.report import run_summary
 from lit_cvit.report.results import Result, read_result
+from lit_cvit.report.results_page import render
 from lit_cvit.run import RunFolder, Status
 from lit_cvit.testing.kit import require_same_files, stored_files
 
 # Two steps a stage. `Killed` and `Twin` differ in nothing but the name of a file that ends the process.
 SWEEP = """\
 run_root: runs
-results: results
+results: results/study
 common: --config base.yaml
 cells:
   Killed: --trainer.callbacks.flag kill
@@ -81,7 +82,7 @@ class Calls:
         return RunFolder.open(self.folder / "runs" / cell)
 
     def result(self, cell: str) -> Result:
-        return read_result(self.folder / "results" / f"{cell}.json")
+        return read_result(self.folder / "results" / "study" / f"{cell}.json")
 
 
 @pytest.fixture
@@ -114,12 +115,12 @@ def test_killed_and_failed_cells_go_on_with_the_next_call_and_leave_what_others_
     assert calls.run("Killed-0").checkpoint_path.is_file()
 
     Path("kill").unlink()
-    written = Path("results/Twin-0.json").read_bytes()
-    Path("results/Twin-0.json").unlink()
+    written = Path("results/study/Twin-0.json").read_bytes()
+    Path("results/study/Twin-0.json").unlink()
     second = calls.sweep("--processes", "2", "--only", "[KTF]*")
     assert second.status == 0
     # The results of a finished run are written again without a fit.
-    assert Path("results/Twin-0.json").read_bytes() == written
+    assert Path("results/study/Twin-0.json").read_bytes() == written
     assert second.fits == {"Killed-0": 2, "Few-0": 1, "Twin-0": 1, "Broken-0": 1}
     require_same_files(stored_files(calls.run("Killed-0")), stored_files(calls.run("Twin-0")))
     source = calls.run("Few-0").record.start_from
@@ -158,6 +159,20 @@ def check_results(calls: Calls) -> None:
     assert twin.run["versions"].keys() >= {"torch", "lit_cvit"}
     text = json.dumps([few.to_json(), twin.to_json()])
     assert str(calls.folder) not in text
+    check_page(twin)
+
+
+def check_page(twin: Result) -> None:
+    """The results make tables; the killed cell's scores are the twin's."""
+    marker = '<!-- results {"sweep": "study", "table": "tasks", "cells": ["Killed", "Twin"], "at": "end"} -->'
+    page = render(f"{marker}\n<!-- end of results -->\n", Path("results"))
+    row = " | ".join(f"{score:.1f}" for score in twin.matrix.scores[-1] if score is not None)
+    assert page.splitlines()[2:6] == [
+        "|  | seeds | ScienceQA | GQA |",
+        "| --- | ---: | --- | --- |",
+        f"| Killed | 1 | {row} |",
+        f"| Twin | 1 | {row} |",
+    ]
 
 
 def check_refusals(calls: Calls) -> None:
