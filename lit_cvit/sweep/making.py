@@ -21,6 +21,7 @@ from lit_cvit.sweep.cells import Sweep
 from lit_cvit.sweep.checking import Checked
 from lit_cvit.sweep.claims import claimed
 from lit_cvit.sweep.states import has_evaluated
+from lit_cvit.utils.forking import stop_with_parent
 
 # Exit status where another process has the cell.
 TAKEN = 75
@@ -49,6 +50,7 @@ def make(job: Job) -> None:
     if os.name == "posix":
         # Ctrl-C in a terminal reaches the parent alone, which stops its cells by SIGTERM.
         os.setpgrp()
+    stop_with_parent()
     os.chdir(job.folder)
     with claimed(sweep.folder(cell)) as mine:
         if not mine:
