@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from lit_cvit.cli.errors import dead_worker
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.report.results import MEASURED, result_of, write_result
 from lit_cvit.run import RunFolder
@@ -62,8 +63,10 @@ def make(job: Job) -> None:
         except (ValueError, OSError) as error:
             print(f"lit_cvit fit: {error}", file=sys.stderr)
             sys.exit(1)
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
+            if died := dead_worker(error):
+                print(f"lit_cvit fit: {died}", file=sys.stderr)
             sys.exit(1)
 
 
