@@ -20,6 +20,7 @@ PICTURE = ROOT / "docs" / "architecture.svg"
 PURPOSE = {
     "commands": "one file for each verb",
     "testing": "the kit that proves a method",
+    "sweep": "many runs: cells, claims, processes",
     "cli": "configuration, messages, load_run",
     "callbacks": "what combines with any method",
     "stream": "the trainer, checkpoints, resume",

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from lit_cvit import __version__, commands
-from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.errors import CleanExit, dead_worker
 from lit_cvit.utils.suggest import unknown
 
 _TERMINATED, _INTERRUPTED, _UNREAD = 143, 130, 141
@@ -66,12 +66,14 @@ def _run(argv: Sequence[str] | None) -> int:
         if stop.code == _TERMINATED:
             print(f"lit_cvit {verb}: stopped by SIGTERM{_advice(verb)}", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _unread():
+    except (ValueError, OSError, RuntimeError) as error:
+        died = dead_worker(error)
+        unread = isinstance(error, BrokenPipeError) and _unread()
+        if unread or (isinstance(error, RuntimeError) and not died):
             raise
         if wants_traceback:
             traceback.print_exc()
-        print(f"lit_cvit {verb}: {error}", file=sys.stderr)
+        print(f"lit_cvit {verb}: {died or error}", file=sys.stderr)
         return error.status if isinstance(error, CleanExit) else 1
     except KeyboardInterrupt:
         return _interrupted(verb)
@@ -96,6 +98,7 @@ def _interrupted(verb: str) -> int:
 def _advice(verb: str) -> str:
     advice = {
         "fit": "; continue with the same command and --ckpt_path last",
+        "sweep": "; the same command goes on with what is left",
         "prepare": "; the same command goes on with the tasks that are not done",
     }
     return advice.get(verb, "")

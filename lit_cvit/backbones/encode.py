@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
@@ -18,35 +18,22 @@ from torch import Tensor
 
 from lit_cvit.backbones.answer_context import answer_context
 from lit_cvit.backbones.chat import ChatFormat
+from lit_cvit.backbones.framing import keeps_the_centre, open_images, shown_size
+from lit_cvit.backbones.image_tokens import ImageTokens, positions
+from lit_cvit.backbones.segments import Tokens, count_behind, tokenise, tokenise_answered
 from lit_cvit.data.tasks import Batch, Sample, SampleError, SizedImage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Raised with every change of this module after which a sample has another number of tokens."""
 
 # Texts that are tokenised at once: enough to spread the cost of a call, and little memory.
 _CHUNK = 1000
 # What a tokenizer adds at both ends of a text, and to spare.
 _ADDED_TOKENS = 8
-
-
-class ImageTokens(Protocol):
-    """How the size of an image decides its decoder positions; picklable, for loader workers.
-
-    Its `repr` says everything that the numbers depend on, as that of a dataclass of plain values does.
-    """
-
-    def __call__(self, width: int, height: int) -> int:
-        """Decoder positions of an image of a width and height in pixels."""
-        ...
-
-    @property
-    def most(self) -> int:
-        """No image takes more."""
-        ...
 
 
 class _Row(NamedTuple):
@@ -65,6 +52,7 @@ class SampleEncoder:
         image_aspect: `pad` to a square with the processor's mean colour, or `crop` as the processor does.
         max_length: Longest sequence, in tokens with the image's.
         image_inputs: Which of the image processor's tensors the model takes.
+        answer_tokens: Special tokens that an answer may have, as far as the tokenizer has them.
     """
 
     def __init__(
@@ -77,20 +65,28 @@ class SampleEncoder:
         image_aspect: Literal["pad", "crop"],
         max_length: int,
         image_inputs: Sequence[str] = ("pixel_values",),
+        answer_tokens: Sequence[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.chat = chat
         self.num_image_tokens = num_image_tokens
-        self._most_in_image = num_image_tokens if isinstance(num_image_tokens, int) else num_image_tokens.most
+        number = num_image_tokens
+        self._most_in_image = number if isinstance(number, int) else number.most
+        self._any_size = isinstance(number, int) or number.any_size
         self.image_aspect = image_aspect
         self.max_length = max_length
         self.image_inputs = tuple(image_inputs)
         self.end_id = self._token_id(chat.end)
         self.image_id = self._token_id(chat.image_token)
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        tokens = {chat.end, chat.image_token, *tokenizer.all_special_tokens, *special}
+        special = {
+            str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
+        # What is no part of an answer, neither to learn nor to read.
+        self._unread = {number for token, number in special.items() if token not in answer_tokens}
+        self._reads_special = len(self._unread) < len(special)
+        tokens = {chat.end, chat.image_token, *({*tokenizer.all_special_tokens, *special} - {*answer_tokens})}
         self._special = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
     def prompt(self, sample: Sample) -> str:
@@ -121,12 +117,17 @@ class SampleEncoder:
                 return_token_type_ids=False,
                 verbose=False,
             )
-            for sample, ids in zip(chunk, tokens["input_ids"], strict=True):
+            for sample, whole in zip(chunk, tokens["input_ids"], strict=True):
                 more = self._in_image(sample, measured) - 1
+                ids = self._prompt_ids(sample) if sample.history else whole
                 length = len(ids) + more * ids.count(self.image_id)
                 self._require_fit(sample, length)
                 lengths.append(length)
         return lengths
+
+    def _prompt_ids(self, sample: Sample) -> list[int]:
+        text, spans = self._rendered(sample, with_answers=False)
+        return self._tokens(text, [start for start, _ in spans], with_answers=False).ids
 
     def digest(self) -> str:
         """SHA-256 of everything that decides how many tokens a sample has, equal in every process."""
@@ -136,16 +137,19 @@ class SampleEncoder:
         """Refuse a sample that `encode` would refuse, before it does.
 
         Only what may be too long by its bytes is tokenised, and of a file the header is read where the
-        image's size decides.
+        image's size decides. An image whose source cannot say its size is not opened to see whether it fits.
 
         Args:
             sample: The sample.
             with_answers: True for one to train on, False for one to generate from.
 
         Raises:
-            SampleError: it is longer than `max_length`, or has an answer that cannot be learned.
+            SampleError: it is longer than `max_length`, has an answer that cannot be learned, or an image of
+                a size that the image processor does not take.
             ValueError: its image decides how long it is, and is unreadable.
         """
+        if not self._any_size and isinstance(sample.image, SizedImage):
+            self._in_image(sample, {})
         text, _ = self._rendered(sample, with_answers=with_answers)
         in_image = 0 if sample.image is None else self._most_in_image
         if _most_tokens(text) + in_image <= self.max_length:
@@ -183,14 +187,14 @@ class SampleEncoder:
     def _answer_context(self) -> str | None:
         return answer_context(self.tokenizer, self.chat)
 
+    @cached_property
+    def _context_ids(self) -> list[int]:
+        context = self._answer_context
+        return [] if context is None else self.tokenizer.encode(context, add_special_tokens=False)
+
     def _counted_behind(self, context: str, answers: Sequence[str]) -> list[int]:
-        texts = [context + self.chat.lead + answer + self.chat.end for answer in answers]
-        # The tokenizer proper: half of the time would go into lists of what is not asked for.
-        tokenizer: Any = self.tokenizer.backend_tokenizer
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [sum(end > len(context) for _, end in each.offsets) for each in encoded]
+        learned = [self.chat.lead + answer + self.chat.end for answer in answers]
+        return count_behind(self.tokenizer, context, learned)
 
     def encode(self, samples: Sequence[Sample], *, with_answers: bool, indices: Sequence[int] = ()) -> Batch:
         """Tokenise and pad samples and prepare their images.
@@ -243,22 +247,36 @@ class SampleEncoder:
         )
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Texts of generated tokens (S, L), without special tokens and outer white space."""
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Texts of generated tokens (S, L), stripped, without special tokens but `answer_tokens`."""
+        rows = ids.tolist()
+        if self._reads_special:
+            rows = [[token for token in row if token not in self._unread] for row in rows]
+        texts = self.tokenizer.batch_decode(
+            rows, skip_special_tokens=not self._reads_special, clean_up_tokenization_spaces=False
+        )
         return [text.strip() for text in texts]
 
     def _row(self, sample: Sample, image_tokens: int, *, with_answers: bool) -> _Row:
         text, spans = self._rendered(sample, with_answers=with_answers)
-        tokens = self.tokenizer(text, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+        tokens = self._tokens(text, [start for start, _ in spans], with_answers=with_answers)
         row = _Row([], [])
         first = spans[0][0] if spans else len(text)
-        for token, (start, end) in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+        for token, (start, end) in zip(tokens.ids, tokens.offsets, strict=True):
             copies = image_tokens if token == self.image_id else 1
             row.ids.extend([token] * copies)
             inside = end > first and any(start < stop and end > begin for begin, stop in spans)
             row.in_answer.extend([inside] * copies)
         self._require_fit(sample, len(row.ids))
         return row
+
+    def _tokens(self, text: str, starts: Sequence[int], *, with_answers: bool) -> Tokens:
+        """Tokens of a conversation whose answers start where it says.
+
+        A generation prompt is tokenised whatever is answered to it; a training row begins with its tokens.
+        """
+        if not with_answers:
+            return tokenise(self.tokenizer, text, starts)
+        return tokenise_answered(self.tokenizer, text, starts, self._context_ids)
 
     def _require_fit(self, sample: Sample, length: int) -> None:
         if length > self.max_length:
@@ -286,14 +304,19 @@ class SampleEncoder:
         return answers
 
     def _images(self, samples: Sequence[Sample]) -> list[Image.Image]:
-        return open_images(samples, aspect=self.image_aspect, mean=self.image_processor.image_mean)
+        if all(sample.image is None for sample in samples):
+            return []
+        processor = self.image_processor
+        # Families of dynamic resolution show the whole image, whatever their processor's settings are.
+        centred = isinstance(self.num_image_tokens, int) and keeps_the_centre(processor)
+        return open_images(samples, aspect=self.image_aspect, mean=processor.image_mean, centred=centred)
 
     def _image_tokens(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[int]:
         number = self.num_image_tokens
         if isinstance(number, int):
             return [number] * len(images)
         shown = [sample for sample in samples if sample.image is not None]
-        return [_sized(number, sample, image.size) for sample, image in zip(shown, images, strict=True)]
+        return [positions(number, sample, image.size) for sample, image in zip(shown, images, strict=True)]
 
     def _in_image(self, sample: Sample, measured: dict[SizedImage, int]) -> int:
         """Decoder positions of a sample's image; those of files are looked up in `measured`, or added."""
@@ -303,14 +326,14 @@ class SampleEncoder:
         if isinstance(number, int):
             return number
         if not isinstance(image, SizedImage):
-            return _sized(number, sample, self._shown(image.open().size))
+            return positions(number, sample, self._shown(image.open().size))
         if image not in measured:
-            measured[image] = _sized(number, sample, self._shown(image.size()))
+            measured[image] = positions(number, sample, self._shown(image.size()))
         return measured[image]
 
     def _shown(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height as the image processor is to see them."""
-        return (max(size),) * 2 if self.image_aspect == "pad" else size
+        return shown_size(size, self.image_aspect)
 
     @cached_property
     def _digest(self) -> str:
@@ -334,44 +357,6 @@ class SampleEncoder:
                 f"the tokenizer has no single token {token!r}, which this backbone's format needs"
             )
         return ids[0]
-
-
-def open_images(
-    samples: Sequence[Sample], *, aspect: Literal["pad", "crop"], mean: Sequence[float]
-) -> list[Image.Image]:
-    """The RGB images of the samples that have one, in order, as an image processor is to see them.
-
-    Args:
-        samples: The samples.
-        aspect: `pad` to a square, or `crop`, which the processor does.
-        mean: The processor's mean colour, which pads.
-
-    Raises:
-        ValueError: the aspect is unknown, or an image is missing or unreadable; names it.
-    """
-    if aspect not in ("pad", "crop"):
-        raise ValueError(f"image_aspect must be 'pad' or 'crop', got {aspect!r}")
-    images = [sample.image.open() for sample in samples if sample.image is not None]
-    return [pad_to_square(image, mean) for image in images] if aspect == "pad" else images
-
-
-def pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """Centre an RGB image on a square of the mean colour (`mean` in 0..1), as LLaVA-1.5 does."""
-    width, height = image.size
-    if width == height:
-        return image
-    side = max(width, height)
-    square = Image.new("RGB", (side, side), tuple(int(value * 255) for value in mean))
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
-
-
-def _sized(number: ImageTokens, sample: Sample, size: tuple[int, int]) -> int:
-    try:
-        return number(*size)
-    except ValueError as error:
-        words = f"has an image of {size[0]} x {size[1]} pixels, which the image processor does not take: "
-        raise SampleError.of(sample, "image size", f"{words}{error}") from error
 
 
 def _most_tokens(text: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from lit_cvit.backbones.agreement import Facts, image_side, pair
 from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.dynamic import DynamicBackbone
 from lit_cvit.data.tasks import Batch
@@ -35,6 +36,11 @@ class Tiles:
         tiles: int = self.image_processor.max_patches
         return (tiles + 1) * self.per_tile
 
+    @property
+    def any_size(self) -> bool:
+        """True: every image is scaled to some tiles."""
+        return True
+
 
 class InternVL(DynamicBackbone):
     """An InternVL model in transformers' own format, for example `OpenGVLab/InternVL3-8B-hf`.
@@ -46,6 +52,8 @@ class InternVL(DynamicBackbone):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+    # An object's name and its box.
+    answer_tokens: ClassVar[tuple[str, ...]] = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 
     def __init__(self, name_or_path: str, max_tiles: int = 6, **kwargs: Any) -> None:
         super().__init__(name_or_path, **kwargs)
@@ -79,6 +87,14 @@ class InternVL(DynamicBackbone):
         vision = self.config.vision_config
         patches = [size // patch for size, patch in zip(vision.image_size, vision.patch_size, strict=True)]
         return int(patches[0] * patches[1] * self.config.downsample_ratio**2)
+
+    def agreements(self) -> Facts:
+        """The image token, and the size of a tile."""
+        size = pair(self.config.vision_config.image_size)
+        return {
+            **super().agreements(),
+            "the size of a tile": (size, image_side(self.processor.image_processor)),
+        }
 
     def rows_per_image(self, batch: Batch) -> Tensor:
         """Tiles of each image: (I,)."""

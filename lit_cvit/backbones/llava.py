@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lit_cvit.backbones.agreement import Facts, image_side, pair
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.loading import torch_dtype
@@ -39,6 +40,15 @@ class Llava(Backbone):
         vision = self.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         return patches + int(self.config.vision_feature_select_strategy != "default")
+
+    def agreements(self) -> Facts:
+        """The image token, and the sizes of image and patch."""
+        vision, processor = self.config.vision_config, self.processor
+        return {
+            **super().agreements(),
+            "the size of an image": (pair(vision.image_size), image_side(processor.image_processor)),
+            "the side of a patch": (vision.patch_size, processor.patch_size),
+        }
 
     @torch.no_grad()
     def image_features(self, batch: Batch) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
+from lit_cvit.backbones.agreement import Facts, image_side, pair
 from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.dynamic import DynamicBackbone
 from lit_cvit.backbones.llava import VICUNA_V1, patch_features, patch_width
@@ -61,6 +62,11 @@ class TileGrid:
                 shown = min(shown, int(_UNTHINNED**2 * self.max_tiles * self.patches**2))
             found.append(shown + rows)
         return self.patches**2 + max(found)
+
+    @property
+    def any_size(self) -> bool:
+        """True: every image is scaled into some canvas."""
+        return True
 
     def num_tiles(self, width: int, height: int) -> int:
         """Tiles, the whole image included."""
@@ -116,6 +122,18 @@ class LlavaNext(DynamicBackbone):
             tile=vision.image_size,
             patches=vision.image_size // vision.patch_size,
         )
+
+    def agreements(self) -> Facts:
+        """The image token, the size of a tile, and the resolutions."""
+        processor = self.processor.image_processor
+        resolutions = [
+            [list(each) for each in owner.image_grid_pinpoints] for owner in (self.config, processor)
+        ]
+        return {
+            **super().agreements(),
+            "the size of a tile": (pair(self.config.vision_config.image_size), image_side(processor)),
+            "image_grid_pinpoints": (resolutions[0], resolutions[1]),
+        }
 
     def rows_per_image(self, batch: Batch) -> Tensor:
         """Tiles of each image: (I,)."""

@@ -10,10 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from lit_cvit.backbones import layouts
 from lit_cvit.utils import hub
+from lit_cvit.utils.finite import not_finite
 
 Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -43,10 +45,13 @@ def locate(name: str) -> tuple[Path, str]:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not hub.has_weights(folder):
+        layouts.require_known_layout(folder)
+        if lacking := hub.lacking(folder):
+            inner = sorted(folder.glob("snapshots/*/config.json"))
+            fix = f"; give {inner[0].parent}" if inner else "; download or copy it again"
             raise ValueError(
-                f"backbone name_or_path {name!r}: the folder is not complete; it must have config.json, "
-                "tokenizer and processor files, and all its weights (*.safetensors)"
+                f"backbone name_or_path {name!r}: the folder is not complete, it lacks {lacking}{fix}. It "
+                "must have config.json, tokenizer and processor files, and all its weights (*.safetensors)"
             )
         hub.require_whole_weights(folder)
         return folder, "folder"
@@ -55,16 +60,42 @@ def locate(name: str) -> tuple[Path, str]:
             f"backbone name_or_path {name!r} is not an existing folder; give a model folder, "
             "or a hub name such as llava-hf/llava-1.5-7b-hf"
         )
+    layouts.require_known_name(name)
     try:
         found = hub.cached(name) or hub.download(name)
     except OSError as error:
-        raise ValueError(
-            f"backbone name_or_path {name!r} is no folder here, is not in the hub's cache, and could not be "
-            f"downloaded ({type(error).__name__}). Ways to get it: (1) run once with network access; "
-            "(2) copy the cache of another machine and set HF_HOME; (3) give the path of a local folder"
-        ) from error
-    hub.require_whole_weights(found)
+        raise _unavailable(name, error) from error
+    layouts.require_known_layout(found)
+    if lacking := hub.lacking(found):
+        words = f"the hub's copy of it, in {found}, lacks {lacking}; {hub.fetch_again(name, found)}"
+        raise ValueError(f"backbone name_or_path {name!r}: {words}")
+    try:
+        hub.require_whole_weights(found)
+    except ValueError as error:
+        raise ValueError(f"{error}: {hub.fetch_again(name, found)}") from error
     return found, f"hub {found.name}"
+
+
+def is_here(name: str) -> bool:
+    """Whether a name is a folder, or a hub name of which the local cache has all weights."""
+    return Path(name).expanduser().is_dir() or (hub.is_hub_name(name) and hub.cached(name) is not None)
+
+
+def _unavailable(name: str, error: Exception) -> ValueError:
+    """Why a hub model cannot be had, and how it can."""
+    part = hub.cached_in_part(name)
+    if part is not None and part[1]:
+        folder, lacking = part
+        return ValueError(
+            f"backbone name_or_path {name!r}: what the hub's cache has of it, in {folder}, lacks {lacking}, "
+            f"and the rest could not be downloaded ({type(error).__name__}). With network access "
+            f"{hub.fetch_again(name, folder)}"
+        )
+    return ValueError(
+        f"backbone name_or_path {name!r} is no folder here, is not in the hub's cache, and could not be "
+        f"downloaded ({type(error).__name__}). Ways to get it: (1) run once with network access; "
+        "(2) copy the cache of another machine and set HF_HOME; (3) give the path of a local folder"
+    )
 
 
 def model_type(folder: Path) -> str:
@@ -189,7 +220,8 @@ def load_model(
         full_precision: Paths of modules that are never quantised (whole prefixes).
 
     Raises:
-        ValueError: the files are broken or lack weights of the model, or a setting has an unknown value.
+        ValueError: the files are broken, lack weights of the model or hold some that are not finite, or a
+            setting has an unknown value.
     """
     family: Any = transformers.AutoModelForImageTextToText
     try:
@@ -202,20 +234,51 @@ def load_model(
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                # They are refused below, by their names.
+                ignore_mismatched_sizes=True,
             )
     except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
         what = f"its weights are cut off or broken ({error!r})"
         raise ValueError(f"model folder {folder}: {what}; download or copy it again") from error
-    lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
-    if lacking:
+    if other := sorted(report["mismatched_keys"]):
+        key, stored, expected = other[0]
+        raise ValueError(
+            f"model folder {folder}: the weights do not fit config.json: {key} has shape {tuple(stored)}, by "
+            f"the config it is {tuple(expected)}; copy config and weights of one model there"
+        )
+    if lacking := sorted(report["missing_keys"]):
         raise ValueError(f"{folder.name!r} lacks weights of the model: {', '.join(lacking[:5])}")
     # Whatever decoding defaults the folder has, `generate` alone decides how answers are decoded.
     model.generation_config = transformers.GenerationConfig()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    _require_finite(model, folder, quantization=quantization, dtype=dtype)
     if quantization == "nf4":
         _keep_packing(model)
     return model.eval()
+
+
+def _require_finite(model: nn.Module, folder: Path, *, quantization: Quantization, dtype: DType) -> None:
+    """Refuse weights that every answer and every loss would be nonsense of: one pass over them."""
+    # Rounding to few bits makes a finite number of NaN, so a quantised model shows nothing.
+    stored = [] if quantization == "none" else _stored_not_finite(folder)
+    found = stored or not_finite(model.named_parameters())
+    if not found:
+        return
+    shown = f"{', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+    what = f"{len(found)} of its weights hold numbers that are not finite (NaN, inf): {shown}"
+    cast = "; if they are stored in a wider type, load them with model.backbone.dtype: bfloat16"
+    fix = f"download or copy them again{cast if dtype == 'float16' else ''}"
+    raise ValueError(f"model folder {folder}: {what}; {fix}")
+
+
+def _stored_not_finite(folder: Path) -> list[str]:
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            found += not_finite((name, file.get_tensor(name)) for name in names)
+    return found
 
 
 def empty_model(config: Any, *, dtype: DType, trust_remote_code: bool) -> Any:

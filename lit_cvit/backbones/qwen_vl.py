@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lit_cvit.backbones.agreement import Facts
 from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.dynamic import DynamicBackbone
 from lit_cvit.data.tasks import Batch
@@ -41,6 +42,11 @@ class MergedPatches:
         side = self.image_processor.patch_size * self.image_processor.merge_size
         return max(self.image_processor.size["longest_edge"] // side**2, _LONGEST_STRIP)
 
+    @property
+    def any_size(self) -> bool:
+        """False: of strips longer than 200 times their width there is no resolution."""
+        return False
+
 
 class Qwen2VL(DynamicBackbone):
     """A Qwen2-VL or Qwen2.5-VL model, for example `Qwen/Qwen2.5-VL-7B-Instruct`.
@@ -56,6 +62,10 @@ class Qwen2VL(DynamicBackbone):
     vision_path: ClassVar[str] = "model.visual"
     projector_path: ClassVar[str] = "model.visual.merger"
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw")
+    # Where an object stands in an answer, and its name before that.
+    answer_tokens: ClassVar[tuple[str, ...]] = tuple(
+        f"<|{name}_{side}|>" for name in ("object_ref", "box", "quad") for side in ("start", "end")
+    )
     system_prompt: ClassVar[str] = "You are a helpful assistant."
 
     def __init__(self, name_or_path: str, max_pixels: int = 1280 * 28 * 28, **kwargs: Any) -> None:
@@ -96,6 +106,16 @@ class Qwen2VL(DynamicBackbone):
                 f"processor; got {self.max_pixels}"
             )
         return MergedPatches(self.processor.image_processor)
+
+    def agreements(self) -> Facts:
+        """The image token, and how patches are cut and joined."""
+        vision, processor = self.config.vision_config, self.processor.image_processor
+        return {
+            **super().agreements(),
+            "the side of a patch": (vision.patch_size, processor.patch_size),
+            "the frames of a patch": (vision.temporal_patch_size, processor.temporal_patch_size),
+            "the side of a square of joined patches": (vision.spatial_merge_size, processor.merge_size),
+        }
 
     def rows_per_image(self, batch: Batch) -> Tensor:
         """Joined patches of each image: (I,)."""

@@ -31,6 +31,11 @@ class Tiny(Llava):
         """The format that `pretrain` taught."""
         return ChatFormat(user="User: ", assistant=" Assistant:")
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the shipped weights are meant, or a folder."""
+        return self.name_or_path == "tiny" or super().is_here
+
     def locate(self) -> tuple[Path, str]:
         """The shipped folder, or the folder that the user names.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,21 @@ import yaml
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.measured import Measured
+from lit_cvit.data.tasks import Task
 from lit_cvit.methods import ContinualMethod, ZeroShot
-from lit_cvit.run import RunFolder, Writer, migrate_config
+from lit_cvit.run import Change, RunFolder, Writer, migrate_config
+from lit_cvit.stream.conditions import Reading, conditions_now, require_same
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.restore import restore_method, restored_stages
 from lit_cvit.stream.trainer import ContinualTrainer
+
+TasksRead = Callable[[RunFolder, ContinualDataModule, int], Sequence[Task]]
+"""Run, data and number of a stage to the tasks of the run whose samples are read after that stage."""
+
+
+def no_task(run: RunFolder, data: ContinualDataModule, stage: int) -> Sequence[Task]:
+    """Nothing is read of the run's own tasks."""
+    return ()
 
 
 @dataclass
@@ -29,6 +39,7 @@ class LoadedRun:
         data: Its data module.
         trainer: A trainer configured as the run's was.
         stage: Stage number, from 1; 0 is the backbone before any tuning.
+        changes: Conditions that are not those of the run, all of them allowed.
     """
 
     run: RunFolder
@@ -36,53 +47,81 @@ class LoadedRun:
     data: ContinualDataModule
     trainer: ContinualTrainer
     stage: int
+    changes: tuple[Change, ...] = ()
 
 
-def load_run(path: Path | str, *, stage: int | None = None, measured: Measured | None = None) -> LoadedRun:
-    """Load a run's method as it was after a stage.
+def load_run(
+    path: Path | str,
+    *,
+    stage: int | None = None,
+    measured: Measured | None = None,
+    reads: TasksRead = no_task,
+    scores: bool = False,
+    allowed: Collection[str] = (),
+) -> LoadedRun:
+    """Load a run's method as it was after a stage, under the conditions that it was trained under.
 
     Args:
         path: The run folder.
         stage: Stage number; by default the last trained one. 0 is the backbone as it was before any tuning,
             also where the run started from another one.
         measured: What an earlier load has measured of samples, and this one may use and add to.
+        reads: Tasks of the run whose data must be what it was.
+        scores: Whether their answers are scored, so that scorers and the like must be what they were too.
+        allowed: Kinds of changes (`lit_cvit.run.KINDS`) that are wanted.
 
     Raises:
-        ValueError: the folder is no run, the run was started from Python, the stage is not trained, or a
-            stored file changed.
+        ValueError: the folder is no run, the run was started from Python, the stage is not trained, a stored
+            file changed, or a condition of the run did.
     """
-    run, method, data, trainer = _rebuilt(path, untuned=stage == 0, measured=measured)
+    run, method, data, trainer = _rebuilt(path, measured=measured)
+    last = max(run.stages_done(), default=0) if stage is None else stage
+    reading = Reading(reads(run, data, last), scored=scores, tuned=stage != 0)
+    now = conditions_now(method, str(trainer.precision), reading)
+    found = require_same(run, now, allowed)
     if stage == 0:
-        method.to(trainer.strategy.root_device).eval()
-        return LoadedRun(run, method, data, trainer, 0)
-    state = restore_method(method, run, stage=stage)
-    if state is None:
-        raise ValueError(f"{run.path} has no trained stage yet")
+        method = ZeroShot(method.backbone)
+    _make_ready(method, data)
+    done = 0
+    if stage != 0:
+        state = restore_method(method, run, stage=stage)
+        if state is None:
+            raise ValueError(f"{run.path} has no trained stage yet")
+        done = state.stage
     method.to(trainer.strategy.root_device).eval()
-    return LoadedRun(run, method, data, trainer, state.stage)
+    return LoadedRun(run, method, data, trainer, done, found)
 
 
-def walk_run(path: Path | str) -> Iterator[LoadedRun]:
+def walk_run(path: Path | str, *, reads: TasksRead = no_task) -> Iterator[LoadedRun]:
     """Load a run's method as it was after each trained stage in turn, with one backbone for all of them.
 
     It is one method that goes on from stage to stage, so finish with a stage before taking the next.
 
     Args:
         path: The run folder.
+        reads: Tasks of the run whose data must be what it was, after its last stage.
 
     Raises:
         ValueError: as for `load_run`.
     """
     run, method, data, trainer = _rebuilt(path)
+    reading = Reading(reads(run, data, max(run.stages_done(), default=0)))
+    require_same(run, conditions_now(method, str(trainer.precision), reading), ())
+    _make_ready(method, data)
     for state in restored_stages(method, run):
         method.to(trainer.strategy.root_device).eval()
         yield LoadedRun(run, method, data, trainer, state.stage)
 
 
+def _make_ready(method: ContinualMethod, data: ContinualDataModule) -> None:
+    introduce(method, data)
+    method.prepare()
+
+
 def _rebuilt(
-    path: Path | str, *, untuned: bool = False, measured: Measured | None = None
+    path: Path | str, *, measured: Measured | None = None
 ) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
-    """A run's folder, and its objects as they are configured, without any stage; `untuned` without method."""
+    """A run's folder, and its objects as they are configured, without any stage and without weights."""
     run = RunFolder.open(path, verify=True)
     config = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
     if config is None:
@@ -102,8 +141,4 @@ def _rebuilt(
     data.measured = measured or data.measured
     # What the run has measured is read, but a verb leaves the run as it is.
     data.measured.keep_in(RunFolder(run.path, run.record, Writer(enabled=False)))
-    if untuned:
-        method = ZeroShot(method.backbone)
-    introduce(method, data)
-    method.prepare()
     return run, method, data, trainer

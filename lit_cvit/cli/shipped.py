@@ -9,6 +9,7 @@ from lit_cvit.utils.suggest import unknown
 from lit_cvit.utils.yaml_file import read_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+SWEEPS = CONFIGS / "sweeps"
 
 
 def find_config(name: str) -> Path:
@@ -17,14 +18,31 @@ def find_config(name: str) -> Path:
     Raises:
         ValueError: there is no such file and no shipped configuration of that name.
     """
+    found = {bare: path for bare, path in _shipped(CONFIGS).items() if SWEEPS not in path.parents}
+    return _find(name, found, prefix="configs/", what="shipped configuration", place="--config: ")
+
+
+def find_sweep(name: str) -> Path:
+    """Find a sweep: a file, or the bare name of a shipped one (`cvit_mini`).
+
+    Raises:
+        ValueError: there is no such file and no shipped sweep of that name.
+    """
+    return _find(name, _shipped(SWEEPS), prefix="configs/sweeps/", what="shipped sweep", place="")
+
+
+def _shipped(folder: Path) -> dict[str, Path]:
+    return {str(each.relative_to(folder).with_suffix("")): each for each in folder.rglob("*.yaml")}
+
+
+def _find(name: str, shipped: dict[str, Path], *, prefix: str, what: str, place: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = {str(each.relative_to(CONFIGS).with_suffix("")): each for each in CONFIGS.rglob("*.yaml")}
-    bare = name.removesuffix(".yaml").removeprefix("configs/")
+    bare = name.removesuffix(".yaml").removeprefix(prefix)
     if bare in shipped:
         return shipped[bare]
-    raise ValueError(f"--config: no file {name!r}; {unknown('shipped configuration', bare, sorted(shipped))}")
+    raise ValueError(f"{place}no file {name!r}; {unknown(what, bare, sorted(shipped))}")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -194,5 +194,7 @@ def _calm_lightning() -> None:
         # The backbone is frozen, so it stays in evaluation mode.
         "Found .* in eval mode at the start of training",
         ".*isinstance.treespec, LeafSpec.* is deprecated",
+        # torch 2.13; its new name is not in 2.9.
+        ".broadcast_buffers. is deprecated",
     ):
         warnings.filterwarnings("ignore", text)

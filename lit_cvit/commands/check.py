@@ -29,10 +29,14 @@ def run(argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(_HELP)
     options, rest = _options(argv)
-    data = StreamCLI(rest, run=False).datamodule
+    cli = StreamCLI(rest, run=False)
+    data, backbone = cli.datamodule, cli.model.backbone
     assert isinstance(data, ContinualDataModule)
+    # Nothing is downloaded to check records.
+    encoder = backbone.encoder if backbone.is_here else None
     with _bar() as show:
         reports = data.check(
+            encoder=encoder,
             decode_images=options.decode_images,
             workers=options.workers,
             on_progress=show,
@@ -42,6 +46,8 @@ def run(argv: Sequence[str]) -> int:
         print("\n".join(report.lines()))
     if not options.decode_images and any(report.num_images for report in reports):
         print("images: files were looked up, nothing was decoded; --decode_images opens every image")
+    if encoder is None:
+        print(f"backbone {backbone.name_or_path!r} is not on this machine: `fit` checks what it can take")
     stages = data.stages(seed=0)
     num_steps = sum(stage.num_steps for stage in stages)
     print(f"{counted(len(stages), 'stage')}, {counted(num_steps, 'step')}: ready to fit")

@@ -2,6 +2,9 @@
 
 With `--benchmark` the tasks of another benchmark are asked. `--benchmark general --root DIR` asks POPE, MME,
 MMBench and SEED-Bench, and `--stage 0 3` says what tuning cost there: stage 0 is the untuned backbone.
+
+A run whose backbone, encoders, settings, test data or scoring are not those it was trained with is refused,
+unless `--allow_changes` names what may differ.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from lit_cvit.cli.verb_parser import VerbParser
 from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
-    from lit_cvit.cli.load import LoadedRun
+    from lit_cvit.data.datamodule import ContinualDataModule
     from lit_cvit.data.measured import Measured
     from lit_cvit.data.tasks import Benchmark, Task
     from lit_cvit.evaluation import TaskResult
+    from lit_cvit.run import RunFolder
 
 Figures = dict[str, float]
 
@@ -35,9 +39,12 @@ def run(argv: Sequence[str]) -> int:
             raise CleanExit(f"--{name} goes with --benchmark; a run's own tasks are read as it read them")
 
     from lit_cvit.data.measured import Measured
-    from lit_cvit.run import RunFolder
+    from lit_cvit.run import KINDS, RunFolder
     from lit_cvit.stream.restore import require_stage
 
+    for kind in options.allow_changes:
+        if kind not in KINDS:
+            raise CleanExit(f"--allow_changes: {unknown('kind of change', kind, KINDS)}")
     if len(stages) > 1:
         folder = RunFolder.open(options.run, verify=True)
         for stage in stages:
@@ -80,6 +87,15 @@ def _parser() -> VerbParser:
     parser.add_argument(
         "--limit", type=int, default=None, help="ask at most so many questions of each part of that benchmark"
     )
+    parser.add_argument(
+        "--allow_changes",
+        nargs="+",
+        default=[],
+        metavar="KIND",
+        help="test though these are not what the run was trained with, with a warning and a record in "
+        "scores.json: backbone (its files), encoders, settings (of method and backbone), data (records and "
+        "images of the tasks asked), scoring (answer format, scorers, max_new_tokens)",
+    )
     return parser
 
 
@@ -106,11 +122,23 @@ def _chosen(tasks: Sequence[Task], names: Sequence[str] | None) -> list[Task]:
     return [known[name] for name in dict.fromkeys(names or known)]
 
 
-def _own_tasks(loaded: LoadedRun, names: Sequence[str] | None) -> list[Task]:
+def _own_tasks(
+    run: RunFolder, data: ContinualDataModule, stage: int, names: Sequence[str] | None
+) -> list[Task]:
     """The tasks of the run that are named, or those learned so far, or all of its stream if none is."""
-    record, benchmark = loaded.run.record, loaded.data.benchmark
-    learned = [entry.task for entry in record.stages[: loaded.stage]]
+    record, benchmark = run.record, data.benchmark
+    learned = [entry.task for entry in record.stages[:stage]]
     default = [name for name in record.stream if name in learned] or record.stream
+    gone = [
+        name
+        for name in default
+        if name not in {task.name for task in (*benchmark.stream, *benchmark.downstream)}
+    ]
+    if gone and not names:
+        raise ValueError(
+            f"{run.path} learned {', '.join(gone)}, which its benchmark {benchmark.name} does not have any "
+            "more; put it back, or name other tasks with --tasks"
+        )
     return _chosen([*benchmark.stream, *benchmark.downstream], names or default)
 
 
@@ -125,10 +153,26 @@ def _score_stage(
     """Score one stage; returns every task's figures. Only what is measured of samples outlives the call."""
     from lit_cvit.cli.load import load_run
     from lit_cvit.evaluation import evaluate_task
-    from lit_cvit.run import Writer
+    from lit_cvit.run import Writer, in_words
 
-    loaded = load_run(options.run, stage=stage, measured=measured)
-    tasks = list(asked.downstream) if asked else _own_tasks(loaded, options.tasks)
+    tasks = list(asked.downstream) if asked else []
+
+    def own_tasks(run: RunFolder, data: ContinualDataModule, number: int) -> list[Task]:
+        """Notes the tasks that are asked, if they are the run's own."""
+        if asked is None:
+            tasks[:] = _own_tasks(run, data, number, options.tasks)
+        return [] if asked else tasks
+
+    loaded = load_run(
+        options.run,
+        stage=stage,
+        measured=measured,
+        reads=own_tasks,
+        scores=True,
+        allowed=options.allow_changes,
+    )
+    if loaded.changes:
+        print(f"changed since the run was trained: {in_words(loaded.changes)}", file=sys.stderr)
     if asked:
         loaded.method.set_tasks((*loaded.data.stream, *loaded.data.downstream, *tasks))
     writer, sheet = Writer(), _Sheet(untuned or {})
@@ -145,7 +189,9 @@ def _score_stage(
         if out is not None:
             writer.write_lines(out / f"{task.name}.jsonl", result.rows)
     if out is not None:
-        of = {"benchmark": asked.name} if asked else {}
+        of: dict[str, object] = {"benchmark": asked.name} if asked else {}
+        if loaded.changes:
+            of["changes"] = [change.to_json() for change in loaded.changes]
         writer.write_json(out / "scores.json", {"stage": loaded.stage, **of, **sheet.values})
     return sheet.figures
 

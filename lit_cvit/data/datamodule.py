@@ -21,6 +21,7 @@ from lit_cvit.data.sampling import EvalBatchSampler, EvalPlan, MicroBatch, Train
 from lit_cvit.data.stage import Stage, UnionSource, joint_task
 from lit_cvit.data.tasks import Batch, Benchmark, Encoder, SampleSource, Task
 from lit_cvit.data.validation.check import OnProgress, TaskReport, check_benchmark, require_clean
+from lit_cvit.data.workers import BatchLoader, Failure, in_worker
 from lit_cvit.utils.suggest import unknown
 
 log = logging.getLogger("lit_cvit")
@@ -34,8 +35,8 @@ class _Batches(Dataset[Batch]):
     ) -> None:
         self.source, self.build, self.num_batches = source, build, num_batches
 
-    def __getitem__(self, asked: Any) -> Batch:
-        return self.build(self.source, asked)
+    def __getitem__(self, asked: Any) -> Batch | Failure:  # type: ignore[override]
+        return in_worker(lambda: self.build(self.source, asked))
 
     def __len__(self) -> int:
         return self.num_batches
@@ -79,7 +80,7 @@ class _EvalBuilder:
         return restrict_batch(batch, self.hidden)
 
 
-class StageLoader(DataLoader[Batch]):
+class StageLoader(BatchLoader):
     """A stage's training loader that Lightning can put back to where a checkpoint was written.
 
     Attributes:
@@ -377,8 +378,8 @@ class ContinualDataModule(L.LightningDataModule):
         source: SampleSource,
         build: Any,
         sampler: Any,
-        family: type[DataLoader[Batch]] = DataLoader,
-    ) -> DataLoader[Batch]:
+        family: type[BatchLoader] = BatchLoader,
+    ) -> BatchLoader:
         return family(
             _Batches(source, build, len(sampler)),
             # Not batch_sampler: the data set is asked for whole batches.

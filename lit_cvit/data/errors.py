@@ -12,7 +12,7 @@ class RecordError(ValueError):
     """A record of a data set, or its image, that cannot be used.
 
     It is raised where the fault is found. A report groups and places faults by these fields; nobody reads
-    the message but the user. A loader worker's error arrives with its message alone, and empty fields.
+    the message but the user. It pickles whole, so that a loader worker's error has its fields too.
 
     Attributes:
         place: File and line or index, with the id where that is known; empty where the record is not known.

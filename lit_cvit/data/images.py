@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lit_cvit.data.errors import RecordError
+from lit_cvit.data.image_kinds import HEAD_BYTES, SUSPICIOUS_BYTES, further_formats, kind_of, no_image
 
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded, in pixels: a quarter gigabyte of RGB, and Pillow's own warning limit."""
@@ -43,8 +44,8 @@ class FileImage:
         """Return the real path of the file without decoding it.
 
         Raises:
-            RecordError: the path is absolute, climbs or links out of the root, or names no file, or an
-                empty one; names the file and the record.
+            RecordError: the path is absolute, climbs or links out of the root, or names no file, an empty
+                one, or a small one that is a text in the place of an image; names the file and the record.
         """
         written = PurePosixPath(self.path)
         if written.is_absolute() or PureWindowsPath(self.path).drive or ".." in written.parts:
@@ -63,6 +64,8 @@ class FileImage:
             raise self._problem("no such file", fix="check the path and the image root")
         if not size:
             raise self._problem("the file is empty", " (0 bytes)", fix="fetch it again")
+        if size <= SUSPICIOUS_BYTES and (kind := no_image(_head(found))) is not None:
+            raise self._problem(f"not a readable image: it is {kind.name}", fix=kind.fix)
         return found
 
     def open(self) -> Image.Image:
@@ -126,7 +129,7 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=_FORMATS) as image:
+            with _identified(source) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
                 yield image
@@ -134,8 +137,35 @@ def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
         fix = f"at most {MAX_PIXELS} pixels are decoded; scale the image down"
         raise RecordError.of(f"too large ({error})", cause="too large", fix=fix) from error
     except Exception as error:  # decoders raise anything on damaged files; all of it means the same
-        cause = "not a readable image"
+        cause, kind = "not a readable image", kind_of(_head(source))
+        if kind is not None:
+            what = f"{cause}: it is {kind.name}"
+            raise RecordError.of(what, cause=what, fix=kind.fix) from error
         raise RecordError.of(f"{cause} ({type(error).__name__}: {error})", cause=cause) from error
+
+
+def _identified(source: Path | BinaryIO) -> Image.Image:
+    try:
+        return Image.open(source, formats=_FORMATS)
+    except UnidentifiedImageError:
+        further = further_formats(_head(source))
+        if not further:
+            raise
+        return Image.open(source, formats=further)
+
+
+def _head(source: Path | BinaryIO) -> bytes:
+    """The first bytes of a file, none if it cannot be read; an open one is left at its start."""
+    if isinstance(source, Path):
+        try:
+            with source.open("rb") as file:
+                return file.read(HEAD_BYTES)
+        except OSError:
+            return b""
+    source.seek(0)
+    head = source.read(HEAD_BYTES)
+    source.seek(0)
+    return head
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,15 @@ class ContinualMethod(StoredMethod):
     Raises:
         ValueError: a setting does not fit its type hint; here and in every subclass, before it is built.
     """
+
+    # What training alone reads.
+    free_settings: ClassVar[tuple[str, ...]] = (
+        "dropout",
+        "projector_carry",
+        "optimizer",
+        "loss_reduction",
+        "unrouted",
+    )
 
     def __init__(
         self,

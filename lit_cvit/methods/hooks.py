@@ -49,6 +49,11 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         return DataAccess()
 
     @property
+    def encoders_at_test(self) -> tuple[str, ...]:
+        """Those of the encoders of `access` that answers depend on, and not only training."""
+        return self.access.encoders
+
+    @property
     def trains(self) -> bool:
         """False for a method without any training stage."""
         return True

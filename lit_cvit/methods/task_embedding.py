@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.backbones.encode import open_images
+from lit_cvit.backbones.framing import open_images
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.encoders import ClipImageEncoder, SentenceEncoder, text_encoder
@@ -87,5 +87,6 @@ class TaskEmbedder:
         if self._images is None:
             batch = backbone.encode(samples, with_answers=False)
             return backbone.image_features(batch.to(backbone.model.device)).float()
-        images = open_images(samples, aspect=backbone.image_aspect, mean=self._images.image_mean)
+        aspect, mean = backbone.image_aspect, self._images.image_mean
+        images = open_images(samples, aspect=aspect, mean=mean, centred=True)
         return self._images.encode(images, backbone.model.device)

@@ -12,6 +12,8 @@ Box = tuple[Fraction, Fraction, Fraction, Fraction]
 NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
 # Neither the end of a word nor a part of a longer number ("1e-1", "1.2.3").
 _ALONE = re.compile(rf"(?<![\w.])(?<!\w-){NUMBER}(?!\w|\.\d)")
+# What Qwen-VL and InternVL write around a box; before it there may be the object's name.
+MARKED = re.compile(r"<\|box_start\|>(.*?)<\|box_end\|>|<box>(.*?)</box>", re.DOTALL)
 _NUM_EDGES = 4
 # Longer ones are no edges of a box, and Python refuses those of thousands of digits.
 _MAX_DIGITS = 100
@@ -20,8 +22,11 @@ _MAX_DIGITS = 100
 def read_box(text: str) -> Box | None:
     """Return the box that an answer states, or None unless it has exactly four numbers.
 
-    Whatever stands around and between the numbers does not matter: brackets of any kind, none, words.
+    Whatever stands around and between the numbers does not matter: brackets of any kind, none, words. Where
+    boxes are marked, by `<|box_start|>` and `<|box_end|>` or `<box>` and `</box>`, only the inside counts.
     """
+    if marked := [one or other for one, other in MARKED.findall(text)]:
+        text = " ".join(marked)
     numbers = _ALONE.findall(text)
     if any(len(number) > _MAX_DIGITS for number in numbers):
         return None

@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from lit_cvit.metrics.boxes import NUMBER
+from lit_cvit.metrics.boxes import MARKED, NUMBER
 from lit_cvit.utils.suggest import unknown
 
 _MAX_SHORT_WORDS = 2
 _MIN_CAPTION_WORDS = 5
 _BOX = re.compile(rf"\[\s*{NUMBER}(?:\s*,\s*{NUMBER}){{3}}\s*\]")
+_CORNER = rf"\(\s*{NUMBER}\s*,\s*{NUMBER}\s*\)"
+_INSIDE_MARKS = re.compile(rf"{_CORNER}\s*,\s*{_CORNER}|\[?{_BOX.pattern}\]?")
 
 
 def follows_letter(prediction: str, answers: Sequence[str] = ()) -> bool:
@@ -40,8 +42,14 @@ def follows_caption(prediction: str, answers: Sequence[str]) -> bool:
 
 
 def follows_box(prediction: str, answers: Sequence[str] = ()) -> bool:
-    """Four numbers with commas between them in square brackets, and nothing else, whatever the box is."""
-    return _BOX.fullmatch(prediction.strip()) is not None
+    """Four numbers with commas between them in square brackets, and nothing else, whatever the box is.
+
+    Between the marks of a box (see `read_box`) also two corners in brackets, and a list of one box.
+    """
+    text = prediction.strip()
+    if marked := MARKED.fullmatch(text):
+        return _INSIDE_MARKS.fullmatch((marked[1] or marked[2] or "").strip()) is not None
+    return _BOX.fullmatch(text) is not None
 
 
 FORMATS: Mapping[str, Callable[[str, Sequence[str]], bool]] = MappingProxyType(

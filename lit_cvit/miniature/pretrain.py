@@ -43,6 +43,7 @@ from lit_cvit.miniature.seeing import (
     train_vision,
 )
 from lit_cvit.miniature.tiny_model import PATCH, build_model, build_processor, build_tokenizer
+from lit_cvit.utils.processes import end_with_parent
 
 # At transformers' initial scale a perfect match raises the attention by a third; so scaled, sixfold.
 _SHARPNESS = 2.5
@@ -198,7 +199,9 @@ def train_language(
     plain = adamw([*others, *heads.parameters()], rate=phase.rate, decay=recipe.weight_decay)
     updates = optimise([plain, muon], steps=phase.steps)
     steps = _LanguageSteps(recipe, phase, tokenizer)
-    loader = DataLoader(steps, batch_size=None, num_workers=1, prefetch_factor=4)
+    loader = DataLoader(
+        steps, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=end_with_parent
+    )
     running, since = 0.0, 0
     for step, (batch, update) in enumerate(zip(loader, updates, strict=True), start=1):
         loss, projected = packed_loss(model, batch)

@@ -26,6 +26,7 @@ from lit_cvit.miniature.scenes import (
     random_shift,
 )
 from lit_cvit.miniature.tiny_model import PATCH
+from lit_cvit.utils.processes import end_with_parent
 
 _NAMES = (*SHAPES, *GLYPHS)
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
@@ -133,7 +134,10 @@ def train_vision(model: LlavaForConditionalGeneration, recipe: Recipe, log: Log)
     parameters = [p for n, p in tower.named_parameters() if "post_layernorm" not in n]
     optimizer = adamw([*parameters, *heads.parameters()], rate=recipe.vision_rate, decay=recipe.weight_decay)
     updates = optimise([optimizer], steps=recipe.vision_steps)
-    loader = DataLoader(_VisionSteps(recipe), batch_size=None, num_workers=1, prefetch_factor=4)
+    steps = _VisionSteps(recipe)
+    loader = DataLoader(
+        steps, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=end_with_parent
+    )
     for step, ((images, labels), update) in enumerate(zip(loader, updates, strict=True), start=1):
         loss, right = heads(patch_features(model, images), labels)
         update(loss)

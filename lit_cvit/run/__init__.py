@@ -6,6 +6,7 @@ Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers s
 from __future__ import annotations
 
 from lit_cvit.run.answers import AnswerJournal
+from lit_cvit.run.conditions import KINDS, Change, Conditions, changes, in_words, kinds_of, without
 from lit_cvit.run.digest import (
     OF_THE_MACHINE,
     config_agrees,
@@ -16,9 +17,11 @@ from lit_cvit.run.digest import (
 )
 from lit_cvit.run.environment import describe_machine, package_versions, unused_gpu
 from lit_cvit.run.files import read_json, read_jsonl, read_tensors
-from lit_cvit.run.folder import RunFolder, newest_run, run_records
+from lit_cvit.run.folder import RunFolder
+from lit_cvit.run.lock import LockLost, RunInUse, RunLock
 from lit_cvit.run.migration import SCHEMA_VERSION, migrate_config
 from lit_cvit.run.naming import file_name
+from lit_cvit.run.newest import newest_record, newest_run, run_records
 from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import Cells, ScoreMatrix, StageScores, TaskScore
 from lit_cvit.run.stages import StageState
@@ -49,6 +52,10 @@ __all__ = [
     "file_name",
     "migrate_config",
     "newest_run",
+    "newest_record",
+    "LockLost",
+    "RunInUse",
+    "RunLock",
     "pack",
     "package_versions",
     "read_json",
@@ -58,4 +65,11 @@ __all__ = [
     "tensors_digest",
     "unpack",
     "unused_gpu",
+    "KINDS",
+    "Change",
+    "Conditions",
+    "changes",
+    "in_words",
+    "kinds_of",
+    "without",
 ]

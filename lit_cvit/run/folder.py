@@ -1,4 +1,4 @@
-"""The run folder: its layout, the stages in it, and finding the run to resume.
+"""The run folder: its layout, and the stages in it.
 
 A stage counts as trained once its manifest, written last, is in place and matches its files; the word in
 `run.json` follows the files when a process died between the two.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -16,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_cvit.run.answers import AnswerJournal
+from lit_cvit.run.digest import file_digest
 from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.naming import file_name, nearest_run, new_folder, runs_below
 from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import ScoreMatrix, StageScores
 from lit_cvit.run.stages import (
     ANSWERS,
+    MANIFEST,
     PREDICTIONS,
     SCORES,
     StageState,
@@ -36,7 +37,7 @@ from lit_cvit.run.writer import Writer
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RECORD = "run.json"
+RECORD = "run.json"
 _VALUES = "values"
 
 
@@ -63,6 +64,7 @@ class RunFolder:
         *,
         record: RunRecord,
         writer: Writer | None = None,
+        lock: bool = False,
     ) -> RunFolder:
         """Make a new run folder; an existing one is never touched, the new one gets the suffix -2, -3 ...
 
@@ -74,6 +76,7 @@ class RunFolder:
             config_text: The resolved configuration as YAML.
             record: What is known about the run so far.
             writer: Writer to use; a plain one by default.
+            lock: Whether the writer locks the folder before anything is in it.
 
         Raises:
             ValueError: the name is not a plain folder name.
@@ -84,8 +87,14 @@ class RunFolder:
             raise ValueError(f"run name {name!r} is not a folder name; for example {file_name(name)!r} is")
         path = new_folder(Path(root), name)
         run = cls(path, record, writer)
-        writer.write_text(run.config_path, config_text)
-        run.save_record()
+        if lock:
+            writer.lock(path)
+        try:
+            writer.write_text(run.config_path, config_text)
+            run.save_record()
+        except BaseException:
+            writer.unlock()
+            raise
         return run
 
     @classmethod
@@ -106,12 +115,12 @@ class RunFolder:
         """
         path = Path(path)
         if not path.is_dir():
-            raise ValueError(f"no run folder {path}{nearest_run(path, marker=_RECORD)}")
-        if not (path / _RECORD).is_file():
+            raise ValueError(f"no run folder {path}{nearest_run(path, marker=RECORD)}")
+        if not (path / RECORD).is_file():
             raise ValueError(
-                f"{path} is not a run folder: it has no {_RECORD}{runs_below(path, marker=_RECORD)}"
+                f"{path} is not a run folder: it has no {RECORD}{runs_below(path, marker=RECORD)}"
             )
-        record = RunRecord.from_json(read_json(path / _RECORD), source=path / _RECORD)
+        record = RunRecord.from_json(read_json(path / RECORD), source=path / RECORD)
         run = cls(path, record, writer or Writer())
         if not run.config_path.is_file():
             raise ValueError(f"{path} is not a whole run folder: it has no {run.config_path.name}")
@@ -186,7 +195,7 @@ class RunFolder:
 
     def save_record(self) -> None:
         """Write `run.json`."""
-        self.writer.write_json(self.path / _RECORD, self.record.to_json())
+        self.writer.write_json(self.path / RECORD, self.record.to_json())
 
     def log(self, values: Mapping[str, object]) -> None:
         """Append one line to the log."""
@@ -256,6 +265,10 @@ class RunFolder:
             ValueError: the stage is unknown or not trained, or a file is missing or changed; names it.
         """
         return read_stage(self.stage_folder(stage), self.record.stage(stage))
+
+    def stage_digest(self, stage: int) -> str:
+        """Digest of a trained stage, which tells whether it was trained again since."""
+        return file_digest(self.stage_folder(stage) / MANIFEST)
 
     def stages_done(self) -> list[int]:
         """Numbers of the stages that count as trained, from 1 without a gap."""
@@ -350,38 +363,3 @@ class RunFolder:
                     f"stage {entry.stage} ({entry.task}) of {self.path} does not count: {gap}", stacklevel=3
                 )
                 entry.status = Status.PLANNED
-
-
-def newest_run(
-    root: Path | str,
-    config_digest: str | None,
-    *,
-    name: str | None = None,
-    writer: Writer | None = None,
-    verify: bool = False,
-) -> RunFolder | None:
-    """The newest run of a configuration (None: of any) under `root`, or None.
-
-    With `name`, only runs that were started under it count: the folder of that name, and those with a number
-    behind it. Other folders are passed over, and with a warning runs that cannot be read. `writer` and
-    `verify` are those of `RunFolder.open`.
-    """
-    found = [
-        (record.created, path)
-        for path, record in run_records(root, name=name)
-        if config_digest in (None, record.config_digest)
-    ]
-    return RunFolder.open(max(found)[1], writer=writer, verify=verify) if found else None
-
-
-def run_records(root: Path | str, *, name: str | None = None) -> Iterator[tuple[Path, RunRecord]]:
-    """The runs under `root`, folder and record, in the order of their names; `name` as for `newest_run`."""
-    called = re.compile(rf"{re.escape(name)}(-\d+)?" if name else ".*")
-    for path in sorted(Path(root).glob(f"*/{_RECORD}")):
-        try:
-            record = RunRecord.from_json(read_json(path), source=path)
-        except ValueError as error:
-            warnings.warn(f"passed over: {error}", stacklevel=2)
-            continue
-        if called.fullmatch(path.parent.name):
-            yield path.parent, record

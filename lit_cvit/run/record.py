@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lit_cvit.run.conditions import Conditions, changes, in_words
 from lit_cvit.run.environment import describe_machine, package_versions
 from lit_cvit.run.migration import SCHEMA_VERSION, migrate_record
 
@@ -58,9 +59,13 @@ class RunRecord:
         miniature: Whether the benchmark is a miniature; tables and figures then say so.
         num_stages: Stages that the run will have (one for joint training).
         backbone: Name, `digest` and source of the backbone.
-        data: Digest of every task's samples, by task name.
+        data: Digest of every task's samples, by task name; those of its training split under `GQA train`.
+        images: `root` and `digest` of the images of a split, by the same names.
+        scoring: Answer format, scorers and decoding budget, by task.
+        settings: Settings that give the method's tensors their meaning, by dotted name (`model.alpha`).
         world_size: Number of ranks.
-        start_from: The run this one continues (`path`, `config_digest`, `plans`), or None.
+        start_from: The run this one continues (`path`, `config_digest`, `plans`, `stage` that it continues
+            and `digest` of that), or None.
         facts: Anything else worth keeping (skipped samples, where encoders came from ...).
         versions: Package versions.
         machine: System, processors, accelerators, Python.
@@ -81,6 +86,9 @@ class RunRecord:
     num_stages: int = 0
     backbone: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    images: dict[str, dict[str, str]] = field(default_factory=dict)
+    scoring: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     world_size: int = 1
     start_from: dict[str, Any] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +97,20 @@ class RunRecord:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     stages: list[StageRecord] = field(default_factory=list)
     schema: int = SCHEMA_VERSION
+
+    @property
+    def conditions(self) -> Conditions:
+        """What decided the run's numbers, as far as its version recorded it."""
+        names = {"class": "model.backbone", **{n: f"model.backbone.{n}" for n in ("quantization", "dtype")}}
+        of_backbone = {name: self.backbone[key] for key, name in names.items() if key in self.backbone}
+        return Conditions(
+            backbone=self.backbone.get("digest", ""),
+            encoders=self.facts.get("encoders", {}),
+            settings={**of_backbone, **self.settings},
+            data=self.data,
+            images=self.images,
+            scoring=self.scoring,
+        )
 
     def stage(self, number: int) -> StageRecord:
         """The record of stage `number`.
@@ -135,31 +157,27 @@ class RunRecord:
         """Check that a run may be resumed under the conditions that `current` describes.
 
         Raises:
-            ValueError: seed, world size, data, backbone, encoders or configuration differ; names each.
+            ValueError: seed, world size, tasks, data, scoring, backbone, encoders or settings differ; names
+                each with what it was and what it is.
         """
         reasons = []
         if self.world_size != current.world_size:
             reasons.append(f"it ran on {self.world_size} rank(s), now there are {current.world_size}")
-        names = sorted(self.data.keys() | current.data.keys())
-        changed = [name for name in names if self.data.get(name) != current.data.get(name)]
-        if changed:
-            reasons.append(f"the data of {', '.join(changed)} changed")
-        for name, encoder in current.facts.get("encoders", {}).items():
-            before = self.facts.get("encoders", {}).get(name, encoder)
-            if before["digest"] != encoder["digest"]:
-                reasons.append(
-                    f"the encoder {name} was {before['source']} ({before['digest']}), now it is "
-                    f"{encoder['source']} ({encoder['digest']})"
-                )
-        for name, before, now in (
-            ("seed", self.seed, current.seed),
-            ("backbone digest", self.backbone.get("digest"), current.backbone.get("digest")),
-            ("config digest", self.config_digest, current.config_digest),
-        ):
+        for what in ("seed", "stream", "downstream"):
+            before, now = getattr(self, what), getattr(current, what)
             if before != now:
-                reasons.append(f"the {name} was {before}, now it is {now}")
+                reasons.append(f"the {what} was {before}, now it is {now}")
+        for name in sorted(self.data.keys() ^ current.data.keys()):
+            reasons.append(f"the data of {name} is {'new' if name in current.data else 'missing'}")
+        found = changes(self.conditions, current.conditions)
+        reasons += [in_words(found)] if found else []
+        if self.config_digest != current.config_digest:
+            reasons.append(f"the config digest was {self.config_digest}, now it is {current.config_digest}")
         if reasons:
-            raise ValueError(f"the run cannot be resumed: {'; '.join(reasons)}. Start a fresh run instead")
+            raise ValueError(
+                f"the run cannot be resumed: {'; '.join(reasons)}. Put back "
+                "what it was trained with, or start a fresh run under another --name"
+            )
         newer = [name for name, old in self.versions.items() if current.versions.get(name) != old]
         if newer:
             warnings.warn(

@@ -81,11 +81,16 @@ def read_stage(folder: Path, entry: StageRecord) -> StageState:
     """Read a stage's files after verifying their checksums.
 
     Raises:
-        ValueError: the manifest or a file is missing or changed; names it.
+        ValueError: the manifest or a file is missing or changed, or a tensor is not finite; names it.
     """
     problem = stage_problem(folder, checksums=True)
     if problem:
         raise ValueError(f"stage {entry.stage} ({entry.task}) cannot be loaded: {problem}")
+    from lit_cvit.utils.finite import require_finite
+
+    tensors = read_tensors(folder / _TENSORS)
+    fix = "that stage's training went wrong; train it again in a new run, with a lower learning rate"
+    require_finite(tensors, place=f"stage {entry.stage} ({entry.task}), {folder / _TENSORS}", fix=fix)
     extra = {}
     if (folder / _EXTRA).is_file():
         extra = unpack(read_json(folder / _EXTRA), read_tensors(folder / _EXTRA_TENSORS))
@@ -93,7 +98,7 @@ def read_stage(folder: Path, entry: StageRecord) -> StageState:
         stage=entry.stage,
         task=entry.task,
         plan=entry.plan,
-        tensors=read_tensors(folder / _TENSORS),
+        tensors=tensors,
         state=read_json(folder / _STATE),
         extra=extra,
     )

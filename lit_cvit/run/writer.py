@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from lit_cvit.run.files import whole_lines
+from lit_cvit.run.lock import RunLock
 from lit_cvit.run.state import check_plain
 
 if TYPE_CHECKING:
@@ -53,6 +54,22 @@ class Writer:
         self.lines_per_sync = lines_per_sync
         self._fault: Fault = fault or _no_fault
         self._unsynced: dict[Path, int] = {}
+        self._lock: RunLock | None = None
+
+    def lock(self, folder: Path) -> None:
+        """Keep other processes from writing a run folder until `unlock`; every write makes sure of it.
+
+        Raises:
+            RunInUse: another living process writes it; names the process.
+        """
+        if self.enabled:
+            self._lock = RunLock.acquire(folder)
+
+    def unlock(self) -> None:
+        """Let others write; does nothing without a lock."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     def write_with(self, path: Path, fill: Callable[[BinaryIO], object]) -> None:
         """Write a file whose content `fill` streams into an open binary file.
@@ -119,6 +136,7 @@ class Writer:
             return
         check_plain(record, where=path.name)
         line = _encode(record) + b"\n"
+        self._require_lock()
         try:
             self._fault("before", path)
             first = path not in self._unsynced
@@ -167,6 +185,7 @@ class Writer:
         """Remove a file if it is there."""
         if not self.enabled or not path.exists():
             return
+        self._require_lock()
         self._fault("before", path)
         path.unlink()
         _sync_folder(path.parent)
@@ -182,6 +201,7 @@ class Writer:
     def _replace(self, path: Path, fill: Callable[[BinaryIO], object]) -> None:
         if not self.enabled:
             return
+        self._require_lock()
         temporary = path.with_name(f".{path.name}{_TEMPORARY}")
         try:
             self._fault("before", path)
@@ -199,6 +219,10 @@ class Writer:
         except (Exception, KeyboardInterrupt):
             temporary.unlink(missing_ok=True)
             raise
+
+    def _require_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.require()
 
     def _append(self, descriptor: int, path: Path, line: bytes) -> None:
         size = os.lseek(descriptor, 0, os.SEEK_END)

@@ -24,8 +24,10 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder
+from lit_cvit.stream.finite import FiniteCheck
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 from lit_cvit.utils.distributed import any_rank
+from lit_cvit.utils.finite import require_finite
 
 log = logging.getLogger("lit_cvit")
 
@@ -121,8 +123,13 @@ class RunCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read tensors and plain values alone, onto the CPU."""
+        """Read tensors and plain values alone, onto the CPU.
+
+        Raises:
+            ValueError: a tensor of the method is not finite; names it.
+        """
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        require_finite(checkpoint["state_dict"], place=str(path), fix="it is of training that went wrong")
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -139,12 +146,13 @@ class StageCheckpoints(StageCallback):
     Args:
         every_n_steps: Optimizer steps between checkpoints; 0 writes one only after SIGTERM or Ctrl-C.
         stop: Notices the signals.
+        check: Refuses a state that is not finite.
     """
 
-    def __init__(self, every_n_steps: int, stop: StopSignal) -> None:
+    def __init__(self, every_n_steps: int, stop: StopSignal, check: FiniteCheck) -> None:
         super().__init__()
         self.every_n_steps = every_n_steps
-        self.stop = stop
+        self.stop, self.check = stop, check
         self._steps_saved = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -159,6 +167,7 @@ class StageCheckpoints(StageCallback):
         if due or stopping:
             io = trainer.strategy.checkpoint_io
             assert isinstance(io, RunCheckpointIO)
+            self.check.require_finite_state(trainer, method)
             trainer.save_checkpoint(io.run.checkpoint_path)
             self._steps_saved = step + 1
         if stopping:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.validation.report import tolerated
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import RunFolder, RunRecord, unused_gpu
+from lit_cvit.run import Conditions, RunFolder, RunRecord, changes, in_words, unused_gpu, without
+from lit_cvit.stream.conditions import OF_COMPUTATION, images_of, meaning, scoring
 from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def describe(
     *,
     access: DataAccess,
     seed: int,
+    precision: str,
     config_digest: str,
     world_size: int,
     start_from: str | None,
@@ -83,8 +86,11 @@ def describe(
         ValueError: the run to start from does not fit; says how.
     """
     tasks = (*data.stream, *data.downstream)
-    digests = {task.name: task.test.digest() for task in tasks}
-    digests |= {f"{s.task.name} train": s.task.train.digest() for s in stages if s.task.train}
+    splits = {task.name: task.test for task in tasks}
+    splits |= {f"{s.task.name} train": s.task.train for s in stages if s.task.train}
+    backbone, settings = method.backbone.describe(), meaning(method, precision)
+    encoders = access.encoder_records()
+    ours = Conditions(backbone["digest"], encoders, settings)
     return RunRecord(
         seed=seed,
         config_digest=config_digest,
@@ -95,29 +101,38 @@ def describe(
         captions=[task.name for task in tasks if task.is_caption],
         miniature=data.benchmark.miniature,
         num_stages=len(stages),
-        backbone=method.backbone.describe(),
-        data=digests,
+        backbone=backbone,
+        data={name: split.digest() for name, split in splits.items()},
+        images=images_of(splits),
+        scoring={task.name: scoring(task) for task in tasks},
+        settings=settings,
         world_size=world_size,
-        start_from=None if start_from is None else _source_record(method, start_from),
-        facts={"access": access.words(), "encoders": access.encoder_records()},
+        start_from=None if start_from is None else _source_record(method, ours, start_from),
+        facts={"access": access.words(), "encoders": encoders},
     )
 
 
-def _source_record(method: ContinualMethod, start_from: str) -> dict[str, Any]:
+def _source_record(method: ContinualMethod, ours: Conditions, start_from: str) -> dict[str, Any]:
     source = RunFolder.open(start_from, verify=True)
     done = source.stages_done()
     if not done:
         raise ValueError(f"--start_from {start_from}: that run has no trained stage to start from")
-    for what, theirs, ours in (
-        ("method", source.record.method, type(method).__name__),
-        ("backbone digest", source.record.backbone.get("digest"), method.backbone.describe()["digest"]),
-    ):
-        if theirs != ours:
-            raise ValueError(f"--start_from {start_from}: the {what} of that run is {theirs}, not {ours}")
+    if source.record.method != (name := type(method).__name__):
+        raise ValueError(
+            f"--start_from {start_from}: the method of that run is {source.record.method}, not {name}"
+        )
+    ours = replace(ours, settings=without(ours.settings, OF_COMPUTATION))
+    if found := changes(source.record.conditions, ours):
+        raise ValueError(
+            f"--start_from {start_from}: its tensors would mean something else here: {in_words(found)}. Give "
+            f"this run what that one was trained with ({source.config_path} has it)"
+        )
     earlier = source.record.start_from
     plans = [source.record.stage(number).plan for number in done]
     return {
         "path": str(Path(start_from).resolve()),
         "config_digest": source.record.config_digest,
         "plans": [*(earlier["plans"] if earlier else []), *plans],
+        "stage": done[-1],
+        "digest": source.stage_digest(done[-1]),
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,9 +16,11 @@ from lit_cvit.run import (
     RunFolder,
     RunRecord,
     StageState,
+    Writer,
     config_agrees,
     config_changes,
     migrate_config,
+    newest_record,
     newest_run,
     run_records,
 )
@@ -29,26 +33,41 @@ _SHOWN = 4
 def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool) -> RunFolder:
     """The newest run of this configuration (and name, if there is one) to go on with, or a new folder.
 
+    The folder is locked until `run.writer.unlock()`.
+
     Raises:
-        ValueError: the run that would be resumed was made under other conditions, or by an earlier version.
+        ValueError: the run that would be resumed was made under other conditions, or by an earlier version,
+            or another living process writes it.
     """
     usual = f"{record.method}-{record.benchmark}".lower()
     if resume:
-        found = newest_run(root, record.config_digest, name=name, verify=True)
-        if found is None or found.record.schema < SCHEMA_VERSION:
+        newest = newest_record(root, record.config_digest, name=name)
+        if newest is None or newest[1].schema < SCHEMA_VERSION:
             _refuse_older(root, name, config_text, record.config_digest)
-        if found is not None:
-            found.record.refuse_changes(record)
-            if found.record.method != record.method:
-                raise ValueError(f"{found.path} is a run of {found.record.method}, not of {record.method}")
-            found.refresh()
-            found.writer.clear_leftovers(found.path)
-            log.info("resuming %s after stage %d", found.path, max(found.stages_done(), default=0))
-            return found
+        if newest is not None:
+            return _resumed(newest[0], record)
         which = f"no run of this configuration called {name}" if name else "no run of this configuration"
         other = _other_configuration(root, name or usual, config_text)
         log.warning("--ckpt_path last: %s in %s; starting fresh%s", which, root, other)
-    return RunFolder.create(root, name or usual, config_text, record=record)
+    return RunFolder.create(root, name or usual, config_text, record=record, lock=True)
+
+
+def _resumed(path: Path, record: RunRecord) -> RunFolder:
+    """Lock a run, and only then look at what it holds, which its last writer may just have changed."""
+    writer = Writer()
+    writer.lock(path)
+    try:
+        found = RunFolder.open(path, writer=writer, verify=True)
+        if found.record.method != record.method:
+            raise ValueError(f"{found.path} is a run of {found.record.method}, not of {record.method}")
+        found.record.refuse_changes(record)
+        found.refresh()
+        writer.clear_leftovers(path)
+    except BaseException:
+        writer.unlock()
+        raise
+    log.info("resuming %s after stage %d", path, max(found.stages_done(), default=0))
+    return found
 
 
 def _refuse_older(root: str, name: str | None, config_text: str, config_digest: str) -> None:
@@ -109,12 +128,25 @@ def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None
     if last:
         state = run.load_stage(last)
     elif source:
-        origin = RunFolder.open(source["path"], verify=True)
-        state = origin.load_stage(origin.stages_done()[-1])
+        state = _source_stage(source)
     else:
         return None
     _take_back(method, state)
     return state if last else None
+
+
+def _source_stage(source: Mapping[str, Any]) -> StageState:
+    """The stage that a run started from, which that run may have gone beyond, or trained again."""
+    origin = RunFolder.open(source["path"], verify=True)
+    # Records of earlier versions do not say which stage it was.
+    stage = source.get("stage", max(origin.stages_done(), default=0))
+    require_stage(origin, stage)
+    if source.get("digest", origin.stage_digest(stage)) != origin.stage_digest(stage):
+        raise ValueError(
+            f"stage {stage} of {origin.path}, from which this run started, was trained again since; start a "
+            "fresh run under another --name"
+        )
+    return origin.load_stage(stage)
 
 
 def require_stage(run: RunFolder, stage: int) -> None:

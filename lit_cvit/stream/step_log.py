@@ -12,7 +12,6 @@ import torch
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
-from lit_cvit.utils.distributed import num_ranks, summed
 
 LOSS = "loss/"
 
@@ -26,12 +25,16 @@ class StepLog(StageCallback):
     Args:
         run: The run.
         every_n_steps: Optimizer steps between rows.
+
+    Attributes:
+        losses: The loss terms of the step that is about to be applied, by name; `StepEnd` gives them.
     """
 
     def __init__(self, run: RunFolder, every_n_steps: int) -> None:
         super().__init__()
         self.run = run
         self.every_n_steps = every_n_steps
+        self.losses: dict[str, float] = {}
         self._rates: dict[str, float] = {}
 
     def on_before_optimizer_step(
@@ -41,10 +44,8 @@ class StepLog(StageCallback):
         self._rates = {f"rate/{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
 
     def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:
-        terms = method.take_step_terms()
         if (step + 1) % self.every_n_steps:
             return
-        values = summed(torch.stack([term.double() for term in terms.values()])) / num_ranks()
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith(LOSS)}
-        losses = {f"{LOSS}{name}": float(value) for name, value in zip(terms, values, strict=True)}
+        losses = {f"{LOSS}{name}": value for name, value in self.losses.items()}
         self.run.log({"step": step, **losses, **logged, **self._rates})

@@ -2,15 +2,15 @@
 
 1. The gradients are accumulated over micro-batches and averaged over ranks, and unscaled under float16.
 2. `ContinualMethod.on_gradients`, which may change them.
-3. `on_before_optimizer_step` of the callbacks, which read what the method left.
+3. `on_before_optimizer_step` of the callbacks, which read what the method left; then a loss or a gradient
+   that is not finite ends the run (`FiniteCheck`).
 4. The base leaves alone what the step did not use; the gradients are clipped; the optimizer steps.
 5. `ContinualMethod.on_update`.
 6. `StageCallback.on_step_end` of the callbacks, in their order; the row of the log and the checkpoint are the
    last of them, so the log has the row of every step that a checkpoint holds.
 
 Lightning calls callbacks before the module, and at every micro-batch. `MethodSteps`, the first in the list of
-the trainer, and `StepEnd`, the last, make the order above of that. A check of the gradients that are applied
-(the callbacks have read them, nothing is clipped yet) belongs into `StepEnd.on_before_optimizer_step`.
+the trainer, and `StepEnd`, the last, make the order above of that.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import Callback
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.checkpoints import StageCheckpoints
+from lit_cvit.stream.finite import FiniteCheck
 from lit_cvit.stream.step_log import StepLog
 
 
@@ -32,6 +33,7 @@ def in_order(
     callbacks: Iterable[Callback],
     log: StepLog,
     checkpoints: StageCheckpoints,
+    check: FiniteCheck,
     notify: Callable[[str, ContinualMethod, int], None],
 ) -> list[Callback]:
     """The trainer's callbacks as the order of a step needs them; those of an earlier fit are replaced.
@@ -40,11 +42,12 @@ def in_order(
         callbacks: The callbacks.
         log: Writes the rows of the log.
         checkpoints: Writes the checkpoints.
+        check: Ends a run whose numbers are not finite.
         notify: Calls a hook of all stage callbacks, by its name, with the method and the step.
     """
     own = MethodSteps | StepLog | StageCheckpoints | StepEnd
     others = [each for each in callbacks if not isinstance(each, own)]
-    return [MethodSteps(), *others, log, checkpoints, StepEnd(notify)]
+    return [MethodSteps(), *others, log, checkpoints, StepEnd(log, check, notify)]
 
 
 class MethodSteps(Callback):
@@ -68,12 +71,22 @@ class StepEnd(Callback):
     """Ends a step when all callbacks are done with its last micro-batch; the last in the trainer's list.
 
     Args:
+        log: Gets the loss terms of the step.
+        check: Refuses a step whose numbers are not finite.
         notify: Calls a hook of all stage callbacks, by its name, with the method and the step.
     """
 
-    def __init__(self, notify: Callable[[str, ContinualMethod, int], None]) -> None:
+    def __init__(
+        self, log: StepLog, check: FiniteCheck, notify: Callable[[str, ContinualMethod, int], None]
+    ) -> None:
         super().__init__()
-        self.notify = notify
+        self.log_of_steps, self.check, self.notify = log, check, notify
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        assert isinstance(pl_module, ContinualMethod)
+        self.log_of_steps.losses = self.check.losses(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

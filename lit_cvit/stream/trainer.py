@@ -33,7 +33,9 @@ from lit_cvit.stream.checkpoints import (
     StopSignal,
     checkpoint_step,
 )
+from lit_cvit.stream.finite import FiniteCheck
 from lit_cvit.stream.preflight import check_data, describe, introduce, require_callbacks
+from lit_cvit.stream.ranks import ending_together, use_rank_launcher
 from lit_cvit.stream.refusals import refuse_launcher, refuse_settings, refuse_strategy
 from lit_cvit.stream.restore import open_run, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
@@ -120,6 +122,7 @@ class ContinualTrainer(L.Trainer):
         )
         refuse_launcher(self.num_devices, self.num_nodes)
         refuse_strategy(self.strategy, strategy)
+        use_rank_launcher(self.strategy)
         self._signal_connector = NoSignals(self)
         self.stop = StopSignal()
         self.checkpoint_every_n_steps = checkpoint_every_n_steps
@@ -131,6 +134,7 @@ class ContinualTrainer(L.Trainer):
         self.callbacks: list[Callback]
         self._data: ContinualDataModule | None = None
         self._folder: RunFolder | None = None
+        self._check = FiniteCheck()
 
     @property
     def run(self) -> RunFolder:
@@ -186,9 +190,14 @@ class ContinualTrainer(L.Trainer):
             )
         record = self.plan_run(method, datamodule)
         # What can be refused is refused by now, before there are other processes.
-        launch = self.strategy.launcher.launch if self.strategy.launcher is not None else _call
-        with self.stop.listening():
-            launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+        launcher = self.strategy.launcher
+        launch = launcher.launch if launcher is not None else _call
+        try:
+            with self.stop.listening(), ending_together(launcher, self.stop):
+                launch(self._learn, method, datamodule, record, ckpt_path == "last", trainer=self)
+        finally:
+            if self._folder is not None:
+                self._folder.writer.unlock()
 
     def plan_run(self, method: ContinualMethod, data: ContinualDataModule) -> RunRecord:
         """Check what a run needs and plan stages and memory; nothing is loaded, trained or written.
@@ -212,6 +221,7 @@ class ContinualTrainer(L.Trainer):
             self.stages,
             access=self.access(method),
             seed=self.seed,
+            precision=str(self.precision),
             config_digest=self.config_digest,
             world_size=self.world_size,
             start_from=self.start_from,
@@ -232,8 +242,8 @@ class ContinualTrainer(L.Trainer):
         data.measured.keep_in(self._folder)
         self.strategy.checkpoint_io = RunCheckpointIO(self._folder)
         log = StepLog(self._folder, self._log_every)
-        checkpoints = StageCheckpoints(self.checkpoint_every_n_steps, self.stop)
-        self.callbacks = in_order(self.callbacks, log, checkpoints, self._notify)
+        checkpoints = StageCheckpoints(self.checkpoint_every_n_steps, self.stop, self._check)
+        self.callbacks = in_order(self.callbacks, log, checkpoints, self._check, self._notify)
         self._notify("before_loading", method)
         method.prepare()
         self._restore(method)
@@ -271,6 +281,8 @@ class ContinualTrainer(L.Trainer):
             method.end_stage(stage)
             self._notify("on_stage_end", method, stage)
             method.adapters.check_frozen()
+            if method.trains:
+                self._check.require_finite_state(self, method)
             _require_equal_ranks(method, stage)
             self.run.save_stage(
                 stage.number,

@@ -6,32 +6,21 @@ a fraction of a second, and all of them compute with the same number of threads.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lit_cvit.testing.job import Job
+from lit_cvit.utils.forking import LAZY, ONE_THREAD, forking
 
 # A limit against processes that hang, not a budget: a busy machine may be many times slower than an idle one.
 SECONDS = 400
-# What a fit imports lazily. Without these every child would spend its first second on imports, and one with
-# a quantised backbone two more.
-_PRELOAD = [
-    "lit_cvit.testing.child",
-    "matplotlib.backends.backend_agg",
-    "sentence_transformers",
-    "transformers.models.bert.modeling_bert",
-    "transformers.models.clip.modeling_clip",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.llava.modeling_llava",
-    "transformers.integrations.bitsandbytes",
-]
+# A child with a quantised backbone would spend two seconds on importing bitsandbytes.
+_PRELOAD = ["lit_cvit.testing.child", *LAZY, "transformers.integrations.bitsandbytes"]
 
 
 class JobFailed(AssertionError):
@@ -44,9 +33,7 @@ def run_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         JobFailed: one failed, or ran too long.
     """
-    with _one_thread():
-        multiprocessing.forkserver.ensure_running()
-    context = multiprocessing.get_context("forkserver")
+    context = forking(_PRELOAD, ONE_THREAD)
     processes = [context.Process(target=_enter, args=(job,)) for job in jobs]
     for process in processes:
         process.start()
@@ -69,19 +56,6 @@ def ranks_of(job: Job, ranks: int = 2) -> list[Job]:
         port = free.getsockname()[1]
     values = {name: getattr(job, name) for name in job.__dataclass_fields__}
     return [Job(**{**values, "rank": rank, "ranks": ranks, "port": port}) for rank in range(ranks)]
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The environment that the forking parent starts in."""
-    multiprocessing.set_forkserver_preload(_PRELOAD)
-    before = dict(os.environ)
-    os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _enter(job: Job) -> None:

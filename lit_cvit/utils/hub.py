@@ -19,6 +19,8 @@ _OLDER = ("pytorch_model*.bin",)
 _HARMLESS = ("gemm_4bit_forward", "inputs will be cast")
 _WHOLE = 64 << 20
 _PIECE = 1 << 20
+_LISTED = 3
+_LARGEST_POINTER = 1024
 
 
 def is_hub_name(name: str) -> bool:
@@ -48,12 +50,67 @@ def _is_whole(folder: Path, name: str) -> bool:
     return all((folder / each).is_file() for each in names)
 
 
+def lacking(folder: Path) -> str:
+    """What a model folder lacks of config and weights, in words; empty where it has both.
+
+    Raises:
+        ValueError: an index of weights is broken.
+    """
+    if has_weights(folder):
+        return ""
+    found = [] if (folder / "config.json").is_file() else ["config.json"]
+    weights = ("model.safetensors", "pytorch_model.bin")
+    if not any(_is_whole(folder, name) for name in weights):
+        found.append(_lacking_weights(folder, weights))
+    # What the cache links to may have been deleted, or never have been fetched.
+    dangling = sorted(path.name for path in folder.iterdir() if path.is_symlink() and not path.exists())
+    if dangling:
+        found.append(f"the files that its links {', '.join(dangling[:_LISTED])} lead to")
+    return " and ".join(found)
+
+
+def _lacking_weights(folder: Path, weights: Iterable[str]) -> str:
+    for name in weights:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            names = sorted(set(read_json(index)["weight_map"].values()))
+            lost = [each for each in names if not (folder / each).is_file()]
+            return f"{len(lost)} of {len(names)} files that {index.name} names ({', '.join(lost[:_LISTED])})"
+    return "weights (model.safetensors, or files and their index)"
+
+
+def cached_in_part(name: str) -> tuple[Path, str] | None:
+    """The folder that a hub model has in the local cache, and what it lacks; None where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        return folder, lacking(folder)
+    except LocalEntryNotFoundError:
+        return None
+
+
+def fetch_again(name: str, folder: Path) -> str:
+    """How a model of the cache is downloaded anew; a damaged file would be taken as it is.
+
+    Args:
+        name: Its hub name.
+        folder: Its folder in the cache, `.../models--organisation--model/snapshots/<commit>`.
+    """
+    return f"delete {folder.parents[1]} and download it again with network access: `hf download {name}`"
+
+
 def require_whole_weights(folder: Path) -> None:
     """Refuse files of weights that are cut off; of each only its table of contents is read.
 
     Raises:
-        ValueError: a file of weights is cut off or broken; names it and the fix.
+        ValueError: a file of weights is cut off, broken, or only a pointer of Git LFS; names it and the fix.
     """
+    for path in sorted(path for pattern in (*_FILES, *_OLDER) for path in folder.glob(pattern)):
+        if path.is_file() and is_lfs_pointer(path):
+            fix = "run `git lfs pull` in that folder, or `hf download` the model"
+            raise ValueError(f"{path}: a pointer of Git LFS, not the file itself; {fix}")
     for path in sorted({*folder.glob("*.safetensors"), *folder.glob(_OLDER[0])}):
         problem = _cut_off(path) if path.suffix == ".safetensors" else _broken_archive(path)
         if problem:
@@ -83,6 +140,13 @@ def _broken_archive(path: Path) -> str:
     size = path.stat().st_size
     lacks_end = not size or (is_archive and not zipfile.is_zipfile(path))
     return f"it has {size} bytes and lacks its end" if lacks_end else ""
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what `git clone` leaves of a large one where Git LFS is not installed."""
+    if path.stat().st_size > _LARGEST_POINTER:
+        return False
+    return path.read_bytes().startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def read_json(path: Path) -> Any:

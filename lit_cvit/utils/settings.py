@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import inspect
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from lit_cvit.utils.recorded import RecordedSettings, positional
 
 _WORDS = {
     int: "a whole number",
@@ -64,8 +65,8 @@ BelowOne = Annotated[float, Range(at_least=0, less_than=1)]
 FromZeroToOne = Annotated[float, Range(at_least=0, at_most=1)]
 
 
-class CheckedSettings:
-    """A base of classes whose constructor's settings are checked before it runs.
+class CheckedSettings(RecordedSettings):
+    """A base of classes whose constructor's settings are checked before it runs, and recorded.
 
     Attributes:
         settings_prefix: What stands before the names of options in messages; by default the class's name.
@@ -76,9 +77,9 @@ class CheckedSettings:
     # Not in __init__, which a subclass reaches with what it did not take itself.
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         owner: type = cls
-        given = dict(zip(_positional(owner), args, strict=False)) | kwargs
+        given = dict(zip(positional(owner), args, strict=False)) | kwargs
         check_settings(_hints(owner), given, prefix=cls.settings_prefix or f"{cls.__name__}.")
-        return super().__new__(cls)
+        return super().__new__(cls, *args, **kwargs)
 
 
 def check_settings(hints: Mapping[str, Any], given: Mapping[str, Any], *, prefix: str) -> None:
@@ -120,12 +121,6 @@ def _hints(cls: type) -> dict[str, Any]:
                 ) from error
     found.pop("return", None)
     return found
-
-
-@functools.cache
-def _positional(cls: type) -> tuple[str, ...]:
-    parameters = list(inspect.signature(vars(cls).get("__init__") or cls.__init__).parameters.values())[1:]  # type: ignore[misc]
-    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

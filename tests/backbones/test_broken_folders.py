@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import struct
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lit_cvit.backbones import Backbone, Llava, Qwen2VL
 
@@ -88,3 +91,47 @@ def test_a_model_of_another_family_is_told_from_its_config_alone_with_who_takes_
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     with pytest.raises(ValueError, match=advice):
         _ = backbone(str(tmp_path)).encoder
+
+
+def with_a_number(folder: Path, copy: Path, number: float) -> Path:
+    """A copy of a folder in which a number stands in two weights of the decoder, the first of them a norm."""
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / "model.safetensors")
+    for part in ("input_layernorm", "mlp.gate_proj"):
+        [name] = [
+            name for name in tensors if name.endswith(f"layers.1.{part}.weight") and "vision" not in name
+        ]
+        tensors[name].view(-1)[5] = number
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_named(llava_folder: Path, tmp_path: Path, number: float) -> None:
+    """Every answer would be the same nonsense, and every loss NaN."""
+    folder = with_a_number(llava_folder, tmp_path / "bad", number)
+    with pytest.raises(ValueError, match=f"model folder {folder}: 2 of its weights hold numbers") as caught:
+        Llava(str(folder)).load()
+    message = str(caught.value)
+    assert "model.language_model.layers.1.input_layernorm.weight" in message
+    assert "model.language_model.layers.1.mlp.gate_proj.weight" in message
+    assert message.endswith("download or copy them again")
+
+
+def test_weights_that_a_narrow_type_makes_infinite_are_named_with_the_remedy(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    folder = with_a_number(llava_folder, tmp_path / "wide", 1e6)
+    Llava(str(folder)).load()
+    Llava(str(folder), dtype="bfloat16").load()
+    with pytest.raises(ValueError, match=r"2 of its weights .* model\.backbone\.dtype: bfloat16"):
+        Llava(str(folder), dtype="float16").load()
+
+
+@pytest.mark.parametrize("form", ["nf4", "int8"])
+def test_weights_that_are_not_finite_are_found_behind_a_quantised_form(
+    llava_folder: Path, tmp_path: Path, form: Literal["nf4", "int8"]
+) -> None:
+    folder = with_a_number(llava_folder, tmp_path / "bad", math.nan)
+    with pytest.raises(ValueError, match=r"2 of its weights .*layers\.1\.mlp\.gate_proj\.weight"):
+        Llava(str(folder), quantization=form).load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +115,30 @@ def test_missing_parts_and_a_full_folder_are_named(
     assert "is not empty" in error_of(capsys)
     assert parts.convert(tmp_path / "full" / "file") == 1
     assert "is not empty" in error_of(capsys)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(
+    parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = torch.load(parts.projector, weights_only=True)
+    stored["model.mm_projector.2.bias"][3] = torch.nan
+    torch.save(stored, tmp_path / "nan.bin")
+    assert parts.convert(tmp_path / "out", projector=tmp_path / "nan.bin") == 1
+    assert "nan.bin: linear_2.bias holds numbers that are not finite" in error_of(capsys)
+    for option, kind in (
+        ("language_model", transformers.LlamaForCausalLM),
+        ("vision_tower", transformers.CLIPVisionModel),
+    ):
+        folder = tmp_path / option
+        shutil.copytree(getattr(parts, option), folder)
+        model: Any = kind.from_pretrained(folder)
+        next(p for name, p in model.named_parameters() if "layers.0" in name).data.view(-1)[0] = torch.inf
+        model.save_pretrained(folder)
+        assert parts.convert(tmp_path / "out", **{option: folder}) == 1
+        message = error_of(capsys)
+        assert f"--{option} {folder}: " in message
+        assert "layers.0" in message
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("stored", [torch.zeros(2), [1], {"model.mm_projector.0.weight": 1}])

@@ -15,7 +15,8 @@ from PIL import Image
 
 from lit_cvit.backbones import encode
 from lit_cvit.backbones.build import build_llava_folder
-from lit_cvit.backbones.encode import _most_tokens, open_images
+from lit_cvit.backbones.encode import _most_tokens
+from lit_cvit.backbones.framing import open_images
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.backbones.tiny import Tiny
 from lit_cvit.data.tasks import Sample, SampleError
@@ -252,11 +253,11 @@ class Wide:
 def test_images_are_opened_as_the_processor_is_to_see_them(samples: list[Sample]) -> None:
     wide = replace(samples[0], image=Wide())
     text = replace(samples[0], image=None)
-    padded = open_images([wide, text], aspect="pad", mean=(1.0, 0.0, 0.0))
+    padded = open_images([wide, text], aspect="pad", mean=(1.0, 0.0, 0.0), centred=False)
     assert [image.size for image in padded] == [(4, 4)]
     assert [padded[0].getpixel((0, row)) for row in (0, 1, 2, 3)] == [(255, 0, 0), BLUE, BLUE, (255, 0, 0)]
-    assert [image.size for image in open_images([text, wide], aspect="crop", mean=(1.0, 0.0, 0.0))] == [
-        (4, 2)
-    ]
+    assert [
+        image.size for image in open_images([text, wide], aspect="crop", mean=(1.0, 0.0, 0.0), centred=True)
+    ] == [(4, 2)]
     with pytest.raises(ValueError, match="image_aspect must be 'pad' or 'crop', got 'stretch'"):
-        open_images([wide], aspect="stretch", mean=(1.0, 0.0, 0.0))  # type: ignore[arg-type]
+        open_images([wide], aspect="stretch", mean=(1.0, 0.0, 0.0), centred=True)  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lit_cvit.backbones.encode import SampleEncoder, pad_to_square
+from lit_cvit.backbones.encode import SampleEncoder
+from lit_cvit.backbones.framing import pad_to_square
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.data.tasks import Sample
 

@@ -14,7 +14,7 @@ from lit_cvit.methods import DirLoRA, SeqLoRA, SMoLoRA
 from lit_cvit.run import RunFolder
 
 SHIPPED = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
-STREAMS = [name for name in SHIPPED if name != "pretrain_tiny"]
+STREAMS = [name for name in SHIPPED if name != "pretrain_tiny" and not name.startswith("sweeps/")]
 
 
 def build(*arguments: object) -> StreamCLI:

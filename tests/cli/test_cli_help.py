@@ -15,7 +15,7 @@ from lit_cvit.__main__ import main
 from lit_cvit.stream.checkpoints import Stopped
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("analyze", "check", "convert", "fit", "plan", "predict", "prepare", "pretrain", "test")
+VERBS = ("analyze", "check", "convert", "fit", "plan", "predict", "prepare", "pretrain", "sweep", "test")
 HEAVY = ("torch", "lightning", "transformers", "numpy", "jsonargparse")
 
 
@@ -98,7 +98,7 @@ def test_version(say) -> None:
 
 
 def test_a_wrong_verb_is_refused_with_the_nearest(say) -> None:
-    known = "analyze, check, convert, fit, plan, predict, prepare, pretrain, test"
+    known = "analyze, check, convert, fit, plan, predict, prepare, pretrain, sweep, test"
     message = f"lit_cvit: unknown verb 'fti'. Did you mean 'fit'? Known: {known}\n"
     assert say("fti") == (2, "", message)
 

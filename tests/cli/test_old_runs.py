@@ -89,7 +89,9 @@ def test_resuming_an_old_run_is_refused_by_name(say, tmp_path: Path, name: str) 
 
 def resumed(root: Path, config_text: str, digest: str = "new", **more: Any) -> RunFolder:
     record = RunRecord(seed=0, config_digest=digest, method="LCIA", benchmark="drawn")
-    return open_run(record, root=str(root), name=None, config_text=config_text, resume=True, **more)
+    run = open_run(record, root=str(root), name=None, config_text=config_text, resume=True, **more)
+    run.writer.unlock()
+    return run
 
 
 def test_an_old_run_is_recognised_by_the_settings_that_both_versions_have(tmp_path: Path) -> None:

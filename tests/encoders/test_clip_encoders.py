@@ -80,6 +80,15 @@ def test_a_clip_without_all_its_weights_is_refused(folder: Path, tmp_path: Path)
         ClipImageEncoder(str(tmp_path)).encode(images())
 
 
+def test_a_clip_with_weights_that_are_not_finite_is_refused(folder: Path, tmp_path: Path) -> None:
+    model = transformers.CLIPModel.from_pretrained(folder)
+    model.visual_projection.weight.data[0, 0] = torch.nan
+    model.save_pretrained(tmp_path)
+    CLIPImageProcessorPil.from_pretrained(folder).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"visual_projection\.weight holds numbers that are not finite"):
+        ClipImageEncoder(str(tmp_path)).encode(images())
+
+
 def test_only_the_newest_texts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, embedded = SentenceEncoder(), []
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from run_kit import make_run, new_record, score
+from run_kit import TASKS, make_run, new_record, score
 
 from lit_cvit.run import RunFolder, StageScores, Status, Writer, newest_run
 
@@ -102,6 +103,20 @@ def test_a_missing_file_is_seen_without_reading_checksums(tmp_path: Path, name: 
     (run.stage_folder(2) / name).unlink()
     with pytest.warns(UserWarning, match=rf"stage 2 .*{name} is missing"):
         assert RunFolder.open(run.path).stages_done() == [1]
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf])
+def test_a_stage_whose_tensors_are_not_finite_cannot_be_loaded(tmp_path: Path, number: float) -> None:
+    """Its checksums fit: an earlier version stored what training that diverged had left."""
+    run = make_run(tmp_path, num_stages=1)
+    run.plan_stage(2, TASKS[1], {})
+    run.save_stage(2, {"a": torch.zeros(3), "b": torch.tensor([1.0, number])}, {})
+    words = (
+        rf"stage 2 \(OCR/VQA\), {run.path}/stages/02-OCR_VQA-\w+/method\.safetensors: b holds numbers that"
+    )
+    with pytest.raises(ValueError, match=words):
+        run.load_stage(2)
+    assert run.load_stage(1).tensors["w"].tolist() == [1.0] * 4
 
 
 def test_stages_after_an_invalid_one_do_not_count(tmp_path: Path) -> None:

@@ -127,7 +127,11 @@ def test_versions_name_the_packages_that_decide_results() -> None:
     [
         ({"world_size": 2}, r"it ran on 1 rank\(s\), now there are 2"),
         ({"data": {"A": "1", "B": "3"}}, "the data of B changed"),
-        ({"data": {"A": "1"}}, "the data of B changed"),
+        ({"data": {"A": "1"}}, "the data of B is missing"),
+        ({"data": {"A": "1", "B": "2", "C": "3"}}, "the data of C is new"),
+        ({"stream": ["B", "A"]}, r"the stream was \['A', 'B'\], now it is \['B', 'A'\]"),
+        ({"scoring": {"A": {"scorer": "letter"}}}, "the scorer of A was exact, now it is letter"),
+        ({"settings": {"model.alpha": 16}}, "the setting model.alpha was 8, now it is 16"),
         ({"seed": 4}, "the seed was 3, now it is 4"),
         ({"backbone": {"digest": "y"}}, "the backbone digest was x, now it is y"),
         ({"config_digest": "e"}, "the config digest was d, now it is e"),
@@ -141,6 +145,9 @@ def test_a_resume_under_other_conditions_is_refused_with_the_reason(
         "config_digest": "d",
         "data": {"A": "1", "B": "2"},
         "backbone": {"digest": "x", "source": "here"},
+        "stream": ["A", "B"],
+        "scoring": {"A": {"scorer": "exact"}},
+        "settings": {"model.alpha": 8},
     }
     with pytest.raises(ValueError, match=f"cannot be resumed: {reason}"):
         RunRecord(**same).refuse_changes(RunRecord(**{**same, **change}))

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from stream_kit import differing, fit, small_data, small_method, snapshot
+from stream_kit import KillAt, Killed, differing, fit, small_data, small_method, snapshot
 
 from lit_cvit.methods import ContinualMethod, DirLoRA, SeqLoRA, SMoLoRA
+from lit_cvit.run import Status
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer, restore_method
 
@@ -100,6 +101,32 @@ def test_the_few_shot_task_is_learned_on_top_of_a_finished_run(llava_folder: Pat
     assert trainer.run.record.start_from is not None
     assert trainer.run.record.start_from["path"] == str(first.run.path.resolve())
     assert "Places365" not in [task.name for task in data.downstream]
+
+
+def test_a_killed_run_starts_again_from_the_stage_it_started_from(llava_folder: Path, tmp_path: Path) -> None:
+    few: dict[str, Any] = {"settings": {"num_train": 16, "num_test": 2}}
+    first = fit(tmp_path, small_method(llava_folder), small_data(tasks=["GQA"], **few), callbacks=[])
+    one = first.run.load_stage(1).tensors
+
+    def second(root: Path, *more: Any, ckpt_path: str | None = None) -> dict[str, torch.Tensor]:
+        start = AtStart()
+        data = small_data(tasks=["VQAv2"], **few)
+        method, source = small_method(llava_folder), str(first.run.path)
+        fit(root, method, data, callbacks=[start, *more], start_from=source, ckpt_path=ckpt_path)
+        return start.tensors
+
+    with pytest.raises(Killed):
+        second(tmp_path / "second", KillAt(0))
+    first.run.plan_stage(2, "VQAv2", {"seed": 0})
+    first.run.save_stage(2, {name: tensor + 1 for name, tensor in one.items()}, {})
+    assert differing(second(tmp_path / "second", ckpt_path="last"), one) == []
+    with pytest.raises(Killed):
+        second(tmp_path / "third", KillAt(0))
+    first.run.record.stages[1].status = Status.PLANNED
+    first.run.plan_stage(2, "VQAv2", {"seed": 0})
+    first.run.save_stage(2, one, {})
+    with pytest.raises(ValueError, match=r"stage 2 of .* was trained again since"):
+        second(tmp_path / "third", ckpt_path="last")
 
 
 def test_a_run_cannot_start_from_another_method(llava_folder: Path, tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ def cka_of_run(
         wanted |= {(task, stage) for task in own for stage in folder.stages_done() if stage >= own[task]}
     rows: dict[str, list[int]] = {}
     distances: dict[str, dict[int, Tensor]] = {task: {} for task in chosen}
-    for loaded in walk_run(path):
+    for loaded in walk_run(
+        path, reads=lambda run, data, stage: [data.benchmark.task(name) for name in chosen]
+    ):
         rows = rows or rows_of(loaded.data.stream, num_samples)
         for task in [task for task in chosen if (task, loaded.stage) in wanted]:
             vectors = pooled_outputs(

@@ -12,6 +12,9 @@ from lit_cvit.cli.verb_parser import VerbParser
 if TYPE_CHECKING:
     from lit_cvit.analysis.routing import RoutingReport
     from lit_cvit.cli.load import LoadedRun
+    from lit_cvit.data.datamodule import ContinualDataModule
+    from lit_cvit.data.tasks import Task
+    from lit_cvit.run import RunFolder
 
 
 def run(argv: Sequence[str]) -> int:
@@ -65,7 +68,7 @@ def routing_of_run(
     from lit_cvit.analysis.routing import RoutingReport
     from lit_cvit.probing.tracing import trace_tasks
 
-    for loaded in _loaded(path, stage):
+    for loaded in _loaded(path, stage, unseen):
         joint = loaded.method.access.joint_data
         learned = loaded.data.stages(seed=loaded.run.record.seed, joint=joint)[loaded.stage - 1]
         tasks = trace_tasks(
@@ -85,14 +88,21 @@ def routing_of_run(
         yield RoutingReport(loaded.stage, learned.task.name, tasks)
 
 
-def _loaded(path: Path | str, stage: int | None) -> Iterator[LoadedRun]:
+def _loaded(path: Path | str, stage: int | None, unseen: bool) -> Iterator[LoadedRun]:
     from lit_cvit.cli.load import load_run, walk_run
 
+    def traced(run: RunFolder, data: ContinualDataModule, last: int) -> list[Task]:
+        if unseen:
+            return [*data.stream, *data.downstream]
+        learned = {entry.task for entry in run.record.stages[:last]}
+        # A stage on a union of tasks has learned them all.
+        return [task for task in data.stream if task.name in learned] or list(data.stream)
+
     if stage is not None:
-        yield load_run(path, stage=stage)
+        yield load_run(path, stage=stage, reads=traced)
         return
     found = False
-    for loaded in walk_run(path):
+    for loaded in walk_run(path, reads=traced):
         found = True
         yield loaded
     if not found:

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +20,7 @@ from lit_cvit.data.prepare import converters_of
 from lit_cvit.data.prepare.base import Converter, Request
 from lit_cvit.data.prepare.locating import raw_problems
 from lit_cvit.data.prepare.writing import list_ahead, prepare_task, read_manifest
+from lit_cvit.utils.processes import end_with_parent
 
 _POLL = 0.2
 
@@ -223,16 +223,9 @@ _reported: list[Any] = []
 
 def _start(reported: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # A parent that was killed ends no pool: its processes would go on writing, or wait for work for good.
+    end_with_parent()
     _reported.append(reported)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        # A parent that was killed ends no pool: its processes would go on writing, or wait for work for good.
-        os._exit(1)
 
 
 def _attempt_elsewhere(request: Request, task: str) -> Outcome:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from lit_cvit.data.image_kinds import SUSPICIOUS_BYTES
 from lit_cvit.data.images import FileImage
 from lit_cvit.data.tasks import SampleSource
+from lit_cvit.utils.processes import end_with_parent
 
 _CHUNK = 128
 
@@ -40,7 +42,9 @@ class ImageLookup:
             found = os.lstat(os.path.join(root, path))
         except (OSError, ValueError):
             return False
-        return stat.S_ISREG(found.st_mode) and found.st_size > 0 and self._under(root, os.path.dirname(path))
+        # Small files are looked into.
+        plain = stat.S_ISREG(found.st_mode) and found.st_size > SUSPICIOUS_BYTES
+        return plain and self._under(root, os.path.dirname(path))
 
     def _under(self, root: str, folder: str) -> bool:
         key = root, folder
@@ -74,7 +78,8 @@ def decode_images(
     count = workers or os.cpu_count() or 1
     chunks = [which[at : at + _CHUNK] for at in range(0, len(which), _CHUNK)]
     decode, done = functools.partial(_decode, tuple(sources)), 0
-    with ProcessPoolExecutor(min(count, max(len(chunks), 1))) as pool:
+    # If this process is killed, those of the pool would wait for work for good.
+    with ProcessPoolExecutor(min(count, max(len(chunks), 1)), initializer=end_with_parent) as pool:
         few = count == 1 or len(chunks) < 2
         try:
             for found in map(decode, chunks) if few else pool.map(decode, chunks):

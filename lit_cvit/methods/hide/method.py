@@ -44,7 +44,7 @@ from __future__ import annotations
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ from torch import Tensor, nn
 from lit_cvit.adapters import DECODER, LoRABank, Target
 from lit_cvit.adapters.kernels import mix_sums, sample_means
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.backbones.encode import open_images
+from lit_cvit.backbones.framing import open_images
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
 from lit_cvit.encoders import MINILM, ClipImageEncoder, SentenceEncoder, text_encoder
@@ -114,6 +114,8 @@ class HiDe(ContinualMethod):
             run.
         kwargs: Settings of every method; `rank` is that of one task's block (8 in the paper).
     """
+
+    free_settings: ClassVar[tuple[str, ...]] = ("cka_report",)
 
     def __init__(
         self,
@@ -259,7 +261,8 @@ class HiDe(ContinualMethod):
             values = self.backbone.image_features(batch)
         else:
             aspect, mean = self.backbone.image_aspect, self._images.image_mean
-            values = self._images.encode(open_images(batch.samples, aspect=aspect, mean=mean), rows.device)
+            images = open_images(batch.samples, aspect=aspect, mean=mean, centred=True)
+            values = self._images.encode(images, rows.device)
         means = sample_means(values.float(), None, row_to_sample=rows, num_samples=len(batch))
         return Features(means, batch.prompt_mask.new_zeros(len(batch)).index_fill(0, rows, True))
 

@@ -24,7 +24,7 @@ that code and a person picks checkpoints by hand; here the plan of a stage says 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,9 @@ class LCIA(ContinualMethod):
         ema: False leaves the average out, as an ablation; `DynamicEMA` is then not required.
         kwargs: Settings of every method; each group has blocks of the full rank.
     """
+
+    # What epsilon decided is in the plans.
+    free_settings: ClassVar[tuple[str, ...]] = ("epsilon", "new_group_init", "ema")
 
     def __init__(
         self,

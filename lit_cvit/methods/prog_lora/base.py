@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class ProgLoRABase(ContinualMethod, ABC):
         weighs: Whether the method's weights are similarities; a recall by similarity measures them as well.
         kwargs: Settings of every method; `rank` is that of one block.
     """
+
+    free_settings: ClassVar[tuple[str, ...]] = ("recall", "similarity_transform", "similarity_samples")
 
     def __init__(
         self,
@@ -84,6 +86,11 @@ class ProgLoRABase(ContinualMethod, ABC):
         """Recall reads old data, and tasks are compared by encoders."""
         names = self.embedder.names if self.measures else ()
         return DataAccess(old_data=self.recall == "callback", encoders=names)
+
+    @property
+    def encoders_at_test(self) -> tuple[str, ...]:
+        """None: tasks are compared when their stages begin, and the plans say what came out."""
+        return ()
 
     @abstractmethod
     def weight_block(self, plan: Plan) -> None:

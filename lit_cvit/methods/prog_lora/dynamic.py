@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class ProgLoRADynamic(ProgLoRABase):
         kl_direction: `forward` is KL(stored || now), `reverse` KL(now || stored).
         kwargs: Settings of both forms, and of every method; `rank` is that of one block.
     """
+
+    free_settings: ClassVar[tuple[str, ...]] = ("key_std", "train_old_keys", "kl_direction")
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class ProgLoRAStatic(ProgLoRABase):
     Raises:
         ValueError: weights by similarity have no `text_encoder`.
     """
+
+    free_settings: ClassVar[tuple[str, ...]] = ("replay_block",)
 
     def __init__(
         self,

@@ -43,6 +43,8 @@ from lit_cvit.methods.smolora.router import DualRouter
 from lit_cvit.utils.distributed import summed
 from lit_cvit.utils.settings import AtLeastOne, Range
 
+_ROUTER_SEED = "router_seed"
+
 
 class SMoLoRA(ContinualMethod):
     """Two routed groups of blocks per layer, fused per token.
@@ -62,9 +64,13 @@ class SMoLoRA(ContinualMethod):
         encoder: Name or folder of the sentence encoder, any that sentence-transformers runs.
         normalize: Whether the encoder's own `Normalize` module runs, which scales embeddings to length 1; the
             official code leaves it out.
-        router_seed: Seed of the routing matrices.
+        router_seed: Seed of the routing matrices; by default that of the run. The plan of the first stage
+            records it, and a run that starts from another one keeps that run's routers.
         kwargs: Settings of every method; `rank` is the total over all blocks.
     """
+
+    # The routers are among the tensors that a run stores.
+    free_settings = ("router_seed",)
 
     def __init__(
         self,
@@ -79,7 +85,7 @@ class SMoLoRA(ContinualMethod):
         vu_center: bool = False,
         encoder: str = MINILM,
         normalize: bool = False,
-        router_seed: int = 0,
+        router_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
@@ -125,7 +131,10 @@ class SMoLoRA(ContinualMethod):
             "fusion": (self.fusion != "adaptive" and not both, no_if if self.num_vu else no_vu),
             "encoder": (self.encoder.name != MINILM and not self.num_if, no_if),
             "normalize": (self.encoder.normalize and (not self.num_if or by_direction), why_not_normalize),
-            "router_seed": (self.router_seed != 0 and not drawn, "where no branch has blocks to choose from"),
+            "router_seed": (
+                bool(self.router_seed) and not drawn,
+                "where no branch has blocks to choose from",
+            ),
         }
         return {option: reason for option, (ignored, reason) in found.items() if ignored}
 
@@ -141,8 +150,18 @@ class SMoLoRA(ContinualMethod):
         )
 
     def plan_stage(self, stage: Stage) -> Plan:
+        if not self.is_new:
+            return {"new_blocks": [], "new_projector": False}
         ranks = [self.rank // self.num_blocks] * self.num_blocks
-        return {"new_blocks": ranks if self.is_new else [], "new_projector": self.is_new}
+        seed = stage.seed if self.router_seed is None else self.router_seed
+        return {"new_blocks": ranks, "new_projector": True, _ROUTER_SEED: seed}
+
+    def apply_plan(self, plan: Plan) -> None:
+        # Runs of earlier versions have no such key: their routers are those that the banks were made with.
+        if _ROUTER_SEED in plan:
+            for name, bank in self.banks.items():
+                assert isinstance(bank.router, DualRouter)
+                bank.router.draw(_generator(plan[_ROUTER_SEED], name))
 
     def make_bank(self, name: str, target: Target, base: nn.Linear) -> LoRABank:
         official = self.preset == "official"
@@ -152,7 +171,7 @@ class SMoLoRA(ContinualMethod):
             num_vu=self.num_vu,
             num_if=self.num_if,
             instruction_size=self.encoder.dimension if self.num_if else 1,
-            generator=torch.Generator().manual_seed(mix("router", self.router_seed, name)),
+            generator=_generator(self.router_seed or 0, name),
             top_k=self.top_k,
             fusion=self.fusion,
             statistics="all" if official else "prompt",
@@ -202,6 +221,11 @@ class SMoLoRA(ContinualMethod):
         if self.preset == "official" and self._instructions.get(sample.task):
             return self._instructions[sample.task]
         return (sample.instruction or sample.user_text,)
+
+
+def _generator(router_seed: int, name: str) -> torch.Generator:
+    """The source of a bank's routing matrices."""
+    return torch.Generator().manual_seed(mix("router", router_seed, name))
 
 
 def _lacks_center(bank: LoRABank) -> bool:

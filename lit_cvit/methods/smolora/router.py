@@ -70,15 +70,25 @@ class DualRouter(Router):
         self.num_vu, self.num_if, self.top_k = num_vu, num_if, top_k
         self.fusion, self.statistics, self.decode = fusion, statistics, decode
         if num_vu:
-            self._add_matrix("R_vu", _uniform(num_vu, in_features, generator=generator))
+            self._add_matrix("R_vu", torch.empty(num_vu, in_features))
         if num_if:
-            self._add_matrix("R_if", _uniform(num_if, instruction_size, generator=generator))
+            self._add_matrix("R_if", torch.empty(num_if, instruction_size))
         if num_vu and num_if and fusion == "adaptive":
-            self.I_vu = nn.Parameter(_uniform(out_features, generator=generator))
-            self.I_if = nn.Parameter(_uniform(out_features, generator=generator))
+            self.I_vu = nn.Parameter(torch.empty(out_features))
+            self.I_if = nn.Parameter(torch.empty(out_features))
+        self.draw(generator)
         self.has_center = vu_center and num_vu > 0
         if self.has_center:
             self.register_buffer("vu_center", torch.zeros(in_features))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw the routing matrices and fusion vectors anew, from a generator on the CPU."""
+        drawn = [self.R_vu] if self.num_vu else []
+        drawn += [self.R_if] if self.num_if else []
+        drawn += [self.I_vu, self.I_if] if self.branches else []
+        for tensor in drawn:
+            tensor.copy_(_uniform(*tensor.shape, generator=generator))
 
     def _add_matrix(self, name: str, value: Tensor) -> None:
         if self.top_k == 1:

@@ -15,7 +15,7 @@ from PIL import Image
 from stream_kit import fit, small_data, small_method
 
 from lit_cvit.adapters import routing
-from lit_cvit.backbones.encode import pad_to_square
+from lit_cvit.backbones.framing import pad_to_square
 from lit_cvit.encoders import ClipImageEncoder, ClipTextEncoder
 from lit_cvit.methods import HiDe, ZeroShot
 

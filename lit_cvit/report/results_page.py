@@ -1,0 +1,198 @@
+"""Tables of a page, generated out of results: a marker says which, the text around them is written by hand.
+
+    <!-- results {"sweep": "cvit_mini", "table": "metrics", "cells": ["SeqLoRA", "SMoLoRA"]} -->
+    <!-- end of results -->
+
+What stands between the two lines is replaced. Keys of a marker, of which `sweep` and `table` are required:
+
+* `sweep`: name of the sweep, a folder of results.
+* `table`: `metrics`, `tasks` (scores by task), `downstream` or `cost`.
+* `cells`: groups of cells (names without the seed), as a list, or as a mapping to what the table calls them;
+  by default all, in the order of their names. A group whose cells are not measured yet has no row.
+* `columns` (of `metrics`): names of metrics, likewise; by default AP, MAP, BWT and MIF.
+* `at` (of `tasks`): `own`, right after a task's own stage, or `end`, after the last stage (the default).
+* `captions`: `content` counts captions by exact content, in percent like all other tasks.
+
+A value is the mean over seeds and, from two on, the standard deviation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lit_cvit.report.results import Result, read_results
+from lit_cvit.report.summary import run_summary
+from lit_cvit.report.tables import Cell, Table, markdown
+from lit_cvit.run import ScoreMatrix
+from lit_cvit.utils.suggest import unknown
+
+_BLOCK = re.compile(r"(<!-- results (?P<spec>.*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+_KEYS = ("sweep", "table", "cells", "columns", "at", "captions")
+_CONTENT = "exact_content"
+_COLUMNS = ("AP", "MAP", "BWT", "MIF")
+
+Groups = dict[str, list[Result]]
+Value = Callable[[Result], float | None]
+
+
+def render(page: str, results: Path) -> str:
+    """A page with its tables as the results are now.
+
+    Args:
+        page: The page, in Markdown.
+        results: Folder that holds the results of each sweep in a folder of their own.
+
+    Raises:
+        ValueError: a marker is no JSON, or has an unknown key or value; names it.
+    """
+
+    def filled(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{block(_spec(found['spec']), results)}\n{found[3]}"
+
+    return _BLOCK.sub(filled, page)
+
+
+def _spec(text: str) -> dict[str, Any]:
+    try:
+        spec: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"results {text}: not valid JSON: {error}") from error
+    for key in spec:
+        if key not in _KEYS:
+            raise ValueError(f"results {text}: {unknown('key', key, _KEYS)}")
+    for key in ("sweep", "table"):
+        if key not in spec:
+            raise ValueError(f"results {text}: the key {key} is missing")
+    return spec
+
+
+def block(spec: Mapping[str, Any], results: Path) -> str:
+    """What stands between the two lines of a marker.
+
+    Raises:
+        ValueError: a key has an unknown value, or a file of results is not valid.
+    """
+    tables = {"metrics": _metrics, "tasks": _tasks, "downstream": _downstream, "cost": _cost}
+    if spec["table"] not in tables:
+        raise ValueError(f"results: {unknown('table', spec['table'], tables)}")
+    groups: Groups = {}
+    for result in read_results(results / spec["sweep"]):
+        groups.setdefault(result.group, []).append(_counted(result, spec.get("captions", "")))
+    names = _named(spec.get("cells", sorted(groups)))
+    chosen = {shown: groups[name] for name, shown in names.items() if name in groups}
+    if not chosen:
+        return f"(`{spec['sweep']}` is not measured yet.)\n"
+    return tables[spec["table"]](chosen, spec)
+
+
+def over_seeds(results: Sequence[Result], value: Value) -> str:
+    """Mean and standard deviation over seeds; empty where a run lacks the value."""
+    values = [value(result) for result in sorted(results, key=lambda each: each.seed)]
+    known = [each for each in values if each is not None]
+    if not known or len(known) < len(values):
+        return ""
+    spread = f" \u00b1 {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):.1f}{spread}"
+
+
+def with_content(matrix: ScoreMatrix) -> ScoreMatrix:
+    """The matrix with captions scored by exact content, in percent like all other tasks.
+
+    Raises:
+        ValueError: there are captions, and their content was not scored.
+    """
+    if not matrix.captions:
+        return matrix
+    if _CONTENT not in matrix.also:
+        raise ValueError(f"captions: the scorer {_CONTENT} did not run for {', '.join(matrix.captions)}")
+    columns = [matrix.tasks.index(task) for task in matrix.captions]
+    rows = [
+        [content[column] if column in columns else cell for column, cell in enumerate(row)]
+        for row, content in zip(matrix.scores, matrix.also[_CONTENT], strict=True)
+    ]
+    return replace(matrix, captions=(), scores=rows)
+
+
+def _counted(result: Result, captions: str) -> Result:
+    if captions not in ("", "content"):
+        raise ValueError(f"results: {unknown('kind of captions', captions, ['content'])}")
+    if not captions:
+        return result
+    return replace(result, matrix=with_content(result.matrix), downstream=with_content(result.downstream))
+
+
+def _named(names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    return dict(names) if isinstance(names, Mapping) else {name: name for name in names}
+
+
+def _metrics(groups: Groups, spec: Mapping[str, Any]) -> str:
+    columns = _named(spec.get("columns", _COLUMNS))
+
+    def metric(name: str) -> Value:
+        return lambda result: run_summary(result.matrix).get(name)
+
+    rows: list[tuple[Cell, ...]] = [
+        (shown, len(results), *(over_seeds(results, metric(name)) for name in columns))
+        for shown, results in groups.items()
+    ]
+    return markdown(Table(("", "seeds", *columns.values()), tuple(rows)))
+
+
+def _tasks(groups: Groups, spec: Mapping[str, Any]) -> str:
+    at = spec.get("at", "end")
+    if at not in ("own", "end"):
+        raise ValueError(f"results: {unknown('at', at, ['own', 'end'])}")
+    tasks = next(iter(groups.values()))[0].matrix.tasks
+
+    def score(task: str) -> Value:
+        def value(result: Result) -> float | None:
+            matrix = result.matrix
+            # Joint training learns no task in a stage of its own.
+            own = matrix.stages.index(task) if at == "own" and task in matrix.stages else -1
+            return matrix.scores[own][matrix.tasks.index(task)]
+
+        return value
+
+    rows: list[tuple[Cell, ...]] = [
+        (shown, len(results), *(over_seeds(results, score(task)) for task in tasks))
+        for shown, results in groups.items()
+    ]
+    return markdown(Table(("", "seeds", *tasks), tuple(rows)))
+
+
+def _downstream(groups: Groups, spec: Mapping[str, Any]) -> str:
+    def cell(task: str, *, mif: bool) -> Value:
+        def value(result: Result) -> float | None:
+            matrix = result.downstream
+            cells = matrix.mif if mif else matrix.scores
+            return cells[-1][matrix.tasks.index(task)]
+
+        return value
+
+    rows: list[tuple[Cell, ...]] = [
+        (shown, task, len(results), *(over_seeds(results, cell(task, mif=mif)) for mif in (False, True)))
+        for shown, results in groups.items()
+        for task in results[0].downstream.tasks
+    ]
+    return markdown(Table(("", "task", "seeds", "score", "MIF"), tuple(rows)))
+
+
+def _cost(groups: Groups, spec: Mapping[str, Any]) -> str:
+    results = [result for each in groups.values() for result in each]
+    total = {
+        activity: sum(stage["seconds"].get(activity, 0.0) for result in results for stage in result.stages)
+        for activity in ("train", "evaluate")
+    }
+    threads = sorted({result.run["machine"]["num_threads"] for result in results})
+    memory = [peak for result in results if (peak := result.measured["peak_memory"]) is not None]
+    most = f"; at most {max(memory) / 2**30:.1f} GiB of main memory" if memory else ""
+    return (
+        f"{len(results)} runs with {', '.join(map(str, threads))} thread(s) each: {total['train'] / 60:.0f} "
+        f"minutes of training and {total['evaluate'] / 60:.0f} minutes of evaluation{most}.\n"
+    )

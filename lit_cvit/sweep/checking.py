@@ -1,0 +1,119 @@
+"""Before the first cell runs: every configuration is built, and no run folder holds another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.stream_cli import StreamCLI
+from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.run import OF_THE_MACHINE, RunRecord, config_changes, config_digest, read_json
+from lit_cvit.sweep.cells import Cell, Sweep
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A cell whose configuration was built.
+
+    Attributes:
+        cell: The cell.
+        config: Its resolved configuration, as the run folder keeps it.
+        digest: The digest of that.
+    """
+
+    cell: Cell
+    config: Mapping[str, Any]
+    digest: str
+
+
+def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list[Checked]:
+    """Build the objects of every configuration; cells that differ in their seed alone are built once.
+
+    Args:
+        sweep: The sweep.
+        cells: Those of its cells to check.
+        place: What messages start with; by default the sweep's name.
+
+    Raises:
+        ValueError: configurations are wrong, or two cells would be the same run; names the cells, and each
+            one's key.
+    """
+    place = place or sweep.name
+    built: dict[tuple[str, ...], dict[str, Any]] = {}
+    wrong: dict[tuple[str, ...], str] = {}
+    checked: list[Checked] = []
+    for cell in cells:
+        if cell.arguments not in built and cell.arguments not in wrong:
+            try:
+                built[cell.arguments] = _built(cell)
+            except ValueError as error:
+                wrong[cell.arguments] = f"cell {cell.name}: {error}"
+        if cell.arguments in built:
+            decided: dict[str, Any] = {"seed_everything": cell.seed}
+            if cell.start_from:
+                decided["start_from"] = str(sweep.run_root / cell.start_from)
+            config = {**built[cell.arguments], **decided}
+            checked.append(Checked(cell, config, config_digest(config, ignore=OF_THE_MACHINE)))
+    if wrong:
+        raise CleanExit(
+            "\n  ".join([f"{place}: {_count(len(wrong), 'configuration')} cannot be run:", *wrong.values()])
+        )
+    _refuse_equal(checked, place)
+    return checked
+
+
+def _built(cell: Cell) -> dict[str, Any]:
+    """The resolved configuration of a cell, whose objects and stream can be built."""
+    cli = StreamCLI(cell.arguments, run=False)
+    data = cli.datamodule
+    assert isinstance(data, ContinualDataModule)
+    # Settings of the benchmark are read when it is built.
+    assert data.stream
+    return cli.resolved_config()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _refuse_equal(checked: Sequence[Checked], place: str) -> None:
+    first: dict[str, str] = {}
+    for each in checked:
+        other = first.setdefault(each.digest, each.cell.name)
+        if other != each.cell.name:
+            raise CleanExit(f"{place}: cells {other} and {each.cell.name} are the same run; leave one out")
+
+
+def refuse_other_runs(sweep: Sweep, checked: Sequence[Checked]) -> None:
+    """Refuse run folders that hold another configuration than their cell's.
+
+    Raises:
+        ValueError: there are some; names each, and what differs.
+    """
+    reasons = [reason for each in checked if (reason := other_run(sweep, each))]
+    if reasons:
+        advice = "move them away, or give the sweep another run_root"
+        raise ValueError(
+            "\n  ".join([f"these run folders are not those of their cells; {advice}:", *reasons])
+        )
+
+
+def other_run(sweep: Sweep, checked: Checked) -> str:
+    """Why a cell's run folder is that of another run; empty if it is the cell's, or not there."""
+    path = sweep.run_path(checked.cell)
+    if not (path / "run.json").is_file():
+        return ""
+    record = RunRecord.from_json(read_json(path / "run.json"), source=path / "run.json")
+    if record.config_digest == checked.digest:
+        return ""
+    config = path / "config.yaml"
+    before = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    changes = config_changes(before or {}, checked.config)
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return f"{path} differs in {', '.join(changes[:_SHOWN]) or 'its configuration'}{more}"
