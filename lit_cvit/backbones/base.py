@@ -61,6 +61,7 @@ class Backbone(RecordedSettings, nn.Module, ABC):
     head_path: ClassVar[str] = "lm_head"
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     answer_tokens: ClassVar[tuple[str, ...]] = ()
+    version: int = 0
     linear_groups: ClassVar[dict[str, str]] = {"ffn": "mlp.", "attention": "self_attn."}
 
     def __init__(

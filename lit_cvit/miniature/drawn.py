@@ -16,6 +16,7 @@ import numpy as np
 from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import AnswerFormat, Sample, Task
 from lit_cvit.metrics.scoring import ExactContent, scorer
+from lit_cvit.miniature import VERSION
 from lit_cvit.miniature.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene
 
 Split = Literal["train", "test"]
@@ -101,7 +102,15 @@ class MiniSource:
 
     def digest(self) -> str:
         """A digest of everything that decides the samples, drawing code excepted."""
-        key = (self.task, self.split, self.size, self.seed, self.instructions, self.draw.__qualname__)
+        key = (
+            VERSION,
+            self.task,
+            self.split,
+            self.size,
+            self.seed,
+            self.instructions,
+            self.draw.__qualname__,
+        )
         parts = (*key, self.layout) if self.layout else key
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -6,7 +6,7 @@ Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers s
 from __future__ import annotations
 
 from lit_cvit.run.answers import AnswerJournal
-from lit_cvit.run.conditions import KINDS, Change, Conditions, changes, in_words, kinds_of, without
+from lit_cvit.run.conditions import KINDS, TINY, Change, Conditions, changes, in_words, kinds_of, without
 from lit_cvit.run.digest import (
     OF_THE_MACHINE,
     config_agrees,
@@ -31,6 +31,7 @@ from lit_cvit.run.writer import Fault, Writer
 __all__ = [
     "OF_THE_MACHINE",
     "SCHEMA_VERSION",
+    "TINY",
     "AnswerJournal",
     "Cells",
     "Fault",

@@ -18,8 +18,7 @@ from lit_cvit.data.benchmarks.cvit_mini import cvit_mini
 from lit_cvit.data.instructions import cvit_instructions
 from lit_cvit.data.tasks import Sample
 from lit_cvit.miniature import corpus
-from lit_cvit.miniature.names import PLACE_CLASSES
-from lit_cvit.miniature.names import OBJECT_CLASSES
+from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES
 from lit_cvit.miniature.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene, Thing
 
 # No recipe seeds its generator so: these scenes and questions are held out.

@@ -24,9 +24,8 @@ from mini_kit import (
 from lit_cvit.data.benchmarks.cvit_mini import cvit_mini
 from lit_cvit.data.instructions import cvit_instructions
 from lit_cvit.data.tasks import AnswerFormat, Benchmark, Task
-from lit_cvit.miniature.names import PLACE_CLASSES
-from lit_cvit.miniature.names import OBJECT_CLASSES
 from lit_cvit.miniature.drawn import Drawn
+from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES
 from lit_cvit.miniature.scenes import COLOURS, FILLS, Thing
 
 STREAM = ("ScienceQA", "TextVQA", "Flickr30k", "ImageNet", "GQA", "VQAv2")
