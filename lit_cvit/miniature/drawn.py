@@ -102,16 +102,8 @@ class MiniSource:
 
     def digest(self) -> str:
         """A digest of everything that decides the samples, drawing code excepted."""
-        key = (
-            VERSION,
-            self.task,
-            self.split,
-            self.size,
-            self.seed,
-            self.instructions,
-            self.draw.__qualname__,
-        )
-        parts = (*key, self.layout) if self.layout else key
+        split = (self.task, self.split, self.size, self.seed)
+        parts = (VERSION, *split, self.instructions, self.draw.__qualname__, self.layout)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

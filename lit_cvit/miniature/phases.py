@@ -23,7 +23,11 @@ _FOLDER, _RANDOM, _WRITTEN, _MODEL = "phases", "random_state", "written", "model
 class Trained(Protocol):
     """What steps change: the model, and which tokens answers had."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        ...
+
     written: Tensor
 
 

@@ -11,6 +11,7 @@ from mini_kit import CONTENT, asked, is_caption_of, one, samples, scene_of
 
 from lit_cvit.data.benchmarks.ucit_mini import ucit_mini
 from lit_cvit.data.tasks import AnswerFormat, Benchmark
+from lit_cvit.miniature.names import RENDITION_CLASSES
 from lit_cvit.miniature.scenes import COLOURS, FILLS, SHAPES
 from lit_cvit.miniature.ucit import LOOKS, PHOTO_QUALITY
 
