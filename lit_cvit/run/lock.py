@@ -139,7 +139,12 @@ class RunLock:
     def _tried(self) -> bool:
         """Try once; False means that another process was faster somewhere, and all is to be read again."""
         found = _end_of_chain(self.folder)
-        if found is not None and found.lives():
+        try:
+            lives = found is not None and found.lives()
+        except FileNotFoundError:
+            # Since it was read, its holder renamed or released it; neither says that the holder is dead.
+            return False
+        if found is not None and lives:
             if found.holder is None:
                 time.sleep(_WRITING)
                 return False
@@ -194,8 +199,10 @@ class RunLock:
 
 def holder_of(folder: Path) -> Holder | None:
     """The living process that holds the lock of a folder, or None."""
-    found = _end_of_chain(folder)
-    return found.holder if found is not None and found.lives() else None
+    while True:
+        found = _end_of_chain(folder)
+        with contextlib.suppress(FileNotFoundError):
+            return found.holder if found is not None and found.lives() else None
 
 
 @dataclass(frozen=True)
@@ -211,11 +218,12 @@ class _Link:
         return f"{_NAME}.{self.holder.token}" if self.holder is not None else f"{self.path.name}.unwritten"
 
     def lives(self) -> bool:
-        """Whether the holder lives; one that is not written may be about to be, for a minute."""
-        try:
-            age = _now(self.path.parent) - self.path.stat().st_mtime
-        except FileNotFoundError:
-            return False
+        """Whether the holder lives; one that is not written may be about to be, for a minute.
+
+        Raises:
+            FileNotFoundError: the file has another name by now, or is gone.
+        """
+        age = _now(self.path.parent) - self.path.stat().st_mtime
         return self.holder.lives(age) if self.holder is not None else age < _DEAD
 
 

@@ -138,6 +138,24 @@ def test_of_many_that_take_a_dead_lock_over_at_once_one_gets_it(tmp_path: Path, 
         assert locks(folder) == []
 
 
+def test_a_holder_that_renames_its_lock_while_it_is_looked_at_is_not_dead(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking over ends with a rename; who read the file under its first name must read again."""
+    write(tmp_path, replace(HERE, process=gone, token="dead"))
+    write(tmp_path, HERE, name=".lock.dead")
+    real = lock._now
+
+    def renamed_meanwhile(folder: Path) -> float:
+        if (first := folder / ".lock.dead").exists():
+            first.replace(folder / ".lock")
+        return real(folder)
+
+    monkeypatch.setattr(lock, "_now", renamed_meanwhile)
+    with pytest.raises(RunInUse, match=f"in use by process {HERE.process} on"):
+        RunLock.acquire(tmp_path)
+
+
 def test_whoever_died_while_taking_over_is_followed_in_turn(tmp_path: Path, gone: int) -> None:
     write(tmp_path, replace(HERE, process=gone, token="first"))
     write(tmp_path, replace(HERE, process=gone, token="second"), name=".lock.first")
