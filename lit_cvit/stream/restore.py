@@ -24,10 +24,9 @@ from lit_cvit.run import (
     newest_run,
     run_records,
 )
+from lit_cvit.utils.wording import listed
 
 log = logging.getLogger("lit_cvit")
-
-_SHOWN = 4
 
 
 def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool) -> RunFolder:
@@ -99,8 +98,7 @@ def _other_configuration(root: str, name: str, config_text: str) -> str:
         return ""
     before = yaml.safe_load(found.config_path.read_text(encoding="utf-8")) or {}
     changes = config_changes(before, yaml.safe_load(config_text) or {})
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return f". {found.path} differs in {', '.join(changes[:_SHOWN])}{more}" if changes else ""
+    return f". {found.path} differs in {listed(changes)}" if changes else ""
 
 
 def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:

@@ -13,8 +13,7 @@ from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.run import OF_THE_MACHINE, RunRecord, config_changes, config_digest, read_json
 from lit_cvit.sweep.cells import Cell, Sweep
-
-_SHOWN = 4
+from lit_cvit.utils.wording import counted, listed
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
             checked.append(Checked(cell, config, config_digest(config, ignore=OF_THE_MACHINE)))
     if wrong:
         raise CleanExit(
-            "\n  ".join([f"{place}: {_count(len(wrong), 'configuration')} cannot be run:", *wrong.values()])
+            "\n  ".join([f"{place}: {counted(len(wrong), 'configuration')} cannot be run:", *wrong.values()])
         )
     _refuse_equal(checked, place)
     return checked
@@ -76,10 +75,6 @@ def _built(cell: Cell) -> dict[str, Any]:
     # Settings of the benchmark are read when it is built.
     assert data.stream
     return cli.resolved_config()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _refuse_equal(checked: Sequence[Checked], place: str) -> None:
@@ -115,5 +110,4 @@ def other_run(sweep: Sweep, checked: Checked) -> str:
     config = path / "config.yaml"
     before = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
     changes = config_changes(before or {}, checked.config)
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return f"{path} differs in {', '.join(changes[:_SHOWN]) or 'its configuration'}{more}"
+    return f"{path} differs in {listed(changes) or 'its configuration'}"

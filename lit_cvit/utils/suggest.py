@@ -19,8 +19,3 @@ def unknown(what: str, got: object, known: Iterable[str]) -> str:
     near = nearest(got, names) if isinstance(got, str) else ""
     hint = f" Did you mean {near!r}?" if near else ""
     return f"unknown {what} {got!r}.{hint} Known: {', '.join(names)}"
-
-
-def printed(count: int, unit: int) -> str:
-    """A published count in words: `about 12000` where it is printed in thousands."""
-    return str(count) if unit == 1 else f"about {count}"
