@@ -19,6 +19,7 @@ from lit_cvit.stream.conditions import Reading, conditions_now, require_same
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.restore import restore_method, restored_stages
 from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.utils.yaml_file import mapping_in
 
 TasksRead = Callable[[RunFolder, ContinualDataModule, int], Sequence[Task]]
 """Run, data and number of a stage to the tasks of the run whose samples are read after that stage."""
@@ -123,8 +124,8 @@ def _rebuilt(
 ) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
     """A run's folder, and its objects as they are configured, without any stage and without weights."""
     run = RunFolder.open(path, verify=True)
-    config = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
-    if config is None:
+    config = mapping_in(run.config_path)
+    if not config:
         raise ValueError(
             f"{run.path} was started from Python and has no configuration to build its method and data from, "
             "so the verbs cannot reopen it. Build both again in Python and call "

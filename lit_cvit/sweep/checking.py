@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from lit_cvit.cli.errors import CleanExit
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.run import OF_THE_MACHINE, RunRecord, config_changes, config_digest, read_json
 from lit_cvit.sweep.cells import Cell, Sweep
 from lit_cvit.utils.wording import counted, listed
+from lit_cvit.utils.yaml_file import mapping_in
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,5 @@ def other_run(sweep: Sweep, checked: Checked) -> str:
     record = RunRecord.from_json(read_json(path / "run.json"), source=path / "run.json")
     if record.config_digest == checked.digest:
         return ""
-    config = path / "config.yaml"
-    before = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
-    changes = config_changes(before or {}, checked.config)
+    changes = config_changes(mapping_in(path / "config.yaml"), checked.config)
     return f"{path} differs in {listed(changes) or 'its configuration'}"
