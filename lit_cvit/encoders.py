@@ -156,7 +156,7 @@ class SentenceEncoder:
     def __init__(self, name: str = MINILM, normalize: bool = False) -> None:
         self.name = _full(name)
         self.normalize = normalize
-        self._kept: dict[str, Tensor] = {}
+        self._embedded: dict[str, Tensor] = {}
 
     @property
     def source(self) -> str:
@@ -179,14 +179,14 @@ class SentenceEncoder:
             ValueError: the model is nowhere or incomplete.
         """
         for text in texts:
-            if text not in self._kept:
-                self._kept[text] = self._embed(text)
+            if text not in self._embedded:
+                self._embedded[text] = self._embed(text)
         if not texts:
             return torch.zeros(0, self.dimension)
-        found = torch.stack([self._kept[text] for text in texts])
+        found = torch.stack([self._embedded[text] for text in texts])
         # Instructions are few, but a method that embeds questions would keep a whole data set.
-        for text in list(self._kept)[: max(0, len(self._kept) - _KEPT)]:
-            del self._kept[text]
+        for text in list(self._embedded)[: max(0, len(self._embedded) - _KEPT)]:
+            del self._embedded[text]
         return found
 
     def _embed(self, text: str) -> Tensor:

@@ -66,7 +66,7 @@ def smolora(
     return traced(llava_folder, tmp_path_factory.mktemp("smolora"), SMoLoRA, STREAM)
 
 
-def test_tasks_are_told_apart_by_what_the_run_has_learned(smolora: tuple[RunFolder, ContinualMethod]) -> None:
+def test_tasks_are_grouped_by_what_the_run_has_learned(smolora: tuple[RunFolder, ContinualMethod]) -> None:
     downstream = [(name, "unseen", "downstream") for name in ("VizWiz", "TextCaps", "OCR-VQA")]
     for number in (1, 2, 3):
         report = read(smolora[0], number)
@@ -204,7 +204,7 @@ def test_gates_of_prog_lora_dynamic_sum_to_one_and_are_the_same_in_all_layers(
     assert [path.name for path in sorted(routing_folder(run, 2).glob("*.png"))] == ["gate.png", "used.png"]
 
 
-def test_a_method_that_routes_nothing_is_told_once(llava_folder: Path, tmp_path: Path) -> None:
+def test_a_method_that_routes_nothing_is_reported_once(llava_folder: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run, _ = traced(llava_folder, tmp_path, SeqLoRA)

@@ -96,7 +96,7 @@ def test_every_stage_has_the_whole_schedule(finished: Finished) -> None:
     assert finished.trail.rates == [whole, whole, whole]
 
 
-def test_the_record_says_what_the_method_knows_and_how_long_it_trained(finished: Finished) -> None:
+def test_the_record_has_the_methods_access_and_how_long_it_trained(finished: Finished) -> None:
     record = json.loads((finished.trainer.run.path / "run.json").read_text())
     assert record["facts"]["access"] == "nothing beyond the prompt and image"
     assert [stage["facts"]["steps"] for stage in record["stages"]] == [4, 4, 4]

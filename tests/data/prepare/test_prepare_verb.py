@@ -79,7 +79,7 @@ def test_an_empty_file_and_a_folder_in_the_place_of_a_file_are_named(
     assert "GQA/images" not in message
 
 
-def test_a_missing_file_that_lies_a_folder_deeper_or_higher_is_told_with_its_place(
+def test_a_missing_file_that_lies_a_folder_deeper_or_higher_is_named_with_its_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     CVIT["VizWiz"](tmp_path)
@@ -112,7 +112,7 @@ def test_images_are_not_asked_for_without_images_but_listed_folders_are(
     assert "ImageNet/val/: missing" in message
 
 
-def test_every_task_is_prepared_and_told_with_its_counts(
+def test_every_task_is_prepared_and_reported_with_its_counts(
     full_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verb(full_raw, tmp_path / "out", "--workers", "1") == 0
