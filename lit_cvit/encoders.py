@@ -92,8 +92,8 @@ def _elsewhere(name: str, what: str, ways: Sequence[str]) -> Found:
             f"`hf download {name}`; or copy the cache of another machine and set HF_HOME",
             "give the path of a folder that holds it",
         ]
-        listed = "; ".join(f"({number}) {way}" for number, way in enumerate(offered, 1))
-        raise ValueError(f"{what} {name!r} is not on this machine ({reason}). Ways to get it: {listed}")
+        numbered = "; ".join(f"({number}) {way}" for number, way in enumerate(offered, 1))
+        raise ValueError(f"{what} {name!r} is not on this machine ({reason}). Ways to get it: {numbered}")
     return Found(found, f"hub cache {name} {found.name}")
 
 
