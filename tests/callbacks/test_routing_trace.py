@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from lit_cvit.adapters import (
 from lit_cvit.methods import ContinualMethod, DirLoRA, HiDe, ProgLoRADynamic, SeqLoRA, SMoLoRA
 from lit_cvit.methods.smolora.router import DualRouter
 from lit_cvit.report.routing import routing_folder
-from lit_cvit.run import RunFolder
+from lit_cvit.run import RunFolder, Writer
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.testing import Row
 from lit_cvit.testing.jobs import ranks_of
@@ -57,6 +58,20 @@ def traced(
     method = small_method(folder, family, **settings)
     data = small_data(tasks=tasks or STREAM[:2])
     return fit(root, method, data, callbacks=[RoutingTrace(ROWS, unseen=True)]).run, method.eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn() -> Iterator[None]:
+    """Figures by their names alone: drawing takes longer than all the rest, and has tests of its own."""
+
+    def named(writer: Writer, folder: Path, figures: Mapping[str, object]) -> list[Path]:
+        for name in figures:
+            writer.write_bytes(folder / name, b"")
+        return [folder / name for name in figures]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_cvit.report.routing.write_figures", named)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -166,6 +166,8 @@ def _chosen(folder: RunFolder, own: dict[str, int], through: Through) -> dict[st
     Raises:
         ValueError: the stage is not trained, or fewer than two tasks are left.
     """
+    from lit_cvit.stream.restore import require_stage
+
     done = folder.stages_done()
     if not done:
         raise ValueError(f"{folder.path} has no trained stage yet")
@@ -177,9 +179,7 @@ def _chosen(folder: RunFolder, own: dict[str, int], through: Through) -> dict[st
             )
         return own
     stage = max(done) if through == "last" else through
-    if stage not in done:
-        known = ", ".join(map(str, done))
-        raise ValueError(f"stage {stage} of {folder.path} is not trained; trained stages: {known}")
+    require_stage(folder, stage)
     tasks = list(own) or folder.record.stream
     if len(tasks) < 2:
         raise ValueError(f"{folder.path} has learned {len(tasks)} task, and comparing tasks needs two")

@@ -196,7 +196,7 @@ def test_a_folder_of_another_benchmark_is_not_written_over(full_raw: Path, tmp_p
         (["--tasks", "gqa"], 1, "--tasks: unknown task of cvit 'gqa'. Did you mean 'GQA'?"),
         (["--limit", "-1"], 2, "--limit must be 0 or more, got -1"),
         (["--workers", "-2"], 2, "--workers must be 0 or more, got -2"),
-        (["--limits", "1"], 2, "unknown option --limits. Did you mean --limit?"),
+        (["--limits", "1"], 2, "unknown option --limits. Did you mean '--limit'?"),
         (["--benchmark", "cvi"], 1, "--benchmark: unknown benchmark 'cvi'. Did you mean 'cvit'?"),
         (["--raw", "none"], 1, "--raw: no folder none"),
     ],
