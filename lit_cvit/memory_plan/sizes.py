@@ -76,7 +76,7 @@ def plan_memory(
 
 
 class Lengths(NamedTuple):
-    """Lengths of the samples that were looked at, in tokens.
+    """Lengths of the samples that were measured, in tokens.
 
     Attributes:
         num_measured: Number of samples.

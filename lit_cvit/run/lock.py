@@ -25,7 +25,7 @@ from pathlib import Path
 
 _NAME = ".lock"
 _BEAT, _DEAD = 10.0, 60.0
-# Whoever writes looks at the lock again if it has not for so long: it may have been suspended.
+# A writer reads the lock again if it has not for so many seconds: it may have been suspended.
 _TRUSTED = 5.0
 _WRITING = 0.01
 _GONE = ("Z", "X", "x")

@@ -1,8 +1,8 @@
 """FiniteCheck: training whose numbers are no longer finite ends, before the step that would apply them.
 
-It looks at the loss terms of an optimizer step and at the norm of its gradients, over all ranks in one tensor
-that is read once, so that all ranks end at the same point. Clipping forms its norm anew: the method may leave
-out gradients in between. The update itself is looked at where its outcome is stored.
+It checks the loss terms of an optimizer step and the norm of its gradients, over all ranks in one tensor that
+is read once, so that all ranks end at the same point. Clipping forms its norm anew: the method may leave out
+gradients in between. The update itself is checked where its outcome is stored.
 """
 
 from __future__ import annotations

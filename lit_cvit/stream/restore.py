@@ -1,4 +1,4 @@
-"""Before a run: its conditions, the folder it goes on in, and a method brought back to where it was."""
+"""The folder that a run goes on in, and a method brought back to where it was after a stage."""
 
 from __future__ import annotations
 

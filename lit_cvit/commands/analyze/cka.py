@@ -97,7 +97,7 @@ def cka_of_run(
     Args:
         path: The run folder.
         kernel: `linear` as in HiDe's paper, or `rbf` as in its published code.
-        at: What is looked at, `layer` outputs or those of `mlp.down_proj` (the published code).
+        at: What is compared, `layer` outputs or those of `mlp.down_proj` (the published code).
         through: The adapter that a task's inputs go through: that of the task's `own` stage (the paper), of
             the `last` stage, or of the stage of that number.
         num_samples: Test samples of each task.
