@@ -18,6 +18,7 @@ from lit_cvit.methods import ContinualMethod, OptimizerSettings, SeqLoRA, SMoLoR
 from lit_cvit.run import RunFolder, read_jsonl
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.testing.kit import differing as differing
 
 TASKS = ("ScienceQA", "GQA")
 STREAM = [*TASKS, "VQAv2"]
@@ -128,12 +129,6 @@ def fit(
 
 def snapshot(method: ContinualMethod) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in method.tensors().items()}
-
-
-def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    """Names of tensors that are not bit for bit the same in both."""
-    assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name], other[name])]
 
 
 def state_files(run: RunFolder) -> dict[str, bytes]:
