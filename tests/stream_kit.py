@@ -117,13 +117,20 @@ def fit(
     *,
     callbacks: list[Callback] | None = None,
     ckpt_path: str | None = None,
+    plans_memory: bool = False,
     **settings: Any,
 ) -> ContinualTrainer:
-    """Fit on the CPU and, unless callbacks are given, score the seen tasks after every stage."""
+    """Fit on the CPU and, unless callbacks are given, score the seen tasks after every stage.
+
+    The memory plan, a fifth of so small a fit, is left out unless it is asked for.
+    """
     if callbacks is None:
         callbacks = [scoring()]
     trainer = ContinualTrainer(run_root=str(root), accelerator="cpu", callbacks=callbacks, **settings)
-    trainer.fit(method, datamodule=data or small_data(), ckpt_path=ckpt_path)
+    with pytest.MonkeyPatch.context() as patch:
+        if not plans_memory:
+            patch.setattr("lit_cvit.stream.trainer.checked_plan", lambda *_: [])
+        trainer.fit(method, datamodule=data or small_data(), ckpt_path=ckpt_path)
     return trainer
 
 
