@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -176,6 +176,37 @@ def test_whoever_read_a_lock_that_was_taken_over_meanwhile_does_not_get_it(
     ):
         RunLock.acquire(tmp_path)
     assert locks(tmp_path) == [".lock"]
+
+
+@pytest.mark.parametrize("look", [RunLock.acquire, lock.holder_of])
+def test_a_lock_that_was_renamed_since_it_was_read_is_held(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch, look: Callable[[Path], object]
+) -> None:
+    write(tmp_path, replace(HERE, process=gone, token="dead"))
+    taken = write(tmp_path, replace(HERE, token="second"), name=".lock.dead")
+    read, real = [lock._end_of_chain(tmp_path)], lock._end_of_chain
+    taken.replace(tmp_path / ".lock")
+    monkeypatch.setattr(lock, "_end_of_chain", lambda folder: read.pop() if read else real(folder))
+    if look == RunLock.acquire:
+        with pytest.raises(RunInUse, match=f"process {os.getpid()} on"):
+            look(tmp_path)
+    else:
+        assert look(tmp_path) == replace(HERE, token="second")
+    assert locks(tmp_path) == [".lock"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"process": "7"}, {"process": 0}, {"process": -1}, {"process": 1 << 70}, {"token": "../x"}, {"host": 5}],
+)
+def test_a_lock_that_no_process_has_written_is_one_for_a_minute(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    (tmp_path / ".lock").write_text(json.dumps(asdict(HERE) | wrong))
+    os.utime(tmp_path / ".lock", (time.time() - 61, time.time() - 61))
+    assert lock.holder_of(tmp_path) is None
+    RunLock.acquire(tmp_path).release()
+    assert locks(tmp_path) == []
 
 
 def test_a_takeover_that_is_under_way_is_refused(tmp_path: Path, gone: int) -> None:
