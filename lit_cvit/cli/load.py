@@ -72,10 +72,12 @@ def load_run(
 
     Raises:
         ValueError: the folder is no run, the run was started from Python, the stage is not trained, a stored
-            file changed, or a condition of the run did.
+            file changed (the last stage is then to be named), or a condition of the run did.
     """
     run, method, data, trainer = _rebuilt(path, measured=measured)
     last = max(run.stages_done(), default=0) if stage is None else stage
+    if stage is None and run.damage:
+        raise ValueError(f"{run.damage}. Copy it again, or name the stage: the last whole one is {last}")
     reading = Reading(reads(run, data, last), scored=scores, tuned=stage != 0)
     now = conditions_now(method, str(trainer.precision), reading)
     found = require_same(run, now, allowed)

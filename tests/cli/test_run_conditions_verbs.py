@@ -251,3 +251,15 @@ def test_stage_0_needs_the_backbone_of_the_run_and_not_its_adapters(say) -> None
     assert say(*TEST, "--stage", "0", "--tasks", "shape")[::2] == (0, "")
     other_weights()
     assert "the backbone digest" in only_message(say(*TEST, "--stage", "0", "--tasks", "shape"), "test")
+
+
+def test_a_damaged_last_stage_is_refused_unless_an_earlier_one_is_named(say) -> None:
+    stored = Path("runs/x/stages/02-shape/method.safetensors")
+    stored.write_bytes(stored.read_bytes()[:-8])
+    for verb in (TEST, PREDICT):
+        with pytest.warns(UserWarning, match="stage 2"):
+            message = only_message(say(*verb), verb[0])
+        assert "stage 2 (shape) of runs/x does not count" in message
+        assert "the last whole one is 1" in message
+        with pytest.warns(UserWarning, match="stage 2"):
+            assert say(*verb, "--stage", "1")[0] == 0

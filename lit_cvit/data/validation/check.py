@@ -221,8 +221,9 @@ class _TaskCheck:
 
     def whole_split(self) -> None:
         """Name what is wrong with a test split as a whole; not where its references are wrong themselves."""
-        if problem := self.units.problem():
-            self.tell(ProblemKind.REFERENCE, 1, problem, "units of boxes")
+        for number, problem in enumerate((self.units.turned(), self.units.differ())):
+            if problem:
+                self.tell(ProblemKind.REFERENCE, number, problem, "convention of boxes")
         if not self.report.counts[ProblemKind.REFERENCE]:
             found = map(self.alike.warning, (self.task.scorer, *self.task.also))
             self.report.warnings += filter(None, found)

@@ -87,10 +87,13 @@ def test_a_fit_logs_what_its_check_warns_of(caplog: pytest.LogCaptureFixture) ->
         (
             ["[0.1, 0.2, 0.3, 1.0]"],
             ["[12, 20, 300, 410]"],
-            "every test box has edges beyond 1, every training",
+            "1 of 1 test boxes have edges beyond 1, but 0 of 1 tr",
         ),
-        (["[12, 20, 300, 410]"], ["[0.1, 0.2, 0.3, 0.4]"], "every test box has edges from 0 to 1, every tra"),
+        (["[12, 20, 300, 410]"], ["[0.1, 0.2, 0.3, 0.4]"], "1 of 1 test boxes have edges from 0 to 1, but 0"),
         (["[0.1, 0.2, 0.3, 0.4]", "[1, 2, 3, 4]"], ["[12, 20, 300, 410]"], ""),
+        # One box that rounding, or the whole image, put among the others.
+        (["[0, 0.2, 0.3, 1.004]"], ["[12, 20, 300, 410]"], "1 of 1 test boxes have edges beyond 1, but 0"),
+        (["[0, 0, 1, 1]", *["[9, 9, 99, 99]"] * 2], ["[0.1, 0.2, 0.3, 0.4]"], "1 of 1 test boxes have edges fr"),
         (["nowhere"], ["[12, 20, 300, 410]"], ""),
     ],
 )
@@ -106,3 +109,15 @@ def test_test_boxes_in_other_units_than_all_that_are_learned_are_a_problem(
     assert [(each.split, each.message[: len(message)]) for each in found] == (
         [("test", message)] if message else []
     )
+
+
+def test_training_boxes_as_corner_width_and_height_are_a_problem() -> None:
+    def report(*boxes: str) -> list[tuple[str, str]]:
+        train = Listed(*(sample(str(n), text=f"train {n}", answers=(box,)) for n, box in enumerate(boxes)))
+        test = Listed(sample("9", text="test", answers=("[10, 20, 30, 40]",)))
+        task = Task("T", AnswerFormat.BOX, scorer("grounding_iou"), train=train, test=test)
+        return [(each.split, each.message[:41]) for each in check_task(task).problems]
+
+    right, turned = "[200, 100, 230, 140]", "[200, 100, 30, 40]"
+    assert report(right, right, right, turned) == []
+    assert report(right, right, turned) == [("train", "1 of 3 training boxes have no area; a box")]
