@@ -86,7 +86,7 @@ class ContinualTrainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
-        refuse_settings(devices, kwargs)
+        refuse_settings(devices, logger, kwargs)
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
         if checkpoint_every_n_steps < 0:
