@@ -263,3 +263,12 @@ def test_a_damaged_last_stage_is_refused_unless_an_earlier_one_is_named(say) -> 
         assert "the last whole one is 1" in message
         with pytest.warns(UserWarning, match="stage 2"):
             assert say(*verb, "--stage", "1")[0] == 0
+
+
+def test_a_question_of_a_task_that_neither_run_nor_benchmark_has_is_refused(say) -> None:
+    assert say(*PREDICT, "--task", "shape")[::2] == (0, "")
+    status, _, err = say(*PREDICT, "--task", "shapes")
+    assert (status, "--task: unknown task 'shapes'. Did you mean 'shape'?" in err) == (2, True), err
+    Path("q.jsonl").write_text('{"question": "Which?", "task": "color"}\n')
+    status, _, err = say("predict", "--run", "runs/x", "--jsonl", "q.jsonl")
+    assert (status, "unknown task 'color'" in err) == (2, True), err
