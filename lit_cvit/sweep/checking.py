@@ -11,7 +11,18 @@ import yaml
 from lit_cvit.cli.errors import CleanExit
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.run import OF_THE_MACHINE, RunRecord, config_changes, config_digest, read_json
+from lit_cvit.methods import ContinualMethod
+from lit_cvit.run import (
+    OF_THE_MACHINE,
+    Conditions,
+    RunRecord,
+    changes,
+    config_changes,
+    config_digest,
+    in_words,
+    read_json,
+)
+from lit_cvit.stream.conditions import Reading, conditions_now
 from lit_cvit.sweep.cells import Cell, Sweep
 
 _SHOWN = 4
@@ -25,11 +36,14 @@ class Checked:
         cell: The cell.
         config: Its resolved configuration, as the run folder keeps it.
         digest: The digest of that.
+        conditions: What decides its numbers beside that, such as the benchmark's files; None where no cell
+            of its arguments has a run folder yet, or the backbone is not on this machine.
     """
 
     cell: Cell
     config: Mapping[str, Any]
     digest: str
+    conditions: Conditions | None = None
 
 
 def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list[Checked]:
@@ -45,21 +59,23 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
             one's key.
     """
     place = place or sweep.name
-    built: dict[tuple[str, ...], dict[str, Any]] = {}
+    begun = {cell.arguments for cell in cells if (sweep.run_path(cell) / "run.json").is_file()}
+    built: dict[tuple[str, ...], tuple[dict[str, Any], Conditions | None]] = {}
     wrong: dict[tuple[str, ...], str] = {}
     checked: list[Checked] = []
     for cell in cells:
         if cell.arguments not in built and cell.arguments not in wrong:
             try:
-                built[cell.arguments] = _built(cell)
+                built[cell.arguments] = _built(cell, begun=cell.arguments in begun)
             except ValueError as error:
                 wrong[cell.arguments] = f"cell {cell.name}: {error}"
         if cell.arguments in built:
             decided: dict[str, Any] = {"seed_everything": cell.seed}
             if cell.start_from:
                 decided["start_from"] = str(sweep.run_root / cell.start_from)
-            config = {**built[cell.arguments], **decided}
-            checked.append(Checked(cell, config, config_digest(config, ignore=OF_THE_MACHINE)))
+            config, conditions = built[cell.arguments]
+            config = {**config, **decided}
+            checked.append(Checked(cell, config, config_digest(config, ignore=OF_THE_MACHINE), conditions))
     if wrong:
         raise CleanExit(
             "\n  ".join([f"{place}: {_count(len(wrong), 'configuration')} cannot be run:", *wrong.values()])
@@ -68,14 +84,19 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
     return checked
 
 
-def _built(cell: Cell) -> dict[str, Any]:
-    """The resolved configuration of a cell, whose objects and stream can be built."""
+def _built(cell: Cell, *, begun: bool) -> tuple[dict[str, Any], Conditions | None]:
+    """The resolved configuration of a cell, whose objects and stream can be built, and its conditions."""
     cli = StreamCLI(cell.arguments, run=False)
-    data = cli.datamodule
+    data, method = cli.datamodule, cli.model
     assert isinstance(data, ContinualDataModule)
+    assert isinstance(method, ContinualMethod)
     # Settings of the benchmark are read when it is built.
     assert data.stream
-    return cli.resolved_config()
+    conditions = None
+    if begun and method.backbone.is_here:
+        reading = Reading((*data.stream, *data.downstream), scored=True)
+        conditions = conditions_now(method, str(cli.trainer.precision), reading)
+    return cli.resolved_config(), conditions
 
 
 def _count(number: int, what: str) -> str:
@@ -91,7 +112,7 @@ def _refuse_equal(checked: Sequence[Checked], place: str) -> None:
 
 
 def refuse_other_runs(sweep: Sweep, checked: Sequence[Checked]) -> None:
-    """Refuse run folders that hold another configuration than their cell's.
+    """Refuse run folders of another configuration than their cell's, or made under other conditions.
 
     Raises:
         ValueError: there are some; names each, and what differs.
@@ -111,9 +132,10 @@ def other_run(sweep: Sweep, checked: Checked) -> str:
         return ""
     record = RunRecord.from_json(read_json(path / "run.json"), source=path / "run.json")
     if record.config_digest == checked.digest:
-        return ""
+        found = changes(record.conditions, checked.conditions) if checked.conditions is not None else []
+        return f"{path} was made under other conditions: {in_words(found)}" if found else ""
     config = path / "config.yaml"
     before = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
-    changes = config_changes(before or {}, checked.config)
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return f"{path} differs in {', '.join(changes[:_SHOWN]) or 'its configuration'}{more}"
+    names = config_changes(before or {}, checked.config)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{path} differs in {', '.join(names[:_SHOWN]) or 'its configuration'}{more}"
