@@ -14,7 +14,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.measured import Measured
 from lit_cvit.data.tasks import Task
 from lit_cvit.methods import ContinualMethod, ZeroShot
-from lit_cvit.run import Change, RunFolder, Writer, migrate_config
+from lit_cvit.run import Change, Conditions, RunFolder, Writer, migrate_config
 from lit_cvit.stream.conditions import Reading, conditions_now, require_same
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.restore import restore_method, restored_stages
@@ -113,6 +113,17 @@ def walk_run(path: Path | str, *, reads: TasksRead = no_task) -> Iterator[Loaded
     for state in restored_stages(method, run):
         method.to(trainer.strategy.root_device).eval()
         yield LoadedRun(run, method, data, trainer, state.stage)
+
+
+def conditions_of(cli: StreamCLI) -> Conditions | None:
+    """What would decide the scores of all tasks of a configuration; None if its backbone is not here yet."""
+    method, data, trainer = cli.model, cli.datamodule, cli.trainer
+    assert isinstance(method, ContinualMethod)
+    assert isinstance(data, ContinualDataModule)
+    if not method.backbone.is_here:
+        return None
+    reading = Reading((*data.stream, *data.downstream), scored=True)
+    return conditions_now(method, str(trainer.precision), reading)
 
 
 def _make_ready(method: ContinualMethod, data: ContinualDataModule) -> None:

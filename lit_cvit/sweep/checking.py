@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.load import conditions_of
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.methods import ContinualMethod
 from lit_cvit.run import (
     OF_THE_MACHINE,
     Conditions,
@@ -22,7 +22,6 @@ from lit_cvit.run import (
     in_words,
     read_json,
 )
-from lit_cvit.stream.conditions import Reading, conditions_now
 from lit_cvit.sweep.cells import Cell, Sweep
 
 _SHOWN = 4
@@ -87,16 +86,11 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
 def _built(cell: Cell, *, begun: bool) -> tuple[dict[str, Any], Conditions | None]:
     """The resolved configuration of a cell, whose objects and stream can be built, and its conditions."""
     cli = StreamCLI(cell.arguments, run=False)
-    data, method = cli.datamodule, cli.model
+    data = cli.datamodule
     assert isinstance(data, ContinualDataModule)
-    assert isinstance(method, ContinualMethod)
     # Settings of the benchmark are read when it is built.
     assert data.stream
-    conditions = None
-    if begun and method.backbone.is_here:
-        reading = Reading((*data.stream, *data.downstream), scored=True)
-        conditions = conditions_now(method, str(cli.trainer.precision), reading)
-    return cli.resolved_config(), conditions
+    return cli.resolved_config(), conditions_of(cli) if begun else None
 
 
 def _count(number: int, what: str) -> str:
