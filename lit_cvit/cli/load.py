@@ -14,7 +14,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.measured import Measured
 from lit_cvit.data.tasks import Task
 from lit_cvit.methods import ContinualMethod, ZeroShot
-from lit_cvit.run import Change, RunFolder, Writer, migrate_config
+from lit_cvit.run import Change, Conditions, RunFolder, Writer, migrate_config
 from lit_cvit.stream.conditions import Reading, conditions_now, require_same
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.restore import restore_method, restored_stages
@@ -73,10 +73,12 @@ def load_run(
 
     Raises:
         ValueError: the folder is no run, the run was started from Python, the stage is not trained, a stored
-            file changed, or a condition of the run did.
+            file changed (the last stage is then to be named), or a condition of the run did.
     """
     run, method, data, trainer = _rebuilt(path, measured=measured)
     last = max(run.stages_done(), default=0) if stage is None else stage
+    if stage is None and run.damage:
+        raise ValueError(f"{run.damage}. Copy it again, or name the stage: the last whole one is {last}")
     reading = Reading(reads(run, data, last), scored=scores, tuned=stage != 0)
     now = conditions_now(method, str(trainer.precision), reading)
     found = require_same(run, now, allowed)
@@ -112,6 +114,17 @@ def walk_run(path: Path | str, *, reads: TasksRead = no_task) -> Iterator[Loaded
     for state in restored_stages(method, run):
         method.to(trainer.strategy.root_device).eval()
         yield LoadedRun(run, method, data, trainer, state.stage)
+
+
+def conditions_of(cli: StreamCLI) -> Conditions | None:
+    """What would decide the scores of all tasks of a configuration; None if its backbone is not here yet."""
+    method, data, trainer = cli.model, cli.datamodule, cli.trainer
+    assert isinstance(method, ContinualMethod)
+    assert isinstance(data, ContinualDataModule)
+    if not method.backbone.is_here:
+        return None
+    reading = Reading((*data.stream, *data.downstream), scored=True)
+    return conditions_now(method, str(trainer.precision), reading)
 
 
 def _make_ready(method: ContinualMethod, data: ContinualDataModule) -> None:

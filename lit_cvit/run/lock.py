@@ -57,6 +57,17 @@ class Holder:
     started: str
     token: str
 
+    def __post_init__(self) -> None:
+        """Refuse what no process has written.
+
+        Raises:
+            ValueError: a field cannot be one of a process, or the token none of a file's name.
+        """
+        texts = (self.host, self.kernel, self.started, self.token)
+        is_process = type(self.process) is int and 0 < self.process < 1 << 31
+        if not is_process or not all(isinstance(text, str) for text in texts) or not self.token.isalnum():
+            raise ValueError(f"no process has written {self}")
+
     @classmethod
     def this_process(cls) -> Holder:
         """A holder of a new token."""

@@ -86,13 +86,15 @@ class ContinualTrainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
-        refuse_settings(devices, kwargs)
+        refuse_settings(devices, logger, kwargs)
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
         if checkpoint_every_n_steps < 0:
             raise ValueError(
                 f"trainer.checkpoint_every_n_steps must be 0 or more, got {checkpoint_every_n_steps}"
             )
+        if gradient_clip_val is not None and gradient_clip_val < 0:
+            raise ValueError(f"trainer.gradient_clip_val must be 0 or more, or null, got {gradient_clip_val}")
         super().__init__(
             devices=devices,
             strategy=strategy,

@@ -178,6 +178,31 @@ def test_whoever_read_a_lock_that_was_taken_over_meanwhile_does_not_get_it(
     assert locks(tmp_path) == [".lock"]
 
 
+def test_the_holder_of_a_lock_that_was_renamed_since_it_was_read_lives(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, replace(HERE, process=gone, token="dead"))
+    taken = write(tmp_path, replace(HERE, token="second"), name=".lock.dead")
+    read, real = [lock._end_of_chain(tmp_path)], lock._end_of_chain
+    taken.replace(tmp_path / ".lock")
+    monkeypatch.setattr(lock, "_end_of_chain", lambda folder: read.pop() if read else real(folder))
+    assert lock.holder_of(tmp_path) == replace(HERE, token="second")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"process": "7"}, {"process": 0}, {"process": -1}, {"process": 1 << 70}, {"token": "../x"}, {"host": 5}],
+)
+def test_a_lock_that_no_process_has_written_is_one_for_a_minute(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    (tmp_path / ".lock").write_text(json.dumps(asdict(HERE) | wrong))
+    os.utime(tmp_path / ".lock", (time.time() - 61, time.time() - 61))
+    assert lock.holder_of(tmp_path) is None
+    RunLock.acquire(tmp_path).release()
+    assert locks(tmp_path) == []
+
+
 def test_a_takeover_that_is_under_way_is_refused(tmp_path: Path, gone: int) -> None:
     write(tmp_path, replace(HERE, process=gone, token="first"))
     write(tmp_path, replace(ELSEWHERE, token="second"), name=".lock.first")

@@ -207,6 +207,11 @@ def test_a_negative_checkpoint_interval_is_refused() -> None:
         ContinualTrainer(accelerator="cpu", checkpoint_every_n_steps=-1)
 
 
+def test_a_negative_norm_to_clip_at_is_refused() -> None:
+    with pytest.raises(ValueError, match="trainer.gradient_clip_val must be 0 or more, or null, got -1"):
+        ContinualTrainer(accelerator="cpu", gradient_clip_val=-1.0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"ckpt_path": "best"}, "must be 'last' or left out"), ({"datamodule": None}, "datamodule=")],

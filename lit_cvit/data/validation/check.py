@@ -204,7 +204,7 @@ class _TaskCheck:
             self.add(ProblemKind.ANSWER, number, message)
             return False
         if self.task.answer_format is AnswerFormat.BOX:
-            self.units.add(_SPLITS[number], sample.answers[0])
+            self.units.add(_SPLITS[number], sample)
         if _SPLITS[number] == "test":
             self.references(sample, number, place)
         return True
@@ -221,8 +221,10 @@ class _TaskCheck:
 
     def whole_split(self) -> None:
         """Name what is wrong with a test split as a whole; not where its references are wrong themselves."""
-        if problem := self.units.problem():
-            self.add(ProblemKind.REFERENCE, 1, problem, "units of boxes")
+        differ = self.units.differ() or self.units.scales_differ()
+        for number, problem in enumerate((self.units.turned(), differ)):
+            if problem:
+                self.add(ProblemKind.REFERENCE, number, problem, "convention of boxes")
         if not self.report.counts[ProblemKind.REFERENCE]:
             found = map(self.alike.warning, (self.task.scorer, *self.task.also))
             self.report.warnings += filter(None, found)
