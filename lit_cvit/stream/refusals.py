@@ -47,6 +47,20 @@ _NEED_A_LOGGER = (LearningRateMonitor, DeviceStatsMonitor)
 _OTHER_LOOPS = ("on_validation", "on_sanity", "on_test", "on_predict")
 
 
+def refuse_negative(**settings: float | None) -> None:
+    """Refuse settings of the trainer below 0, some of which Lightning would take for none.
+
+    Args:
+        settings: Values by name; None is fine.
+
+    Raises:
+        ValueError: one is below 0; names it.
+    """
+    for name, value in settings.items():
+        if value is not None and value < 0:
+            raise ValueError(f"trainer.{name} must be 0 or more, got {value}")
+
+
 def refuse_settings(devices: object, logger: object, settings: Mapping[str, Any]) -> None:
     """Refuse settings before Lightning's trainer reads them, which would say it in other words.
 

@@ -36,7 +36,7 @@ from lit_cvit.stream.checkpoints import (
 from lit_cvit.stream.finite import FiniteCheck
 from lit_cvit.stream.preflight import check_data, describe, introduce, require_callbacks
 from lit_cvit.stream.ranks import ending_together, use_rank_launcher
-from lit_cvit.stream.refusals import refuse_launcher, refuse_settings, refuse_strategy
+from lit_cvit.stream.refusals import refuse_launcher, refuse_negative, refuse_settings, refuse_strategy
 from lit_cvit.stream.restore import open_on_all_ranks, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
@@ -89,12 +89,9 @@ class ContinualTrainer(L.Trainer):
         refuse_settings(devices, logger, kwargs)
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
-        if checkpoint_every_n_steps < 0:
-            raise ValueError(
-                f"trainer.checkpoint_every_n_steps must be 0 or more, got {checkpoint_every_n_steps}"
-            )
-        if gradient_clip_val is not None and gradient_clip_val < 0:
-            raise ValueError(f"trainer.gradient_clip_val must be 0 or more, or null, got {gradient_clip_val}")
+        refuse_negative(
+            checkpoint_every_n_steps=checkpoint_every_n_steps, gradient_clip_val=gradient_clip_val
+        )
         super().__init__(
             devices=devices,
             strategy=strategy,

@@ -208,7 +208,7 @@ def test_a_negative_checkpoint_interval_is_refused() -> None:
 
 
 def test_a_negative_norm_to_clip_at_is_refused() -> None:
-    with pytest.raises(ValueError, match="trainer.gradient_clip_val must be 0 or more, or null, got -1"):
+    with pytest.raises(ValueError, match="trainer.gradient_clip_val must be 0 or more, got -1"):
         ContinualTrainer(accelerator="cpu", gradient_clip_val=-1.0)
 
 
