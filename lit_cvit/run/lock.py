@@ -194,7 +194,8 @@ class RunLock:
         end = _end_of_chain(self.folder)
         if end is None:
             raise LockLost(
-                f"{self.folder / _NAME} was removed, so another process may write the run; this one stops"
+                f"{self.folder / _NAME} was removed, so another process may write the run; this one stops. "
+                "If no other does, go on with --ckpt_path last; nobody has to remove a lock"
             )
         if end.holder != self.holder:
             raise LockLost(

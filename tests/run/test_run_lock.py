@@ -54,6 +54,15 @@ def locks(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(".lock*"))
 
 
+def require_taken_over(folder: Path) -> None:
+    """The lock says that this process holds it, and nothing is left of it after its release."""
+    held = RunLock.acquire(folder)
+    assert Holder(**json.loads((folder / ".lock").read_text())) == held.holder
+    assert held.holder.process == os.getpid()
+    held.release()
+    assert locks(folder) == []
+
+
 def test_a_locked_folder_is_refused_with_the_process_and_free_after_its_release(tmp_path: Path) -> None:
     held = RunLock.acquire(tmp_path)
     with pytest.raises(RunInUse, match=rf"{tmp_path} is in use by process {os.getpid()} on .*--name"):
@@ -66,22 +75,19 @@ def test_a_locked_folder_is_refused_with_the_process_and_free_after_its_release(
 
 def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path: Path, gone: int) -> None:
     write(tmp_path, replace(HERE, process=gone, token="dead"))
-    held = RunLock.acquire(tmp_path)
-    assert Holder(**json.loads((tmp_path / ".lock").read_text())) == held.holder
-    held.release()
-    assert locks(tmp_path) == []
+    require_taken_over(tmp_path)
 
 
 def test_the_lock_of_a_killed_process_that_nobody_waited_for_is_taken_over(
     tmp_path: Path, zombie: int
 ) -> None:
     write(tmp_path, replace(HERE, process=zombie, started=lock._state(zombie)[1], token="dead"))
-    RunLock.acquire(tmp_path).release()
+    require_taken_over(tmp_path)
 
 
 def test_a_process_number_that_another_process_has_by_now_holds_nothing(tmp_path: Path) -> None:
     write(tmp_path, replace(HERE, started="1", token="dead"))
-    RunLock.acquire(tmp_path).release()
+    require_taken_over(tmp_path)
 
 
 def test_a_living_process_of_this_host_is_refused_however_old_its_heartbeat_is(tmp_path: Path) -> None:

@@ -101,10 +101,17 @@ def test_a_rank_that_failed_ends_this_process_with_status_1_and_the_other_ranks(
     assert launcher.procs[1].returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("code", [0, 130, 143])
-def test_ranks_that_finished_or_were_stopped_end_nothing(launcher: RankLauncher, code: int) -> None:
-    start(launcher, ("sh", "-c", f"exit {code}"))
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_rank_that_was_stopped_ends_no_other(launcher: RankLauncher, code: int) -> None:
+    start(launcher, ("sh", "-c", f"exit {code}"), SLEEPS)
     launcher._watch()
+    assert [process.poll() for process in launcher.procs] == [code, None]
+
+
+def test_the_watch_is_over_when_all_ranks_have_finished(launcher: RankLauncher) -> None:
+    start(launcher, ("true",), ("true",))
+    launcher._watch()
+    assert [process.returncode for process in launcher.procs] == [0, 0]
 
 
 def test_an_error_of_a_single_process_passes_as_it_is(launcher: RankLauncher) -> None:
