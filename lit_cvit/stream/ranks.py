@@ -28,7 +28,7 @@ from lit_cvit.stream.checkpoints import StopSignal
 from lit_cvit.utils.distributed import num_ranks, rank
 from lit_cvit.utils.processes import end_with, end_with_parent
 
-_STARTED_BY, _KEY = "LIT_CVIT_STARTED_BY", "lit_cvit/failed"
+_STARTED_BY, _KEY, _ASKED = "LIT_CVIT_STARTED_BY", "lit_cvit/failed", "lit_cvit/asked"
 # Seconds that the other ranks have to end by themselves after one failed.
 GRACE = 10.0
 _POLL = 0.2
@@ -139,6 +139,8 @@ def ending_together(launcher: object, stop: StopSignal) -> Iterator[None]:
         if stop.received and isinstance(error, RuntimeError):
             raise stop.stopped() from error
         reports = _reports(error)
+        if rank() == 0 and not launcher.procs:
+            _let_the_others_ask()
         # The one that reports may still be writing its last words.
         launcher.end(within=0.0 if reports else GRACE)
         if not reports:
@@ -172,10 +174,23 @@ def _is_reported() -> bool:
 def _reports(error: Exception) -> bool:
     """Whether this rank reports: the first of all that asks."""
     try:
-        return _store().compare_set(_KEY, "", str(rank())).decode() == str(rank())
+        store = _store()
+        reports = store.compare_set(_KEY, "", str(rank())).decode() == str(rank())
+        store.add(_ASKED, 1)
+        return reports
     except RuntimeError:
         # Rank 0 has ended, and most likely it is the reason; whatever has another one is new.
         return not isinstance(error, RuntimeError)
+
+
+def _let_the_others_ask() -> None:
+    """Keep the store, which may end with this process, until every rank has asked or does not come to it.
+
+    An error that all ranks raise at one step would otherwise be reported twice, whenever this one is faster.
+    """
+    until = time.monotonic() + _OTHERS
+    while _store().add(_ASKED, 0) < num_ranks() and time.monotonic() < until:
+        time.sleep(_POLL / 2)
 
 
 def _store() -> Any:
