@@ -84,11 +84,14 @@ def make_images(folder: Path, count: int) -> None:
 def make_backbones(folder: Path) -> tuple[Backbone, Backbone]:
     """A LLaVA and a Qwen2-VL that encode samples; an encoder needs no weights."""
     llava, qwen = folder / "llava", folder / "qwen"
-    transformers.LlavaConfig().save_pretrained(llava)
     tokenizer = build_tokenizer(TEXTS, vocab_size=1000, special=LLAVA)
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    transformers.LlavaConfig(image_token_index=image).save_pretrained(llava)
     build_processor(tokenizer, image_size=336, patch_size=14).save_pretrained(llava)
-    transformers.Qwen2VLConfig().save_pretrained(qwen)
-    build_tokenizer(TEXTS, vocab_size=1000, special=(*LLAVA, *QWEN)).save_pretrained(qwen)
+    tokenizer = build_tokenizer(TEXTS, vocab_size=1000, special=(*LLAVA, *QWEN))
+    tokenizer.save_pretrained(qwen)
+    image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    transformers.Qwen2VLConfig(image_token_id=image).save_pretrained(qwen)
     Qwen2VLImageProcessorPil().save_pretrained(qwen)
     for made in (llava, qwen):
         # A folder without any weights is refused.

@@ -86,7 +86,7 @@ class CKAAnalysis(StageCallback):
         if any(isinstance(callback, DynamicEMA) for callback in after):
             raise ValueError(
                 "CKAAnalysis stands before DynamicEMA, whose average takes the parameters' place at a "
-                "stage's end; list it after DynamicEMA, so that it looks at what the stage keeps"
+                "stage's end; list it after DynamicEMA, so that it analyses what the stage stores"
             )
         self._idle = self.through == "own" and len(trainer.stages) == 1
         if self._idle:

@@ -24,8 +24,8 @@ from lit_cvit.utils.settings import NotNegative
 class StreamProgress(StageCallback):
     """The memory plan, a header, a progress bar, the matrix after every stage, and the summary at the end.
 
-    The command line adds it by itself; `--quiet` leaves it out. Its rate of updates is limited by time, so it
-    costs nothing that could be measured.
+    The command line adds it by itself. Its rate of updates is limited by time, so it costs nothing that could
+    be measured.
 
     Example::
 

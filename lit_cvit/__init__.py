@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from lit_cvit._version import __version__
 
 if TYPE_CHECKING:
-    from lit_cvit.backbones import Backbone, Llava, Tiny
+    from lit_cvit.backbones import (
+        Backbone,
+        InternVL,
+        Llava,
+        LlavaNext,
+        LlavaOnevision,
+        Qwen2VL,
+        Qwen3VL,
+        Tiny,
+    )
     from lit_cvit.cli.load import load_run
     from lit_cvit.data.datamodule import ContinualDataModule
     from lit_cvit.data.stage import Stage
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
         DirLoRA,
         HiDe,
         Multitask,
+        OptimizerSettings,
         ProgLoRADynamic,
         ProgLoRAStatic,
         SeqLoRA,
@@ -29,7 +39,16 @@ if TYPE_CHECKING:
     from lit_cvit.stream.trainer import ContinualTrainer
 
 _HOMES = {
-    "lit_cvit.backbones": ("Backbone", "Llava", "Tiny"),
+    "lit_cvit.backbones": (
+        "Backbone",
+        "InternVL",
+        "Llava",
+        "LlavaNext",
+        "LlavaOnevision",
+        "Qwen2VL",
+        "Qwen3VL",
+        "Tiny",
+    ),
     "lit_cvit.cli.load": ("load_run",),
     "lit_cvit.data.datamodule": ("ContinualDataModule",),
     "lit_cvit.data.stage": ("Stage",),
@@ -40,6 +59,7 @@ _HOMES = {
         "DirLoRA",
         "HiDe",
         "Multitask",
+        "OptimizerSettings",
         "ProgLoRADynamic",
         "ProgLoRAStatic",
         "SMoLoRA",
@@ -59,10 +79,16 @@ __all__ = [
     "ContinualTrainer",
     "DirLoRA",
     "HiDe",
+    "InternVL",
     "Llava",
+    "LlavaNext",
+    "LlavaOnevision",
     "Multitask",
+    "OptimizerSettings",
     "ProgLoRADynamic",
     "ProgLoRAStatic",
+    "Qwen2VL",
+    "Qwen3VL",
     "SMoLoRA",
     "Sample",
     "SeqLoRA",

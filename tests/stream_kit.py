@@ -18,6 +18,7 @@ from lit_cvit.methods import ContinualMethod, OptimizerSettings, SeqLoRA, SMoLoR
 from lit_cvit.run import RunFolder, read_jsonl
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.testing.kit import differing as differing
 
 TASKS = ("ScienceQA", "GQA")
 STREAM = [*TASKS, "VQAv2"]
@@ -116,24 +117,25 @@ def fit(
     *,
     callbacks: list[Callback] | None = None,
     ckpt_path: str | None = None,
+    plans_memory: bool = False,
     **settings: Any,
 ) -> ContinualTrainer:
-    """Fit on the CPU and, unless callbacks are given, score the seen tasks after every stage."""
+    """Fit on the CPU and, unless callbacks are given, score the seen tasks after every stage.
+
+    The memory plan, a fifth of so small a fit, is left out unless it is asked for.
+    """
     if callbacks is None:
         callbacks = [scoring()]
     trainer = ContinualTrainer(run_root=str(root), accelerator="cpu", callbacks=callbacks, **settings)
-    trainer.fit(method, datamodule=data or small_data(), ckpt_path=ckpt_path)
+    with pytest.MonkeyPatch.context() as patch:
+        if not plans_memory:
+            patch.setattr("lit_cvit.stream.trainer.checked_plan", lambda *_: [])
+        trainer.fit(method, datamodule=data or small_data(), ckpt_path=ckpt_path)
     return trainer
 
 
 def snapshot(method: ContinualMethod) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in method.tensors().items()}
-
-
-def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    """Names of tensors that are not bit for bit the same in both."""
-    assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name], other[name])]
 
 
 def state_files(run: RunFolder) -> dict[str, bytes]:

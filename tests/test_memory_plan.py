@@ -115,7 +115,7 @@ def test_adapters_and_their_optimizer_take_the_predicted_bytes(
     assert plan.row("training", "optimizer").size == bytes_of(state)
 
 
-def kept_by_autograd(method: ContinualMethod, batch: Batch, dtype: torch.dtype | None = None) -> int:
+def held_by_autograd(method: ContinualMethod, batch: Batch, dtype: torch.dtype | None = None) -> int:
     """Bytes that a training step's forward pass leaves for its backward pass, beside weights."""
     own = {t.untyped_storage().data_ptr() for t in stored_tensors(method)}
     stored: dict[int, Any] = {}
@@ -143,7 +143,7 @@ def step_of(method: ContinualMethod, data: ContinualDataModule, dtype: torch.dty
     samples = [source.sample(row) for source in sources for row in range(NUM_TRAIN)]
     samples.sort(key=method.backbone.prompt_length)
     batch = method.backbone.encode([samples[0], *[samples[-1]] * (BATCH - 1)], with_answers=True)
-    return kept_by_autograd(method, batch, dtype)
+    return held_by_autograd(method, batch, dtype)
 
 
 def seeing_data() -> ContinualDataModule:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lit_cvit.adapters.routing import current
-from lit_cvit.adapters.state import load_strict
 
 PRETRAINED = -1
 _HALF = (torch.float16, torch.bfloat16)
@@ -107,14 +106,6 @@ class ProjectorBank(nn.Module):
     def projector_state(self) -> dict[str, Tensor]:
         """Tensors of all copies as "<name>.copies.<key>.<tensor>", sharing memory with them."""
         return {f"{self.name}.copies.{key}": value for key, value in self.copies.state_dict().items()}
-
-    def load_projector_state(self, state: dict[str, Tensor]) -> None:
-        """Copy `state` into the copies, which must already exist.
-
-        Raises:
-            ValueError: a tensor is missing, unexpected or of another shape. Nothing is loaded then.
-        """
-        load_strict(self.projector_state(), state)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project each row with its sample's copy.

@@ -6,13 +6,13 @@ between families, between library versions, and between memory and disk.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from lit_cvit.adapters.bank import LoRABank
+from lit_cvit.utils.suggest import nearest
 
 _SHOWN = 8
 
@@ -70,8 +70,8 @@ def load_strict(target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> No
 
 
 def _nearest(name: str, candidates: list[str]) -> str:
-    found = difflib.get_close_matches(name, candidates, n=1)
-    return f" (nearest missing name: {found[0]})" if found else ""
+    found = nearest(name, candidates)
+    return f" (nearest missing name: {found})" if found else ""
 
 
 def _listed(title: str, entries: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_LISTED = 5
+from lit_cvit.utils.wording import listed
 
 Facts = Mapping[str, tuple[Any, Any]]
 """What a number is, to its values in the model's config and in its tokenizer or image processor."""
@@ -55,10 +55,9 @@ def require_embeddings(name: str, tokenizer: Any, rows: int) -> None:
         return
     in_order = sorted(known.items(), key=lambda each: each[1])
     beyond = [repr(token) for token, index in in_order if index >= rows]
-    listed = ", ".join(beyond[:_LISTED]) + (", ..." if len(beyond) > _LISTED else "")
     raise ValueError(
         f"backbone name_or_path {name!r}: its tokenizer has {number} tokens, its model {rows} rows of "
-        f"embeddings, so that there are none for {listed}; resize the embeddings "
+        f"embeddings, so that there are none for {listed(beyond)}; resize the embeddings "
         f"(`model.resize_token_embeddings({number})` in transformers, and save the model there), or remove "
         "the tokens from the tokenizer"
     )

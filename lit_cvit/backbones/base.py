@@ -1,15 +1,14 @@
 """The backbone: one uniform face for pre-trained multimodal models of every family.
 
-A family adds what differs (chat format, image tokens, where the projector is); everything else is here.
+A family adds what differs (chat format, image tokens, where the projector is); everything else is here, and
+in `files`, which needs no weights.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -18,21 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_cvit.backbones import agreement, loading, parts
-from lit_cvit.backbones.agreement import Facts
-from lit_cvit.backbones.chat import ChatFormat
-from lit_cvit.backbones.encode import SampleEncoder
-from lit_cvit.backbones.image_tokens import ImageTokens
+from lit_cvit.backbones.files import ModelFiles
 from lit_cvit.backbones.outputs import AnswerLogits, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
-from lit_cvit.utils import hub
-from lit_cvit.utils.recorded import RecordedSettings
 from lit_cvit.utils.suggest import unknown
 
 ContextFunction = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
 
-class Backbone(RecordedSettings, nn.Module, ABC):
+class Backbone(ModelFiles, nn.Module):
     """A pre-trained multimodal model, frozen; what trains is added to it from outside.
 
     The constructor only stores settings. `encoder` (and so `prompt`, `encode`, lengths) reads the tokenizer
@@ -54,13 +48,10 @@ class Backbone(RecordedSettings, nn.Module, ABC):
 
     # Where the model lies; its files have a digest. Too long a sample is an error, never another answer.
     free_settings = ("name_or_path", "trust_remote_code", "max_length", "activation_checkpointing")
-    model_types: ClassVar[tuple[str, ...]] = ()
     vision_path: ClassVar[str] = "model.vision_tower"
     projector_path: ClassVar[str] = "model.multi_modal_projector"
     decoder_path: ClassVar[str] = "model.language_model"
     head_path: ClassVar[str] = "lm_head"
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    answer_tokens: ClassVar[tuple[str, ...]] = ()
     version: int = 0
     linear_groups: ClassVar[dict[str, str]] = {"ffn": "mlp.", "attention": "self_attn."}
 
@@ -85,23 +76,9 @@ class Backbone(RecordedSettings, nn.Module, ABC):
 
     # -- what a family says ---------------------------------------------------------------------------------
 
-    @property
-    @abstractmethod
-    def chat_format(self) -> ChatFormat:
-        """The family's conversation format."""
-
-    @property
-    @abstractmethod
-    def num_image_tokens(self) -> int | ImageTokens:
-        """Decoder positions that one image takes, or how its size decides them; needs no weights."""
-
     @abstractmethod
     def image_features(self, batch: Batch) -> Tensor:
         """Mean-pooled features of the frozen vision tower: (I, d), without gradient; I may be 0."""
-
-    def agreements(self) -> Facts:
-        """What config, tokenizer and image processor must agree on; a family adds its sizes."""
-        return agreement.image_token(self.config, self.tokenizer, self.chat_format.image_token)
 
     def row_maps(self, batch: Batch) -> dict[str, Tensor]:
         """The (rows,) sample index of each row that a kind of module sees, for kinds other than the decoder.
@@ -127,63 +104,7 @@ class Backbone(RecordedSettings, nn.Module, ABC):
         """Logits (..., V) of hidden states (..., d); a family that scales its logits overrides this."""
         return self.model.get_output_embeddings()(hidden)
 
-    def locate(self) -> tuple[Path, str]:
-        """The folder of the model's files and where it comes from (see `loading.locate`).
-
-        Raises:
-            ValueError: the folder holds a model of another family, is broken, or there is none.
-        """
-        folder, source = loading.locate(self.name_or_path)
-        kind, found = type(self), loading.model_type(folder)
-        if found not in self.model_types:
-            families = agreement.families("model_types", Backbone.__subclasses__())
-            raise agreement.other_family(self.name_or_path, kind, found, families)
-        return folder, source
-
-    @property
-    def is_here(self) -> bool:
-        """Whether there is a folder of the model on this machine, so that nothing has to be downloaded."""
-        return loading.is_here(self.name_or_path)
-
     # -- loading and parts ----------------------------------------------------------------------------------
-
-    @cached_property
-    def config(self) -> Any:
-        """The model's transformers config; needs no weights.
-
-        Raises:
-            ValueError: the folder holds a model of another family, or there is no such folder.
-        """
-        return loading.load_config(self.locate()[0], trust_remote_code=self.trust_remote_code)
-
-    @cached_property
-    def processor(self) -> Any:
-        """The model's transformers processor; needs no weights."""
-        return loading.load_processor(self.locate()[0], trust_remote_code=self.trust_remote_code)
-
-    @cached_property
-    def encoder(self) -> SampleEncoder:
-        """Turns samples into batches; picklable, for data-loader workers; needs no weights.
-
-        Raises:
-            ValueError: the parts of the folder do not belong together, or one is broken.
-        """
-        agreement.require(self.name_or_path, self.config, self.tokenizer, self.agreements())
-        return SampleEncoder(
-            tokenizer=self.tokenizer,
-            image_processor=self.processor.image_processor,
-            chat=self.chat_format,
-            num_image_tokens=self.num_image_tokens,
-            image_aspect=self.image_aspect,
-            max_length=self.max_length,
-            image_inputs=self.image_inputs,
-            answer_tokens=self.answer_tokens,
-        )
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer; needs no weights."""
-        return self.processor.tokenizer
 
     def load(self) -> Self:
         """Read the weights, frozen; a second call does nothing.
@@ -246,11 +167,6 @@ class Backbone(RecordedSettings, nn.Module, ABC):
         layers = self.language_model.get_submodule("layers")
         assert isinstance(layers, nn.ModuleList)
         return layers
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the decoder; needs no weights."""
-        return self.config.get_text_config().hidden_size
 
     def linear_targets(self, groups: Collection[str]) -> dict[str, LinearTarget]:
         """Linear layers of the unadapted model, by names of our own that do not change with transformers.
@@ -365,19 +281,6 @@ class Backbone(RecordedSettings, nn.Module, ABC):
         return self.encoder.decode(tokens[:, batch.inputs["input_ids"].shape[1] :])
 
     # -- records --------------------------------------------------------------------------------------------
-
-    def describe(self) -> dict[str, str]:
-        """What the run record says about the backbone; needs no weights in memory."""
-        folder, source = self.locate()
-        return {
-            "class": type(self).__name__,
-            "name_or_path": self.name_or_path,
-            "source": source,
-            "digest": hub.digest(folder),
-            "quantization": self.quantization,
-            "dtype": self.dtype,
-            "transformers": transformers.__version__,
-        }
 
     def digest_frozen(self, exclude: Iterable[str] = ()) -> str:
         """SHA-256 over the bytes of every frozen parameter and buffer that was loaded, quantised or not.

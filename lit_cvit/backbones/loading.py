@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 from lit_cvit.backbones import layouts
 from lit_cvit.utils import hub
 from lit_cvit.utils.finite import not_finite
+from lit_cvit.utils.wording import listed
 
 Quantization = Literal["none", "nf4", "int8"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -106,11 +106,9 @@ def model_type(folder: Path) -> str:
     """
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        what = f"not a valid JSON file that names a model_type ({error!r})"
-        raise ValueError(f"{path}: {what}; download or copy it again") from error
-    return str(found)
+        return str(hub.read_json(path)["model_type"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: it names no model_type; download or copy it again") from error
 
 
 def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
@@ -247,7 +245,7 @@ def load_model(
             f"the config it is {tuple(expected)}; copy config and weights of one model there"
         )
     if lacking := sorted(report["missing_keys"]):
-        raise ValueError(f"{folder.name!r} lacks weights of the model: {', '.join(lacking[:5])}")
+        raise ValueError(f"{folder.name!r} lacks weights of the model: {listed(lacking)}")
     # Whatever decoding defaults the folder has, `generate` alone decides how answers are decoded.
     model.generation_config = transformers.GenerationConfig()
     for parameter in model.parameters():
@@ -265,8 +263,7 @@ def _require_finite(model: nn.Module, folder: Path, *, quantization: Quantizatio
     found = stored or not_finite(model.named_parameters())
     if not found:
         return
-    shown = f"{', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
-    what = f"{len(found)} of its weights hold numbers that are not finite (NaN, inf): {shown}"
+    what = f"{len(found)} of its weights hold numbers that are not finite (NaN, inf): {listed(found)}"
     cast = "; if they are stored in a wider type, load them with model.backbone.dtype: bfloat16"
     fix = f"download or copy them again{cast if dtype == 'float16' else ''}"
     raise ValueError(f"model folder {folder}: {what}; {fix}")

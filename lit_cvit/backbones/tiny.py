@@ -15,7 +15,7 @@ WEIGHTS = Path(__file__).parent / "tiny_weights"
 
 
 class Tiny(Llava):
-    """A LLaVA of about a million parameters, pre-trained on drawn scenes; runs offline on any CPU.
+    """A LLaVA of 1.5 million parameters, pre-trained on drawn scenes; runs offline on any CPU.
 
     It has no system prompt, and its roles are `User:` and `Assistant:`, which its tokenizer holds as words.
 

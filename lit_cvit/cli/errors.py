@@ -28,7 +28,7 @@ class CleanExit(ValueError):
 
 
 def dead_worker(error: BaseException) -> str:
-    """What to tell of a loader worker that died without an error of its own; empty for any other error."""
+    """The message about a loader worker that died without an error of its own; empty for any other error."""
     causes = [error, *([error.__cause__] if error.__cause__ is not None else [])]
     found = [match for each in causes if (match := _DEAD_WORKER.match(str(each)))]
     if not found:

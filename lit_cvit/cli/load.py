@@ -14,11 +14,12 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.measured import Measured
 from lit_cvit.data.tasks import Task
 from lit_cvit.methods import ContinualMethod, ZeroShot
-from lit_cvit.run import Change, RunFolder, Writer, migrate_config
+from lit_cvit.run import Change, Conditions, RunFolder, Writer, migrate_config
 from lit_cvit.stream.conditions import Reading, conditions_now, require_same
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.restore import restore_method, restored_stages
 from lit_cvit.stream.trainer import ContinualTrainer
+from lit_cvit.utils.yaml_file import mapping_in
 
 TasksRead = Callable[[RunFolder, ContinualDataModule, int], Sequence[Task]]
 """Run, data and number of a stage to the tasks of the run whose samples are read after that stage."""
@@ -72,10 +73,12 @@ def load_run(
 
     Raises:
         ValueError: the folder is no run, the run was started from Python, the stage is not trained, a stored
-            file changed, or a condition of the run did.
+            file changed (the last stage is then to be named), or a condition of the run did.
     """
     run, method, data, trainer = _rebuilt(path, measured=measured)
     last = max(run.stages_done(), default=0) if stage is None else stage
+    if stage is None and run.damage:
+        raise ValueError(f"{run.damage}. Copy it again, or name the stage: the last whole one is {last}")
     reading = Reading(reads(run, data, last), scored=scores, benchmark=data.benchmark, tuned=stage != 0)
     now = conditions_now(method, str(trainer.precision), reading)
     found = require_same(run, now, allowed)
@@ -113,6 +116,17 @@ def walk_run(path: Path | str, *, reads: TasksRead = no_task) -> Iterator[Loaded
         yield LoadedRun(run, method, data, trainer, state.stage)
 
 
+def conditions_of(cli: StreamCLI) -> Conditions | None:
+    """What would decide the scores of all tasks of a configuration; None if its backbone is not here yet."""
+    method, data, trainer = cli.model, cli.datamodule, cli.trainer
+    assert isinstance(method, ContinualMethod)
+    assert isinstance(data, ContinualDataModule)
+    if not method.backbone.is_here:
+        return None
+    reading = Reading((*data.stream, *data.downstream), scored=True)
+    return conditions_now(method, str(trainer.precision), reading)
+
+
 def _make_ready(method: ContinualMethod, data: ContinualDataModule) -> None:
     introduce(method, data)
     method.prepare()
@@ -123,8 +137,8 @@ def _rebuilt(
 ) -> tuple[RunFolder, ContinualMethod, ContinualDataModule, ContinualTrainer]:
     """A run's folder, and its objects as they are configured, without any stage and without weights."""
     run = RunFolder.open(path, verify=True)
-    config = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
-    if config is None:
+    config = mapping_in(run.config_path)
+    if not config:
         raise ValueError(
             f"{run.path} was started from Python and has no configuration to build its method and data from, "
             "so the verbs cannot reopen it. Build both again in Python and call "

@@ -145,8 +145,15 @@ class StreamCLI(LightningCLI):
             raise failed[0] from None
 
     def instantiate_trainer(self, **kwargs: Any) -> ContinualTrainer:
-        """Build the trainer, with evaluation and progress unless the configuration names its own."""
-        trainer = super().instantiate_trainer(**kwargs)
+        """Build the trainer, with evaluation and progress unless the configuration names its own.
+
+        Raises:
+            ValueError: Lightning does not take the settings, or the variables of SLURM.
+        """
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"trainer: {error}") from error
         assert isinstance(trainer, ContinualTrainer)
         defaults: list[Callback] = [callbacks.StageEvaluation(), callbacks.StreamProgress()]
         for default in defaults:

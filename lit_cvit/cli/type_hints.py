@@ -9,17 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lit_cvit.utils.suggest import nearest
-
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    list: "a list such as [a, b]",
-    tuple: "a list of the right length",
-    dict: "a mapping such as {key: value}",
-}
+from lit_cvit.utils.settings import TYPE_WORDS
+from lit_cvit.utils.suggest import did_you_mean
 
 
 def settings_of(owner: type) -> tuple[dict[str, Any], list[str]]:
@@ -58,7 +49,6 @@ def allows(hint: Any, value: Any) -> bool:
 def words_for(hint: Any, value: Any) -> str:
     """What a type allows, in words; of several names, the one that the value is most like."""
     if get_origin(hint) is not Literal:
-        return _WORDS.get(get_origin(hint) or hint, f"of type {inspect.formatannotation(hint)}")
+        return TYPE_WORDS.get(get_origin(hint) or hint, f"of type {inspect.formatannotation(hint)}")
     choices = [str(choice) for choice in get_args(hint)]
-    near = nearest(str(value), choices)
-    return f"one of {', '.join(choices)}{f'. Did you mean {near!r}?' if near else ''}"
+    return ". ".join(filter(None, (f"one of {', '.join(choices)}", did_you_mean(str(value), choices))))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lit_cvit.cli.errors import CleanExit
-from lit_cvit.utils.suggest import nearest
+from lit_cvit.utils.suggest import did_you_mean
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -31,8 +31,7 @@ class VerbParser(argparse.ArgumentParser):
         for argument in args or ():
             name = argument.partition("=")[0]
             if argument.startswith("--") and name not in known:
-                near = nearest(name, known)
-                hint = f"Did you mean {near}?" if near else f"Known: {', '.join(known)}"
+                hint = did_you_mean(name, known) or f"Known: {', '.join(known)}"
                 raise CleanExit(f"unknown option {name}. {hint}")
         return super().parse_known_args(args, namespace)
 

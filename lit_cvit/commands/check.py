@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     """Run the verb: `--config` and all options of `fit`, `--all`, `--decode_images` and `--workers`."""
     from lit_cvit.cli.stream_cli import StreamCLI
     from lit_cvit.data.datamodule import ContinualDataModule
-    from lit_cvit.data.validation.report import counted
+    from lit_cvit.utils.wording import counted
 
     if {"-h", "--help"} & set(argv):
         print(_HELP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,12 @@ def run(argv: Sequence[str]) -> int:
 
     if options.jsonl:
         samples = _read_questions(options.jsonl)
-        _answer_file(load_run(options.run, stage=options.stage), samples, options)
+        loaded = load_run(options.run, stage=options.stage)
+        _require_tasks(loaded, (sample.task for sample in samples))
+        _answer_file(loaded, samples, options)
         return 0
     loaded = load_run(options.run, stage=options.stage)
+    _require_tasks(loaded, (options.task,))
     history: tuple[tuple[str, str], ...] = ()
     for question in options.question:
         sample = _sample(
@@ -60,6 +63,16 @@ def _check(options: argparse.Namespace) -> None:
     for name, value in (("max_new_tokens", options.max_new_tokens), ("batch_size", options.batch_size)):
         if value < 1:
             raise CleanExit(f"--{name} must be at least 1, got {value}")
+
+
+def _require_tasks(loaded: LoadedRun, names: Iterable[str]) -> None:
+    """Refuse a task that neither the run nor its benchmark has: a method would answer as for a new one."""
+    benchmark = loaded.data.benchmark
+    tasks = (task.name for task in (*benchmark.stream, *benchmark.downstream))
+    known = dict.fromkeys((*loaded.run.record.stream, *loaded.run.record.downstream, *tasks))
+    for name in names:
+        if name and name not in known:
+            raise CleanExit(f"--task: {unknown('task', name, known)}")
 
 
 def _parser() -> VerbParser:

@@ -4,101 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lit_cvit.data.answer_tokens import AnswerTokens
+from lit_cvit.data.batches import Batches, EvalBuilder, StageLoader, TrainBuilder
 from lit_cvit.data.benchmarks import load_benchmark
 from lit_cvit.data.measured import Measured, name_with_digest
-from lit_cvit.data.restricted import restrict_batch
-from lit_cvit.data.sampling import EvalBatchSampler, EvalPlan, MicroBatch, TrainBatchSampler
+from lit_cvit.data.sampling import EvalBatchSampler, EvalPlan, TrainBatchSampler
 from lit_cvit.data.stage import Stage, UnionSource, joint_task
 from lit_cvit.data.tasks import Batch, Benchmark, Encoder, SampleSource, Task
 from lit_cvit.data.validation.check import OnProgress, TaskReport, check_benchmark, require_clean
-from lit_cvit.data.workers import BatchLoader, Failure, in_worker
+from lit_cvit.data.workers import BatchLoader
 from lit_cvit.utils.suggest import unknown
 
 log = logging.getLogger("lit_cvit")
-
-
-class _Batches(Dataset[Batch]):
-    """Whole batches by what the batch sampler asks for, so that a worker encodes a batch at once."""
-
-    def __init__(
-        self, source: SampleSource, build: Callable[[SampleSource, Any], Batch], num_batches: int
-    ) -> None:
-        self.source, self.build, self.num_batches = source, build, num_batches
-
-    def __getitem__(self, asked: Any) -> Batch | Failure:  # type: ignore[override]
-        return in_worker(lambda: self.build(self.source, asked))
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-
-@dataclasses.dataclass(frozen=True)
-class _TrainBuilder:
-    """Encodes a micro-batch; fillers carry no answer tokens."""
-
-    encoder: Encoder
-    hidden: frozenset[str] = frozenset()
-
-    def __call__(self, source: SampleSource, asked: MicroBatch) -> Batch:
-        samples = [source.sample(pick.index, pick.epoch) for pick in asked.picks]
-        indices = [pick.index for pick in asked.picks]
-        batch = self.encoder.encode(samples, with_answers=True, indices=indices)
-        assert batch.answer_mask is not None
-        for row, pick in enumerate(asked.picks):
-            if not pick.counted:
-                batch.answer_mask[row] = False
-        found = int(batch.answer_mask.sum())
-        if found != asked.tokens:
-            # Otherwise the loss of the whole step would be divided by a wrong number, in silence.
-            ids = ", ".join(repr(sample.id) for sample in samples)
-            raise RuntimeError(
-                f"samples {ids} of task {samples[0].task!r} have {found} answer tokens, {asked.tokens} were "
-                "measured; the digest of their split or of the encoder misses something that decides them"
-            )
-        batch = dataclasses.replace(batch, step_tokens=asked.step_tokens, place=asked.place)
-        return restrict_batch(batch, self.hidden)
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvalBuilder:
-    encoder: Encoder
-    hidden: frozenset[str] = frozenset()
-
-    def __call__(self, source: SampleSource, indices: Sequence[int]) -> Batch:
-        samples = [source.sample(index) for index in indices]
-        batch = self.encoder.encode(samples, with_answers=False, indices=indices)
-        return restrict_batch(batch, self.hidden)
-
-
-class StageLoader(BatchLoader):
-    """A stage's training loader that Lightning can put back to where a checkpoint was written.
-
-    Attributes:
-        position: Epoch, and micro-batches of it that were taken, as the trainer counts them; workers have
-            fetched further.
-    """
-
-    position: Callable[[], tuple[int, int]]
-
-    def state_dict(self) -> dict[str, int]:
-        """The place in the data."""
-        epoch, batch = self.position()
-        return {"epoch": epoch, "batch": batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a place; takes effect for the next iterator."""
-        assert isinstance(self.sampler, TrainBatchSampler)
-        self.sampler.set_epoch(state["epoch"], skip=state["batch"])
 
 
 class ContinualDataModule(L.LightningDataModule):
@@ -268,21 +193,18 @@ class ContinualDataModule(L.LightningDataModule):
         stages = []
         for number, task in enumerate(tasks, start=1):
             seen = self.stream if joint else self.stream[:number]
-            stages.append(Stage(number, task, seed, self._num_steps(task), seen))
+            assert task.train is not None
+            stages.append(Stage(number, task, seed, self._num_steps(len(task.train)), seen))
         return tuple(stages)
 
-    def _num_steps(self, task: Task) -> int:
-        assert task.train is not None
-        return self._steps_of(task.train)
-
-    def _steps_of(self, source: SampleSource) -> int:
-        return self.epochs * -(-len(source) // self.step_size)
+    def _num_steps(self, num_rows: int) -> int:
+        return self.epochs * -(-num_rows // self.step_size)
 
     def planned_steps(self, stage: Stage, further_rows: int) -> int:
         """Optimizer steps of a stage if so many rows were mixed into its training data."""
         if stage.task.train is None:
             return stage.num_steps
-        return self.epochs * -(-(len(stage.task.train) + further_rows) // self.step_size)
+        return self._num_steps(len(stage.task.train) + further_rows)
 
     @property
     def step_size(self) -> int:
@@ -301,7 +223,7 @@ class ContinualDataModule(L.LightningDataModule):
         """The stage with the number of steps that further rows bring; its task stays as it is."""
         if not self._more.get(stage.number):
             return stage
-        return dataclasses.replace(stage, num_steps=self._steps_of(self._training_source(stage)))
+        return dataclasses.replace(stage, num_steps=self._num_steps(len(self._training_source(stage))))
 
     def _training_source(self, stage: Stage) -> SampleSource:
         assert stage.task.train is not None
@@ -341,7 +263,7 @@ class ContinualDataModule(L.LightningDataModule):
         assert self._sampler is not None
         source = self._training_source(self._stage)
         self.answer_tokens.measure(source, self.epochs)
-        builder = _TrainBuilder(self.encoder, self._hidden[0])
+        builder = TrainBuilder(self.encoder, self._hidden[0])
         loader = self._loader(source, builder, self._sampler, StageLoader)
         assert isinstance(loader, StageLoader)
         loader.position = self._position
@@ -371,7 +293,7 @@ class ContinualDataModule(L.LightningDataModule):
     def eval_loader(self, task: Task, sampler: EvalBatchSampler | None = None) -> DataLoader[Batch]:
         """The batches of a task's test split that a sampler asks for; by default all, see `eval_plan`."""
         sampler = sampler or EvalBatchSampler(self.eval_plan(task))
-        return self._loader(task.test, _EvalBuilder(self.encoder, self._hidden[1]), sampler)
+        return self._loader(task.test, EvalBuilder(self.encoder, self._hidden[1]), sampler)
 
     def _loader(
         self,
@@ -381,7 +303,7 @@ class ContinualDataModule(L.LightningDataModule):
         family: type[BatchLoader] = BatchLoader,
     ) -> BatchLoader:
         return family(
-            _Batches(source, build, len(sampler)),
+            Batches(source, build, len(sampler)),
             # Not batch_sampler: the data set is asked for whole batches.
             sampler=sampler,
             batch_size=None,

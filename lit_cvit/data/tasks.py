@@ -17,7 +17,7 @@ from torch import Tensor
 from lit_cvit.data.sampling import Place
 from lit_cvit.metrics.general import Summary
 from lit_cvit.metrics.scoring import Scorer
-from lit_cvit.utils.suggest import printed
+from lit_cvit.utils.wording import printed
 
 
 class AnswerFormat(enum.StrEnum):
@@ -129,7 +129,7 @@ class SampleError(ValueError):
     @classmethod
     def of(cls, sample: Sample, cause: str, words: str) -> SampleError:
         """The error of a sample, which its message names."""
-        # Loader workers build their errors anew, from the message alone.
+        # Built from its message alone, so that it pickles: loader workers send their errors with all fields.
         error = cls(f"sample {sample.id!r} of task {sample.task!r} {words}")
         error.cause, error.words = cause, words
         return error

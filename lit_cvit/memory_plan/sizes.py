@@ -20,7 +20,7 @@ from lit_cvit.memory_plan.adapters import Adapters, asking, grown, growth
 from lit_cvit.memory_plan.plan import MemoryPlan, Row
 from lit_cvit.methods.base import ContinualMethod
 
-_LOOKED_AT = 32
+_SAMPLES = 32
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -76,7 +76,7 @@ def plan_memory(
 
 
 class Lengths(NamedTuple):
-    """Lengths of the samples that were looked at, in tokens.
+    """Lengths of the samples that were measured, in tokens.
 
     Attributes:
         num_measured: Number of samples.
@@ -194,7 +194,7 @@ class _Sizes:
 
 
 def _some(source: SampleSource | None) -> list[Sample]:
-    return [source.sample(row) for row in evenly_spaced(len(source), _LOOKED_AT)] if source else []
+    return [source.sample(row) for row in evenly_spaced(len(source), _SAMPLES)] if source else []
 
 
 def _stored(backbone: Backbone, part: str) -> str:

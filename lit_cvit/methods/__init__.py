@@ -1,4 +1,4 @@
-"""Continual-learning methods, one file each."""
+"""Continual-learning methods, one file or folder each."""
 
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod
@@ -15,9 +15,9 @@ from lit_cvit.methods.zero_shot import ZeroShot
 __all__ = [
     "LCIA",
     "ContinualMethod",
+    "DataAccess",
     "DirLoRA",
     "HiDe",
-    "DataAccess",
     "Multitask",
     "OptimizerSettings",
     "ProgLoRADynamic",

@@ -13,35 +13,39 @@ _USUAL = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " "}
 _USUAL |= {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
 # Brackets, quotes and stops of Chinese and Japanese.
 _OPENING, _CLOSING = "\u300a\u300c\u300e\u3010", "\u3001\u3002\u300b\u300d\u300f\u3011"
-_WRAPPING = string.whitespace + "()[]{}*_\"'`.:," + _OPENING + _CLOSING
+_WRAPPING = string.whitespace + "()[]{}*_\"'`.:,;!" + _OPENING + _CLOSING
 # Thai to Tibetan and Burmese, Khmer; Chinese, Japanese and their like; Hangul, whose particles join a letter.
 _SPACELESS = (
     "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc"
     "\U00020000-\U0003ffff"
 )
-# A letter or digit that would make one word with the next.
+# A letter or digit that would make one word with the next, also across a hyphen ("T-shirt", "X-ray").
 _JOINED = rf"[^\W{_SPACELESS}]"
-_START, _END = rf"(?<!{_JOINED})", rf"(?!{_JOINED}|'(?!s\b)\w)"
+_START, _END = rf"(?<!{_JOINED})(?<!{_JOINED}-)", rf"(?!-?{_JOINED}|'(?!s\b)\w)"
 # "B. the moon", "(B) the moon", "b) the moon", "A - water"; not "U.S. flag" and not "a.m."
 _LEADING = re.compile(
-    rf"[(\[*\"'{_OPENING}]*(?:([A-Z])[\"'*]*(?:[.:)\]{_CLOSING}]+(?!\w\.)|\s+-\s)"
+    # "A\u3001B" lists two.
+    rf"[(\[*\"'{_OPENING}]*(?!(?:[A-Z]\u3001)+[A-Z](?!\w))"
+    rf"(?:([A-Z])[\"'*]*(?:[.:)\]{_CLOSING}]+(?!\w\.)|\s+-\s)"
     rf"|([a-z])[\"'*]*(?:[.:)\]]+(?![^\s{_SPACELESS}])|[{_CLOSING}]))",
 )
-# "a" and "i" before a word are no letters: "the answer is a dog".
-_NO_WORD = r"(?![ai]\s+(?!(?:or|and|is|as|because|since)\b)[a-z])"
+# "a" and "i" before a word are no letters, nor is "I": "the answer is a dog", "the answer I got".
+_NO_WORD = r"(?![aiI]\s+(?!(?:or|and|is|as|because|since)\b)[a-z])"
 _STATED = re.compile(
     rf"(?<!{_JOINED})(?:"
     rf"(?i:answer|option|choice)(?:(?:\s+(?i:is)|\s*:)+[\s(\[*\"']*|[\s(\[*\"']+){_START}{_NO_WORD}"
-    rf"|(?i:option|choice)[\s(\[*\"']+(?!i\s+[a-z])"
+    rf"|(?i:option|choice)[\s(\[*\"']+(?![iI]\s+[a-z])"
     # Answer, option, choose, in Chinese and Japanese.
     r"|(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|[\u9009\u9078][\u9879\u9805\u62e9\u64c7\u629e]?)"
-    r"[\u662f\u4e3a\u70ba\u306f\s:(\[*\"']*"
+    rf"[\u662f\u4e3a\u70ba\u306f\s:(\[*\"']*{_NO_WORD}"
     rf")([A-Za-z]){_END}(?!\.\w\.)"
     # "a or b" names two.
     rf"(?![\s)\]\"'*]*(?:,|/|\b(?:or|and)\b)[\s(\[\"']*(?![AaIi]\s+[a-z])[A-Za-z]{_END})"
 )
 # A capital on its own, but neither the article ("A dog") nor the pronoun ("I think", "I'm").
-_ALONE = re.compile(rf"{_START}(?<!')(?![AI](?:'|\s+(?!(?:or|and)\b)[a-z]))([A-Z]){_END}(?!')")
+_ALONE = re.compile(
+    rf"{_START}(?<!\w')(?![AI](?:'\w|\s+(?!(?:or|and|is|because|since)\b)[a-z]))([A-Z]){_END}(?!'\w)"
+)
 _OFFICIAL = re.compile(r"\b(\w)\b")
 _HIDE_ALONE = re.compile(r"([A-E])(?:\. .*)?", re.DOTALL)
 _HIDE_STATED = re.compile(r"The answer is ([A-Z]).")

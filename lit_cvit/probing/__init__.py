@@ -1,1 +1,1 @@
-"""Runs a method to collect what `analysis` looks at: features and gates."""
+"""Runs a method to collect what `analysis` compares: features and gates."""

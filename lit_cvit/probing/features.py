@@ -84,7 +84,7 @@ def pooled_outputs(
 
 
 def observed_modules(backbone: Backbone, at: At) -> list[nn.Module]:
-    """The modules of the decoder whose outputs are looked at, one per layer.
+    """The modules of the decoder whose outputs are compared, one per layer.
 
     Raises:
         ValueError: the decoder has no such module.

@@ -13,6 +13,9 @@ from lit_cvit.report.summary import run_summary
 from lit_cvit.run import RunFolder, ScoreMatrix, Writer, read_json
 
 RESULT_SCHEMA = 1
+MEASURED = "measured"
+"""Key of a run record's facts with what was measured of the process that ended it."""
+_MEASURED = ("seconds", "peak_memory", "accelerator_memory", "commit")
 # What a run's record holds beside them is of its own folder or machine.
 _NOT_OF_THE_RESULT = ("schema", "stages", "start_from", "created")
 
@@ -120,7 +123,7 @@ def result_of(
     record = run.record.to_json()
     facts = dict(record["facts"])
     measured = facts.pop(MEASURED, {})
-    kept = {key: value for key, value in record.items() if key not in _NOT_OF_THE_RESULT}
+    of_run = {key: value for key, value in record.items() if key not in _NOT_OF_THE_RESULT}
     stages = [
         {key: stage[key] for key in ("stage", "task", "seconds", "facts")} for stage in record["stages"]
     ]
@@ -131,20 +134,14 @@ def result_of(
         group=group,
         seed=run.record.seed,
         start_from=start_from,
-        run=portable({**kept, "facts": facts}),
+        run=portable({**of_run, "facts": facts}),
         config=portable({**config, "start_from": None}),
         stages=portable(stages),
         matrix=matrix,
         downstream=run.downstream(),
         metrics=_defined(run_summary(matrix)),
-        measured={
-            key: measured.get(key) for key in ("seconds", "peak_memory", "accelerator_memory", "commit")
-        },
+        measured={key: measured.get(key) for key in _MEASURED},
     )
-
-
-# Where a run's record keeps what was measured of the process that ended it.
-MEASURED = "measured"
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -6,7 +6,7 @@ Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers s
 from __future__ import annotations
 
 from lit_cvit.run.answers import AnswerJournal
-from lit_cvit.run.conditions import KINDS, TINY, Change, Conditions, changes, in_words, kinds_of, without
+from lit_cvit.run.conditions import KINDS, TINY, Change, Conditions, changes, in_words, kinds_of
 from lit_cvit.run.digest import (
     OF_THE_MACHINE,
     config_agrees,
@@ -29,13 +29,19 @@ from lit_cvit.run.state import check_plain, pack, unpack
 from lit_cvit.run.writer import Fault, Writer
 
 __all__ = [
+    "KINDS",
     "OF_THE_MACHINE",
     "SCHEMA_VERSION",
     "TINY",
     "AnswerJournal",
     "Cells",
+    "Change",
+    "Conditions",
     "Fault",
+    "LockLost",
     "RunFolder",
+    "RunInUse",
+    "RunLock",
     "RunRecord",
     "ScoreMatrix",
     "StageRecord",
@@ -44,6 +50,7 @@ __all__ = [
     "Status",
     "TaskScore",
     "Writer",
+    "changes",
     "check_plain",
     "config_agrees",
     "config_changes",
@@ -51,12 +58,11 @@ __all__ = [
     "describe_machine",
     "file_digest",
     "file_name",
+    "in_words",
+    "kinds_of",
     "migrate_config",
-    "newest_run",
     "newest_record",
-    "LockLost",
-    "RunInUse",
-    "RunLock",
+    "newest_run",
     "pack",
     "package_versions",
     "read_json",
@@ -66,11 +72,4 @@ __all__ = [
     "tensors_digest",
     "unpack",
     "unused_gpu",
-    "KINDS",
-    "Change",
-    "Conditions",
-    "changes",
-    "in_words",
-    "kinds_of",
-    "without",
 ]

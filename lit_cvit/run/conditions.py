@@ -5,7 +5,7 @@ What a record of an earlier version does not hold is not compared.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,11 +107,6 @@ def kinds_of(found: Sequence[Change]) -> list[str]:
     """The kinds of changes, each once, in the order of `KINDS`."""
     present = {change.kind for change in found}
     return [kind for kind in KINDS if kind in present]
-
-
-def without(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Settings without some of them."""
-    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _both(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -48,12 +48,14 @@ class RunFolder:
         path: The folder.
         record: The content of `run.json`; call `save_record` after changing it.
         writer: The writer of all its files.
+        damage: The stage whose files were changed or lost since they were stored, and how; empty usually.
     """
 
     def __init__(self, path: Path, record: RunRecord, writer: Writer) -> None:
         self.path = path
         self.record = record
         self.writer = writer
+        self.damage = ""
 
     @classmethod
     def create(
@@ -359,7 +361,7 @@ class RunFolder:
             if gap is None:
                 entry.status = Status.EVALUATED if (folder / SCORES).is_file() else Status.TRAINED
             elif entry.status is not Status.PLANNED:
-                warnings.warn(
-                    f"stage {entry.stage} ({entry.task}) of {self.path} does not count: {gap}", stacklevel=3
-                )
+                words = f"stage {entry.stage} ({entry.task}) of {self.path} does not count: {gap}"
+                warnings.warn(words, stacklevel=3)
+                self.damage = self.damage or words
                 entry.status = Status.PLANNED

@@ -25,7 +25,7 @@ from pathlib import Path
 
 _NAME = ".lock"
 _BEAT, _DEAD = 10.0, 60.0
-# Whoever writes looks at the lock again if it has not for so long: it may have been suspended.
+# A writer reads the lock again if it has not for so many seconds: it may have been suspended.
 _TRUSTED = 5.0
 _WRITING = 0.01
 _GONE = ("Z", "X", "x")
@@ -56,6 +56,17 @@ class Holder:
     process: int
     started: str
     token: str
+
+    def __post_init__(self) -> None:
+        """Refuse what no process has written.
+
+        Raises:
+            ValueError: a field cannot be one of a process, or the token none of a file's name.
+        """
+        texts = (self.host, self.kernel, self.started, self.token)
+        is_process = type(self.process) is int and 0 < self.process < 1 << 31
+        if not is_process or not all(isinstance(text, str) for text in texts) or not self.token.isalnum():
+            raise ValueError(f"no process has written {self}")
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -139,7 +150,12 @@ class RunLock:
     def _tried(self) -> bool:
         """Try once; False means that another process was faster somewhere, and all is to be read again."""
         found = _end_of_chain(self.folder)
-        if found is not None and found.lives():
+        try:
+            lives = found is not None and found.lives()
+        except FileNotFoundError:
+            # Since it was read, its holder renamed or released it; neither says that the holder is dead.
+            return False
+        if found is not None and lives:
             if found.holder is None:
                 time.sleep(_WRITING)
                 return False
@@ -178,7 +194,8 @@ class RunLock:
         end = _end_of_chain(self.folder)
         if end is None:
             raise LockLost(
-                f"{self.folder / _NAME} was removed, so another process may write the run; this one stops"
+                f"{self.folder / _NAME} was removed, so another process may write the run; this one stops. "
+                "If no other does, go on with --ckpt_path last; nobody has to remove a lock"
             )
         if end.holder != self.holder:
             raise LockLost(
@@ -194,8 +211,10 @@ class RunLock:
 
 def holder_of(folder: Path) -> Holder | None:
     """The living process that holds the lock of a folder, or None."""
-    found = _end_of_chain(folder)
-    return found.holder if found is not None and found.lives() else None
+    while True:
+        found = _end_of_chain(folder)
+        with contextlib.suppress(FileNotFoundError):
+            return found.holder if found is not None and found.lives() else None
 
 
 @dataclass(frozen=True)
@@ -211,11 +230,12 @@ class _Link:
         return f"{_NAME}.{self.holder.token}" if self.holder is not None else f"{self.path.name}.unwritten"
 
     def lives(self) -> bool:
-        """Whether the holder lives; one that is not written may be about to be, for a minute."""
-        try:
-            age = _now(self.path.parent) - self.path.stat().st_mtime
-        except FileNotFoundError:
-            return False
+        """Whether the holder lives; one that is not written may be about to be, for a minute.
+
+        Raises:
+            FileNotFoundError: the file has another name by now, or is gone.
+        """
+        age = _now(self.path.parent) - self.path.stat().st_mtime
         return self.holder.lives(age) if self.holder is not None else age < _DEAD
 
 

@@ -59,7 +59,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Notice the signals inside the block; outside of the main thread nothing can be."""
+        """Record the signals inside the block; Python allows that in the main thread alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

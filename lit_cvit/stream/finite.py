@@ -1,8 +1,8 @@
 """FiniteCheck: training whose numbers are no longer finite ends, before the step that would apply them.
 
-It looks at the loss terms of an optimizer step and at the norm of its gradients, over all ranks in one tensor
-that is read once, so that all ranks end at the same point. Clipping forms its norm anew: the method may leave
-out gradients in between. The update itself is looked at where its outcome is stored.
+It checks the loss terms of an optimizer step and the norm of its gradients, over all ranks in one tensor that
+is read once, so that all ranks end at the same point. Clipping forms its norm anew: the method may leave out
+gradients in between. The update itself is checked where its outcome is stored.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.utils.distributed import num_ranks, summed
 from lit_cvit.utils.finite import not_finite
+from lit_cvit.utils.wording import listed
 
 SKIPPED_IN_A_ROW = 20
-_SHOWN = 3
 
 
 class FiniteCheck:
@@ -69,7 +69,7 @@ class FiniteCheck:
         """
         found = not_finite(method.tensors())
         if found:
-            what = f"the update left numbers that are not finite in {_listed(found)}"
+            what = f"the update left numbers that are not finite in {listed(found)}"
             raise self._error(trainer, method, trainer.global_step - 1, what)
 
     def _error(self, trainer: Any, method: ContinualMethod, step: int, what: str) -> ValueError:
@@ -106,10 +106,5 @@ def _what(method: ContinualMethod, losses: dict[str, float]) -> str:
     grads = ((name, p.grad) for name, p in method.named_parameters() if p.grad is not None)
     # A sum of squares may overflow although every gradient is finite.
     names = not_finite(grads)
-    where = f" (first in {_listed(names)})" if names else ""
+    where = f" (first in {listed(names)})" if names else ""
     return f"the norm of the gradients is not finite{where}, though the loss is; the step was not applied"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

@@ -14,7 +14,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.validation.report import tolerated
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import Conditions, RunFolder, RunRecord, changes, in_words, unused_gpu, without
+from lit_cvit.run import Conditions, RunFolder, RunRecord, changes, in_words, unused_gpu
 from lit_cvit.stream.conditions import OF_COMPUTATION, images_of, meaning, scoring, versions_of
 from lit_cvit.utils.suggest import unknown
 
@@ -127,7 +127,8 @@ def _source_record(method: ContinualMethod, ours: Conditions, start_from: str) -
         raise ValueError(
             f"--start_from {start_from}: the method of that run is {source.record.method}, not {name}"
         )
-    ours = replace(ours, settings=without(ours.settings, OF_COMPUTATION))
+    meant = {name: value for name, value in ours.settings.items() if name not in OF_COMPUTATION}
+    ours = replace(ours, settings=meant)
     if found := changes(source.record.conditions, ours):
         raise ValueError(
             f"--start_from {start_from}: its tensors would mean something else here: {in_words(found)}. Give "

@@ -1,7 +1,7 @@
 """Ranks that end together: when one fails, its error is reported once, and no process of the run is left.
 
 Lightning's launcher looks every five seconds for ranks that died and kills the main process then; of a main
-process that fails it leaves the other ranks to themselves. Here the ranks settle which of them reports: the
+process that fails it leaves the other ranks to themselves. Here the ranks agree which of them reports: the
 first that fails. The others, which mostly lose their connection to it, end with status 1 and in silence.
 """
 
@@ -28,11 +28,12 @@ from lit_cvit.stream.checkpoints import StopSignal
 from lit_cvit.utils.distributed import num_ranks, rank
 from lit_cvit.utils.processes import end_with, end_with_parent
 
-_STARTED_BY, _KEY = "LIT_CVIT_STARTED_BY", "lit_cvit/failed"
+_STARTED_BY, _KEY, _ASKED = "LIT_CVIT_STARTED_BY", "lit_cvit/failed", "lit_cvit/asked"
 # Seconds that the other ranks have to end by themselves after one failed.
 GRACE = 10.0
 _POLL = 0.2
-# A broken connection is noticed by all at once; the rank that knows its children's fate comes first.
+# A broken connection is an error on all ranks at once; the one that started the others asks first, because it
+# can see which of them ended.
 _FIRST, _OTHERS = 1.0, 3.0
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
@@ -62,7 +63,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def _watch(self) -> None:
-        """End this process where a rank failed and the main thread does not notice, as inside of NCCL."""
+        """End this process where a rank failed and the main thread goes on waiting, as inside of NCCL."""
         while not any(codes := [process.poll() for process in self.procs]):
             if codes.count(0) == len(codes):
                 return
@@ -90,7 +91,7 @@ class RankLauncher(_SubprocessScriptLauncher):
                 process.wait()
 
     def death(self) -> str:
-        """What is known of a rank that was ended by a signal, with what to do; empty if there is none."""
+        """Which rank was ended by a signal, and what to do about it; empty if none was."""
         for number, process in enumerate(self.procs, start=1):
             code = process.poll()
             if code is not None and code < 0:
@@ -138,6 +139,8 @@ def ending_together(launcher: object, stop: StopSignal) -> Iterator[None]:
         if stop.received and isinstance(error, RuntimeError):
             raise stop.stopped() from error
         reports = _reports(error)
+        if rank() == 0 and not launcher.procs:
+            _let_the_others_ask()
         # The one that reports may still be writing its last words.
         launcher.end(within=0.0 if reports else GRACE)
         if not reports:
@@ -171,10 +174,23 @@ def _is_reported() -> bool:
 def _reports(error: Exception) -> bool:
     """Whether this rank reports: the first of all that asks."""
     try:
-        return _store().compare_set(_KEY, "", str(rank())).decode() == str(rank())
+        store = _store()
+        reports = store.compare_set(_KEY, "", str(rank())).decode() == str(rank())
+        store.add(_ASKED, 1)
+        return reports
     except RuntimeError:
         # Rank 0 has ended, and most likely it is the reason; whatever has another one is new.
         return not isinstance(error, RuntimeError)
+
+
+def _let_the_others_ask() -> None:
+    """Keep the store, which may end with this process, until every rank has asked or does not come to it.
+
+    An error that all ranks raise at one step would otherwise be reported twice, whenever this one is faster.
+    """
+    until = time.monotonic() + _OTHERS
+    while _store().add(_ASKED, 0) < num_ranks() and time.monotonic() < until:
+        time.sleep(_POLL / 2)
 
 
 def _store() -> Any:

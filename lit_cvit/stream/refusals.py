@@ -12,9 +12,11 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     Checkpoint,
+    DeviceStatsMonitor,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    LearningRateMonitor,
     ModelPruning,
     StochasticWeightAveraging,
     Timer,
@@ -41,27 +43,47 @@ _UNFIT: Mapping[type[Callback], str] = {
         if name == "WeightAveraging"
     },
 }
+_NEED_A_LOGGER = (LearningRateMonitor, DeviceStatsMonitor)
 _OTHER_LOOPS = ("on_validation", "on_sanity", "on_test", "on_predict")
 
 
-def refuse_settings(devices: object, settings: Mapping[str, Any]) -> None:
+def refuse_negative(**settings: float | None) -> None:
+    """Refuse settings of the trainer below 0, some of which Lightning would take for none.
+
+    Args:
+        settings: Values by name; None is fine.
+
+    Raises:
+        ValueError: one is below 0; names it.
+    """
+    for name, value in settings.items():
+        if value is not None and value < 0:
+            raise ValueError(f"trainer.{name} must be 0 or more, got {value}")
+
+
+def refuse_settings(devices: object, logger: object, settings: Mapping[str, Any]) -> None:
     """Refuse settings before Lightning's trainer reads them, which would say it in other words.
 
     Args:
         devices: `trainer.devices` as configured.
+        logger: `trainer.logger` as configured.
         settings: The trainer's settings, as configured.
 
     Raises:
         ValueError: a precision, a callback or a number of devices has no place in a stream.
     """
     refuse_precision(settings.get("precision"))
-    refuse_callbacks(settings.get("callbacks"))
+    refuse_callbacks(settings.get("callbacks"), has_logger=bool(logger))
     if isinstance(devices, int) and devices > 0:
         refuse_launcher(devices, settings.get("num_nodes", 1))
 
 
-def refuse_callbacks(callbacks: Sequence[Callback] | Callback | None) -> None:
+def refuse_callbacks(callbacks: Sequence[Callback] | Callback | None, *, has_logger: bool) -> None:
     """Refuse Lightning's callbacks that would change the plan of a stream, or never do anything in one.
+
+    Args:
+        callbacks: `trainer.callbacks` as configured.
+        has_logger: Whether there is a logger beside the run's own log.
 
     Raises:
         ValueError: there is such a callback; says why it cannot work.
@@ -71,6 +93,11 @@ def refuse_callbacks(callbacks: Sequence[Callback] | Callback | None) -> None:
         for unfit, reason in _UNFIT.items():
             if isinstance(callback, unfit):
                 raise ValueError(f"trainer.callbacks: {name} cannot work in a stream: {reason}")
+        if isinstance(callback, _NEED_A_LOGGER) and not has_logger:
+            raise ValueError(
+                f"trainer.callbacks: {name} needs a logger to write to; set trainer.logger (CSVLogger "
+                "needs no further package), or leave it out: log.jsonl has rates and times of every step"
+            )
         own = [
             hook
             for hook in vars(Callback)
@@ -98,15 +125,46 @@ class Launched(NamedTuple):
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
-    """What the launcher of this process started, as its variables say; None where there is no launcher."""
+    """What the launcher of this process started, as its variables say; None where there is no launcher.
+
+    Raises:
+        ValueError: a variable is no number, or missing; names it.
+    """
     if "TORCHELASTIC_RUN_ID" in environment:
-        processes = int(environment["WORLD_SIZE"])
-        return Launched("torchrun", processes, processes // int(environment["LOCAL_WORLD_SIZE"]))
+        processes = _number(environment, "WORLD_SIZE")
+        return Launched("torchrun", processes, processes // _number(environment, "LOCAL_WORLD_SIZE"))
     # Of the step, not of the job: a batch script without srun runs once, and so does an interactive shell,
     # whose one process may start the others.
-    processes = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
-    return Launched("srun", processes, nodes) if processes > 1 else None
+    processes = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
+    if processes > 1:
+        return Launched("srun", processes, _number(environment, "SLURM_STEP_NUM_NODES", 1))
+    # Lightning sets no RANK for the processes that it starts itself.
+    processes = _number(environment, "WORLD_SIZE", 1) if "RANK" in environment else 1
+    each = _number(environment, "LOCAL_WORLD_SIZE", 1)
+    return Launched("a launcher (RANK, WORLD_SIZE)", processes, processes // each) if processes > 1 else None
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name, "" if default is None else str(default))
+    if not (text.isdecimal() and int(text)):
+        what = repr(text) if name in environment else "not set"
+        raise ValueError(f"the launcher's variable {name} is {what}, not a number of processes; start again")
+    return int(text)
+
+
+def refuse_mpi(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse processes that mpirun started.
+
+    Raises:
+        ValueError: it started several.
+    """
+    processes = _number(environment, "OMPI_COMM_WORLD_SIZE", 1)
+    if processes > 1:
+        raise ValueError(
+            f"mpirun started {processes} processes, each of which would train the whole stream by itself; "
+            f"start them with torchrun --nproc_per_node {processes}, or start one with --trainer.devices "
+            f"{processes} --trainer.strategy ddp"
+        )
 
 
 def refuse_launcher(num_devices: int, num_nodes: int) -> None:
@@ -119,6 +177,7 @@ def refuse_launcher(num_devices: int, num_nodes: int) -> None:
     Raises:
         ValueError: the launcher started other processes; says what to add to the command.
     """
+    refuse_mpi()
     found = launched()
     if found is None or found.processes == num_devices * num_nodes:
         return

@@ -1,4 +1,4 @@
-"""Before a run: its conditions, the folder it goes on in, and a method brought back to where it was."""
+"""The folder that a run goes on in, and a method brought back to where it was after a stage."""
 
 from __future__ import annotations
 
@@ -21,13 +21,41 @@ from lit_cvit.run import (
     config_changes,
     migrate_config,
     newest_record,
-    newest_run,
     run_records,
 )
+from lit_cvit.utils.distributed import from_first, num_ranks, rank
+from lit_cvit.utils.wording import listed
+from lit_cvit.utils.yaml_file import mapping_in
 
 log = logging.getLogger("lit_cvit")
 
-_SHOWN = 4
+
+def open_on_all_ranks(
+    record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool
+) -> RunFolder:
+    """`open_run` by rank 0; the other ranks open the folder that it got, and never write.
+
+    Every rank must call it at the same point.
+
+    Raises:
+        ValueError: as `open_run`, on rank 0.
+        OSError: the folder cannot be made or read, where there is one rank; on several it is a ValueError.
+        SystemExit: rank 0 reports why there is no folder.
+    """
+    path, refusal = "", ""
+    if rank() == 0:
+        try:
+            run = open_run(record, root=root, name=name, config_text=config_text, resume=resume)
+            path = str(run.path)
+        except (ValueError, OSError) as error:
+            if num_ranks() == 1:
+                raise
+            refusal = str(error)
+    path, refusal = from_first((path, refusal))
+    if refusal:
+        # The same line from every rank would bury it.
+        raise ValueError(refusal) if rank() == 0 else SystemExit(1)
+    return run if rank() == 0 else RunFolder.open(path, writer=Writer(enabled=False))
 
 
 def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str, resume: bool) -> RunFolder:
@@ -76,8 +104,7 @@ def _refuse_older(root: str, name: str | None, config_text: str, config_digest: 
     for path, record in run_records(root, name=name):
         if record.schema >= SCHEMA_VERSION:
             continue
-        config = path / "config.yaml"
-        older = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+        older = mapping_in(path / "config.yaml")
         # A run that was started from Python has no configuration.
         agrees = older and config_agrees(
             migrate_config(older, schema=record.schema), now, ignore=OF_THE_MACHINE
@@ -94,13 +121,11 @@ def _refuse_older(root: str, name: str | None, config_text: str, config_digest: 
 
 def _other_configuration(root: str, name: str, config_text: str) -> str:
     """The end of a warning: how the newest run of that name differs (it may be meant), or nothing."""
-    found = newest_run(root, None, name=name)
+    found = newest_record(root, None, name=name)
     if found is None:
         return ""
-    before = yaml.safe_load(found.config_path.read_text(encoding="utf-8")) or {}
-    changes = config_changes(before, yaml.safe_load(config_text) or {})
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return f". {found.path} differs in {', '.join(changes[:_SHOWN])}{more}" if changes else ""
+    changes = config_changes(mapping_in(found[0] / "config.yaml"), yaml.safe_load(config_text) or {})
+    return f". {found[0]} differs in {listed(changes)}" if changes else ""
 
 
 def restore_method(method: ContinualMethod, run: RunFolder, *, stage: int | None = None) -> StageState | None:

@@ -25,7 +25,7 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
 from lit_cvit.memory_plan import checked_plan
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import RunFolder, RunRecord, Status, Writer, tensors_digest
+from lit_cvit.run import RunFolder, RunRecord, Status, tensors_digest
 from lit_cvit.stream.checkpoints import (
     NoSignals,
     RunCheckpointIO,
@@ -36,12 +36,12 @@ from lit_cvit.stream.checkpoints import (
 from lit_cvit.stream.finite import FiniteCheck
 from lit_cvit.stream.preflight import check_data, describe, introduce, require_callbacks
 from lit_cvit.stream.ranks import ending_together, use_rank_launcher
-from lit_cvit.stream.refusals import refuse_launcher, refuse_settings, refuse_strategy
-from lit_cvit.stream.restore import open_run, restore_method
+from lit_cvit.stream.refusals import refuse_launcher, refuse_negative, refuse_settings, refuse_strategy
+from lit_cvit.stream.restore import open_on_all_ranks, restore_method
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
 from lit_cvit.stream.step_order import in_order
-from lit_cvit.utils.distributed import from_first, gathered
+from lit_cvit.utils.distributed import gathered
 
 if TYPE_CHECKING:
     from lit_cvit.methods.access import DataAccess
@@ -86,13 +86,12 @@ class ContinualTrainer(L.Trainer):
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
-        refuse_settings(devices, kwargs)
+        refuse_settings(devices, logger, kwargs)
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
-        if checkpoint_every_n_steps < 0:
-            raise ValueError(
-                f"trainer.checkpoint_every_n_steps must be 0 or more, got {checkpoint_every_n_steps}"
-            )
+        refuse_negative(
+            checkpoint_every_n_steps=checkpoint_every_n_steps, gradient_clip_val=gradient_clip_val
+        )
         super().__init__(
             devices=devices,
             strategy=strategy,
@@ -237,7 +236,9 @@ class ContinualTrainer(L.Trainer):
         if isinstance(self.strategy, DDPStrategy):
             # Frozen blocks are buffers; sending them at every step would be for nothing.
             self.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
-        self._folder = self._open_run(record, resume=resume)
+        self._folder = open_on_all_ranks(
+            record, root=self.run_root, name=self.run_name, config_text=self.config_text, resume=resume
+        )
         self.strategy.barrier("run folder")
         data.measured.keep_in(self._folder)
         self.strategy.checkpoint_io = RunCheckpointIO(self._folder)
@@ -336,29 +337,6 @@ class ContinualTrainer(L.Trainer):
             return data.stages(seed=self.seed, joint=method.access.joint_data)
         nothing = dataclasses.replace(data.stream[0], name="untrained", train=None)
         return (Stage(1, nothing, self.seed, 0, data.stream),)
-
-    def _open_run(self, record: RunRecord, *, resume: bool) -> RunFolder:
-        """Rank 0 makes or finds the folder; the others open what it got, and never write."""
-        path, refusal = "", ""
-        if self.is_global_zero:
-            try:
-                run = open_run(
-                    record,
-                    root=self.run_root,
-                    name=self.run_name,
-                    config_text=self.config_text,
-                    resume=resume,
-                )
-                path = str(run.path)
-            except (ValueError, OSError) as error:
-                if self.world_size == 1:
-                    raise
-                refusal = str(error)
-        path, refusal = from_first((path, refusal))
-        if refusal:
-            # Rank 0 says it; the same line from every rank would bury it.
-            raise ValueError(refusal) if self.is_global_zero else SystemExit(1)
-        return run if self.is_global_zero else RunFolder.open(path, writer=Writer(enabled=False))
 
     def _restore(self, method: ContinualMethod) -> None:
         state = restore_method(method, self.run)

@@ -6,15 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.load import conditions_of
 from lit_cvit.cli.stream_cli import StreamCLI
 from lit_cvit.data.datamodule import ContinualDataModule
-from lit_cvit.run import OF_THE_MACHINE, RunRecord, config_changes, config_digest, read_json
+from lit_cvit.run import (
+    OF_THE_MACHINE,
+    Conditions,
+    RunRecord,
+    changes,
+    config_changes,
+    config_digest,
+    in_words,
+    read_json,
+)
 from lit_cvit.sweep.cells import Cell, Sweep
-
-_SHOWN = 4
+from lit_cvit.utils.wording import counted, listed
+from lit_cvit.utils.yaml_file import mapping_in
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,14 @@ class Checked:
         cell: The cell.
         config: Its resolved configuration, as the run folder keeps it.
         digest: The digest of that.
+        conditions: What decides its numbers beside that, such as the benchmark's files; None where no cell
+            of its arguments has a run folder yet, or the backbone is not on this machine.
     """
 
     cell: Cell
     config: Mapping[str, Any]
     digest: str
+    conditions: Conditions | None = None
 
 
 def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list[Checked]:
@@ -45,41 +56,39 @@ def check_cells(sweep: Sweep, cells: Sequence[Cell], *, place: str = "") -> list
             one's key.
     """
     place = place or sweep.name
-    built: dict[tuple[str, ...], dict[str, Any]] = {}
+    begun = {cell.arguments for cell in cells if (sweep.run_path(cell) / "run.json").is_file()}
+    built: dict[tuple[str, ...], tuple[dict[str, Any], Conditions | None]] = {}
     wrong: dict[tuple[str, ...], str] = {}
     checked: list[Checked] = []
     for cell in cells:
         if cell.arguments not in built and cell.arguments not in wrong:
             try:
-                built[cell.arguments] = _built(cell)
+                built[cell.arguments] = _built(cell, begun=cell.arguments in begun)
             except ValueError as error:
                 wrong[cell.arguments] = f"cell {cell.name}: {error}"
         if cell.arguments in built:
             decided: dict[str, Any] = {"seed_everything": cell.seed}
             if cell.start_from:
                 decided["start_from"] = str(sweep.run_root / cell.start_from)
-            config = {**built[cell.arguments], **decided}
-            checked.append(Checked(cell, config, config_digest(config, ignore=OF_THE_MACHINE)))
+            config, conditions = built[cell.arguments]
+            config = {**config, **decided}
+            checked.append(Checked(cell, config, config_digest(config, ignore=OF_THE_MACHINE), conditions))
     if wrong:
         raise CleanExit(
-            "\n  ".join([f"{place}: {_count(len(wrong), 'configuration')} cannot be run:", *wrong.values()])
+            "\n  ".join([f"{place}: {counted(len(wrong), 'configuration')} cannot be run:", *wrong.values()])
         )
     _refuse_equal(checked, place)
     return checked
 
 
-def _built(cell: Cell) -> dict[str, Any]:
-    """The resolved configuration of a cell, whose objects and stream can be built."""
+def _built(cell: Cell, *, begun: bool) -> tuple[dict[str, Any], Conditions | None]:
+    """The resolved configuration of a cell, whose objects and stream can be built, and its conditions."""
     cli = StreamCLI(cell.arguments, run=False)
     data = cli.datamodule
     assert isinstance(data, ContinualDataModule)
     # Settings of the benchmark are read when it is built.
     assert data.stream
-    return cli.resolved_config()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    return cli.resolved_config(), conditions_of(cli) if begun else None
 
 
 def _refuse_equal(checked: Sequence[Checked], place: str) -> None:
@@ -91,7 +100,7 @@ def _refuse_equal(checked: Sequence[Checked], place: str) -> None:
 
 
 def refuse_other_runs(sweep: Sweep, checked: Sequence[Checked]) -> None:
-    """Refuse run folders that hold another configuration than their cell's.
+    """Refuse run folders of another configuration than their cell's, or made under other conditions.
 
     Raises:
         ValueError: there are some; names each, and what differs.
@@ -111,9 +120,7 @@ def other_run(sweep: Sweep, checked: Checked) -> str:
         return ""
     record = RunRecord.from_json(read_json(path / "run.json"), source=path / "run.json")
     if record.config_digest == checked.digest:
-        return ""
-    config = path / "config.yaml"
-    before = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
-    changes = config_changes(before or {}, checked.config)
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return f"{path} differs in {', '.join(changes[:_SHOWN]) or 'its configuration'}{more}"
+        found = changes(record.conditions, checked.conditions) if checked.conditions is not None else []
+        return f"{path} was made under other conditions: {in_words(found)}" if found else ""
+    names = config_changes(mapping_in(path / "config.yaml"), checked.config)
+    return f"{path} differs in {listed(names) or 'its configuration'}"

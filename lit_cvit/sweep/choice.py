@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lit_cvit.cli.errors import CleanExit
 from lit_cvit.sweep.cells import Cell, Sweep
-from lit_cvit.utils.suggest import nearest
+from lit_cvit.utils.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,9 @@ def chosen_cells(sweep: Sweep, *, only: Sequence[str] = (), shard: Shard | None 
     names = [cell.name for cell in sweep.cells]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
-            near = nearest(pattern, names)
-            hint = f" Did you mean {near!r}?" if near else ""
-            raise CleanExit(
-                f"--only {pattern!r} fits no cell.{hint} `--list` shows all; * stands for any text"
-            )
+            parts = (f"--only {pattern!r} fits no cell.", did_you_mean(pattern, names))
+            hint = "`--list` shows all; * stands for any text"
+            raise CleanExit(" ".join(filter(None, (*parts, hint))))
     share = shard or Shard()
     chains = list(dict.fromkeys(_first(sweep, cell) for cell in sweep.cells))
     mine = set(chains[share.number - 1 :: share.count])

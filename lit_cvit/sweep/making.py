@@ -22,7 +22,7 @@ from lit_cvit.sweep.cells import Sweep
 from lit_cvit.sweep.checking import Checked
 from lit_cvit.sweep.claims import claimed
 from lit_cvit.sweep.states import has_evaluated
-from lit_cvit.utils.forking import stop_with_parent
+from lit_cvit.utils.processes import stop_with_starter
 
 # Exit status where another process has the cell.
 TAKEN = 75
@@ -51,7 +51,7 @@ def make(job: Job) -> None:
     if os.name == "posix":
         # Ctrl-C in a terminal reaches the parent alone, which stops its cells by SIGTERM.
         os.setpgrp()
-    stop_with_parent()
+    stop_with_starter()
     os.chdir(job.folder)
     with claimed(sweep.folder(cell)) as mine:
         if not mine:
@@ -132,7 +132,7 @@ def write_cell_result(sweep: Sweep, checked: Checked) -> None:
 
 
 def _note_measured(path: Path, seconds: float) -> None:
-    """Keep in the run's record what only the process knows that ended it."""
+    """Put into the run's record what can be measured only in the process that ended it."""
     run = RunFolder.open(path)
     run.record.facts[MEASURED] = {
         "seconds": round(seconds, 1),

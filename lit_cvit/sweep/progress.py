@@ -17,6 +17,7 @@ from rich.text import Text
 from lit_cvit.sweep.cells import Cell, Sweep
 from lit_cvit.sweep.checking import Checked
 from lit_cvit.sweep.states import CellState, State, state_of
+from lit_cvit.utils.wording import counted
 
 _STYLES = {State.DONE: "green", State.RUNNING: "cyan", State.FAILED: "red", State.TO_DO: "dim"}
 # Columns of the table with the metrics of finished cells.
@@ -81,11 +82,11 @@ class Progress:
             return
         self._shown = time.monotonic()
         states = self.states()
-        room = self.console.height - 6
-        rows = (
-            states if len(states) <= room else [s for s in states if s.state in (State.RUNNING, State.FAILED)]
-        )
-        self._live.update(Group(table(rows[:room]), Text(summary(states))), refresh=True)
+        most = self.console.height - 6
+        rows = states
+        if len(states) > most:
+            rows = [each for each in states if each.state in (State.RUNNING, State.FAILED)]
+        self._live.update(Group(table(rows[:most]), Text(summary(states))), refresh=True)
 
     def states(self) -> list[CellState]:
         """How far every cell is now."""
@@ -133,7 +134,7 @@ def summary(states: Sequence[CellState]) -> str:
     left = seconds_left(states)
     running = max(1, counts[State.RUNNING])
     time_left = f"; about {_minutes(left / running)} left" if left else ""
-    return f"{len(states)} cell{'s' * (len(states) != 1)}: {words}{time_left}"
+    return f"{counted(len(states), 'cell')}: {words}{time_left}"
 
 
 def seconds_left(states: Sequence[CellState]) -> float | None:
@@ -161,10 +162,6 @@ def _metrics(state: CellState) -> Mapping[str, str]:
 
 
 def _minutes(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

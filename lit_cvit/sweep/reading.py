@@ -15,7 +15,7 @@ from lit_cvit.utils.yaml_file import read_yaml
 
 _KEYS = ("run_root", "results", "seeds", "common", "cells", "grid")
 _CELL_KEYS = ("arguments", "start_from", "seeds", "grid")
-# Options of `fit` that a sweep decides, and what says so instead.
+# Options of `fit` that a sweep decides, and what to use instead.
 _DECIDED = {
     "--seed_everything": "use `seeds`",
     "--run_root": "use `run_root` of the sweep",

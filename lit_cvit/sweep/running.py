@@ -22,7 +22,7 @@ from lit_cvit.sweep.progress import Progress
 from lit_cvit.sweep.states import failure, has_evaluated, is_done, note_failure
 from lit_cvit.utils.forking import LAZY, ONE_THREAD, forking
 
-# Seconds between two looks at what other processes do.
+# Seconds between two checks of what other processes have made.
 _LOOK = 2.0
 # Exit statuses of a run that has written a checkpoint.
 _STOPPED = {143: "SIGTERM", 130: "SIGINT"}

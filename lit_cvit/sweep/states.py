@@ -56,7 +56,12 @@ def state_of(sweep: Sweep, checked: Checked) -> CellState:
     state, note, result = State.TO_DO, "", None
     if is_claimed(sweep.folder(cell)):
         state = State.RUNNING
-    elif run is not None and is_evaluated(run) and (result := stored_result(sweep, checked)) is not None:
+    elif (
+        run is not None
+        and is_evaluated(run)
+        and (result := stored_result(sweep, checked)) is not None
+        and not other_run(sweep, checked)
+    ):
         state = State.DONE
     elif failed := failure(sweep.failure_path(cell)):
         state, note = State.FAILED, failed.reason

@@ -1,7 +1,7 @@
 """MethodTests: what holds for every method, as a class of tests with a row per configured method.
 
-A row runs ten small fits and loads in processes of their own; the tests compare what they left. A method is
-run with 8 samples a step on two tasks of two steps, which is enough to see that everything counts.
+A row runs eleven small fits and loads in processes of their own; the tests compare what they left. A method
+is run with 8 samples a step on two tasks of two steps, which is enough to see that everything counts.
 """
 
 from __future__ import annotations

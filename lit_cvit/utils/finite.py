@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from lit_cvit.utils.wording import listed
+
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor an infinity; whole numbers are finite."""
@@ -36,5 +38,4 @@ def require_finite(named: Mapping[str, Tensor], *, place: str, fix: str) -> None
     """
     found = not_finite(named)
     if found:
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise ValueError(f"{place}: {found[0]}{more} holds numbers that are not finite (NaN, inf); {fix}")
+        raise ValueError(f"{place}: {listed(found, 1)} holds numbers that are not finite (NaN, inf); {fix}")

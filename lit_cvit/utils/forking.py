@@ -10,8 +10,6 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerContext, SpawnContext
 
@@ -43,22 +41,6 @@ def forking(modules: Sequence[str], environment: Mapping[str, str]) -> ForkServe
     with _environment(environment):
         multiprocessing.forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
-
-
-def stop_with_parent() -> None:
-    """Send SIGTERM to this process as soon as the one that started it has ended, also by SIGKILL.
-
-    What was forked from a common parent is not ended with the process that asked for it, and would go on
-    without anyone to look at it.
-    """
-    starter = multiprocessing.parent_process()
-    assert starter is not None, "this is no process of multiprocessing"
-
-    def wait() -> None:
-        starter.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="stop-with-parent", daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lit_cvit.utils.wording import listed
+
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 # Older models, such as openai/clip-vit-large-patch14-336, have only these; they are read as tensors alone.
 _OLDER = ("pytorch_model*.bin",)
 _HARMLESS = ("gemm_4bit_forward", "inputs will be cast")
 _WHOLE = 64 << 20
 _PIECE = 1 << 20
-_LISTED = 3
 _LARGEST_POINTER = 1024
 
 
@@ -41,13 +42,20 @@ def has_weights(folder: Path) -> bool:
 def _is_whole(folder: Path, name: str) -> bool:
     """Whether weights of a name are there, in one file or in every file that their index names."""
     index = folder / f"{name}.index.json"
-    names = {name}
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{index}: no index of weights ({error!r}); fetch or copy it again") from error
+    names = _indexed(index) if index.is_file() else [name]
     return all((folder / each).is_file() for each in names)
+
+
+def _indexed(index: Path) -> list[str]:
+    """Names of the files of weights that an index has.
+
+    Raises:
+        ValueError: it is broken; names it.
+    """
+    try:
+        return sorted(set(read_json(index)["weight_map"].values()))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{index}: no index of weights ({error!r}); download or copy it again") from error
 
 
 def lacking(folder: Path) -> str:
@@ -65,7 +73,7 @@ def lacking(folder: Path) -> str:
     # What the cache links to may have been deleted, or never have been fetched.
     dangling = sorted(path.name for path in folder.iterdir() if path.is_symlink() and not path.exists())
     if dangling:
-        found.append(f"the files that its links {', '.join(dangling[:_LISTED])} lead to")
+        found.append(f"the files that its links {listed(dangling)} lead to")
     return " and ".join(found)
 
 
@@ -73,9 +81,9 @@ def _lacking_weights(folder: Path, weights: Iterable[str]) -> str:
     for name in weights:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
+            names = _indexed(index)
             lost = [each for each in names if not (folder / each).is_file()]
-            return f"{len(lost)} of {len(names)} files that {index.name} names ({', '.join(lost[:_LISTED])})"
+            return f"{len(lost)} of {len(names)} files that {index.name} names ({listed(lost)})"
     return "weights (model.safetensors, or files and their index)"
 
 
@@ -130,7 +138,7 @@ def _cut_off(path: Path) -> str:
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             return "its header is not that of a safetensors file"
     expected = 8 + length + max(ends, default=0)
-    return f"it has {size} bytes, but its header tells of {expected}" if size != expected else ""
+    return f"it has {size} bytes, but {expected} by its header" if size != expected else ""
 
 
 def _broken_archive(path: Path) -> str:

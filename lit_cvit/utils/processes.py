@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import threading
 import time
 
@@ -29,6 +31,22 @@ def end_with_parent(worker: int = 0) -> None:
         worker: Number that a loader gives its workers; unused.
     """
     end_with(os.getppid())
+
+
+def stop_with_starter() -> None:
+    """Send SIGTERM to this process as soon as the one that started it has ended, also by SIGKILL.
+
+    For processes of `utils.forking`: their parent is the server that they were forked from, which is not the
+    process that asked for them. A run that gets SIGTERM writes a checkpoint first.
+    """
+    starter = multiprocessing.parent_process()
+    assert starter is not None, "this is no process of multiprocessing"
+
+    def wait() -> None:
+        starter.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="stop-with-starter", daemon=True).start()
 
 
 def _watch(parent: int) -> None:

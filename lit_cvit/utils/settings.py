@@ -6,7 +6,6 @@ The configuration parser reads the same hints, and leaves ranges to this module.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import os
@@ -17,15 +16,19 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from lit_cvit.utils.recorded import RecordedSettings, positional
+from lit_cvit.utils.suggest import did_you_mean
 
-_WORDS = {
+TYPE_WORDS = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "a text",
     NoneType: "null",
-    dict: "a mapping",
+    list: "a list such as [a, b]",
+    tuple: "a list of the right length",
+    dict: "a mapping such as {key: value}",
 }
+"""What a type allows, in words for users."""
 
 
 @dataclass(frozen=True)
@@ -173,16 +176,15 @@ def _words(hint: Any, value: Any) -> str:
     if origin in (list, tuple):
         entries = dict.fromkeys(_words(each, None) for each in arguments if each is not Ellipsis)
         return f"a list, each entry {' or '.join(entries)}"
-    return _WORDS.get(origin or hint, f"of type {getattr(hint, '__name__', hint)}")
+    return TYPE_WORDS.get(origin or hint, f"of type {getattr(hint, '__name__', hint)}")
 
 
 def _nearest(hint: Any, value: Any) -> str:
     """A hint at the listed text that a wrong one is most like, if there is one."""
     known = list(_texts(hint))
     for given in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(given, str) and given not in known:
-            for near in difflib.get_close_matches(given, known, n=1):
-                return f". Did you mean {near!r}?"
+        if isinstance(given, str) and given not in known and (hint := did_you_mean(given, known)):
+            return f". {hint}"
     return ""
 
 

@@ -13,14 +13,14 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     return folded[near[0]] if near else ""
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'?` with the known name that is most like `name`; empty where none is like it."""
+    near = nearest(name, known)
+    return f"Did you mean {near!r}?" if near else ""
+
+
 def unknown(what: str, got: object, known: Iterable[str]) -> str:
     """Say that `got` is no valid `what`, name the nearest valid one if any is near, and list all."""
     names = list(known)
-    near = nearest(got, names) if isinstance(got, str) else ""
-    hint = f" Did you mean {near!r}?" if near else ""
-    return f"unknown {what} {got!r}.{hint} Known: {', '.join(names)}"
-
-
-def printed(count: int, unit: int) -> str:
-    """A published count in words: `about 12000` where it is printed in thousands."""
-    return str(count) if unit == 1 else f"about {count}"
+    hint = did_you_mean(got, names) if isinstance(got, str) else ""
+    return f"unknown {what} {got!r}.{f' {hint}' if hint else ''} Known: {', '.join(names)}"

@@ -45,3 +45,11 @@ def read_yaml(path: Path, *, content: str, place: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{place}: got {values!r:.60}; the file must be a mapping {content}")
     return values
+
+
+def mapping_in(path: Path) -> dict[str, Any]:
+    """The mapping that a file of our own holds, such as a run's `config.yaml`; empty where it holds none.
+
+    A run that was started from Python has a file without one; a missing file counts as empty too.
+    """
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}

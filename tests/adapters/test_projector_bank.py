@@ -8,7 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lit_cvit.adapters import PRETRAINED, ProjectorBank, RoutingContext, reinitialise, routing
+from lit_cvit.adapters import (
+    PRETRAINED,
+    ProjectorBank,
+    RoutingContext,
+    load_strict,
+    reinitialise,
+    routing,
+)
 
 
 class _Merger(nn.Module):
@@ -172,7 +179,7 @@ def test_state_goes_through_safetensors_under_canonical_names(tmp_path: Path) ->
     with torch.no_grad():
         source.projector(1)[2].bias.fill_(7.0)
     save_file(source.projector_state(), tmp_path / "projector.safetensors")
-    target.load_projector_state(load_file(tmp_path / "projector.safetensors"))
+    load_strict(target.projector_state(), load_file(tmp_path / "projector.safetensors"))
     assert "projector.copies.1.2.bias" in target.projector_state()
     for name, value in source.projector_state().items():
         assert torch.equal(target.projector_state()[name], value)
@@ -183,13 +190,13 @@ def test_float32_state_beside_a_16_bit_projector_goes_through_safetensors(tmp_pa
     with torch.no_grad():
         source.projector(0)[2].bias.fill_(1 + 2**-20)
     save_file(source.projector_state(), tmp_path / "projector.safetensors")
-    target.load_projector_state(load_file(tmp_path / "projector.safetensors"))
+    load_strict(target.projector_state(), load_file(tmp_path / "projector.safetensors"))
     assert target.projector(0)[2].bias.tolist() == [1 + 2**-20] * 2
 
 
 def test_state_of_another_number_of_copies_is_refused() -> None:
     with pytest.raises(ValueError, match="4 unexpected"):
-        _bank(1).load_projector_state(_bank(2).projector_state())
+        load_strict(_bank(1).projector_state(), _bank(2).projector_state())
 
 
 def test_bypass_uses_the_pretrained_projector() -> None:

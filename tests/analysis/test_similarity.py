@@ -67,7 +67,7 @@ def test_an_unknown_transform_is_refused() -> None:
         task_similarities(TASKS, transform="sigmoid")  # type: ignore[arg-type]
 
 
-def test_who_compares_no_tasks_is_told_so() -> None:
+def test_comparing_no_tasks_is_an_error() -> None:
     class Compares:
         measures = False
 

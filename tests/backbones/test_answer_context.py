@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from family_kit import CHATML_TURNS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -21,14 +22,6 @@ from lit_cvit.backbones.encode import SampleEncoder
 from lit_cvit.data.tasks import Sample
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CHATML = ChatFormat(
-    user="<|im_start|>user\n",
-    assistant="<|im_end|>\n<|im_start|>assistant\n",
-    lead="",
-    end="<|im_end|>",
-    image="<image>",
-    between="\n",
-)
 PIECES = [
     *(" ", "  ", "\n", "\n\n", "\t", "a", "the", "Red", "A", "5", "12", ".", ":", "-", ",", "'s", "'"),
     *("\u00e9", "e\u0301", "\u0301", "\u4e2d", "\U0001f600", "\u2581", "\u0120", "\u200b", "\xa0", "\u0958"),
@@ -85,8 +78,8 @@ ENCODERS = {
     "tiny": (encoder_of(parts_of("tiny"), Tiny().chat_format), " Assistant:"),
     "llama": (encoder_of(parts_of("llama"), ChatFormat()), " ASSISTANT:"),
     "mistral": (encoder_of(parts_of("llama"), ChatFormat(user="[INST] ", assistant=" [/INST]")), " [/INST]"),
-    "chatml": (encoder_of(parts_of("tiny"), CHATML), "<|im_start|>assistant\n"),
-    "chatml on llama": (encoder_of(parts_of("llama"), CHATML), "<|im_start|>assistant\n"),
+    "chatml": (encoder_of(parts_of("tiny"), CHATML_TURNS), "<|im_start|>assistant\n"),
+    "chatml on llama": (encoder_of(parts_of("llama"), CHATML_TURNS), "<|im_start|>assistant\n"),
 }
 
 

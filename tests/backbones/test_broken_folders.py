@@ -84,7 +84,7 @@ def test_a_folder_without_its_tokenizer_is_named_with_the_missing_files(
         ("bert", Qwen2VL, "'bert'; no backbone takes it$"),
     ],
 )
-def test_a_model_of_another_family_is_told_from_its_config_alone_with_who_takes_it(
+def test_a_model_of_another_family_is_refused_by_its_config_alone_with_who_takes_it(
     tmp_path: Path, model_type: str, backbone: type[Backbone], advice: str
 ) -> None:
     (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')

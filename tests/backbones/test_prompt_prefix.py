@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from family_kit import FAMILIES
+from family_kit import CHATML_TURNS, FAMILIES
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
@@ -32,18 +32,10 @@ ANSWERS = [
     ),
     *("\u0338", "\u200b", "\xa0red", "\ufeffred", "\u3000", " ", "\n", "ASSISTANT: red", "assistant\n", "a"),
 ]
-CHATML = ChatFormat(
-    user="<|im_start|>user\n",
-    assistant="<|im_end|>\n<|im_start|>assistant\n",
-    lead="",
-    end="<|im_end|>",
-    image="<image>",
-    between="\n",
-)
 # What no family has, and a family of somebody else might.
 FORMATS = {
     "vicuna": ChatFormat(),
-    "chatml": CHATML,
+    "chatml": CHATML_TURNS,
     "mistral": ChatFormat(user="[INST] ", assistant=" [/INST]", between=" "),
     "no lead": ChatFormat(lead=""),
     "open bracket": ChatFormat(assistant=" ANSWER=", lead=""),
@@ -62,6 +54,10 @@ def greedy_bytes() -> Tokenizer:
     """Byte-level, not split into words: everything joins with everything."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return trained_on_bytes(made)
+
+
+def trained_on_bytes(made: Tokenizer) -> Tokenizer:
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made.train_from_iterator(
@@ -81,12 +77,7 @@ def words_of_bytes() -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        TEXTS, BpeTrainer(vocab_size=900, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    )
-    return made
+    return trained_on_bytes(made)
 
 
 def sentences() -> Tokenizer:
@@ -205,7 +196,7 @@ def test_a_line_break_that_begins_an_answer_does_not_join_that_of_the_turn() -> 
         eos_token="</s>",
         extra_special_tokens=["<image>", "<|im_end|>", "<|im_start|>"],
     )
-    encoder = encoder_of(wrapped, CHATML)
+    encoder = encoder_of(wrapped, CHATML_TURNS)
     sample = Sample("s", "T", "", "", ("\nred",), text="Q")
     row = encoder.encode([sample], with_answers=True)
     assert row.answer_mask is not None

@@ -226,7 +226,7 @@ def test_without_the_comparison_of_stages_each_task_is_run_once(averaged: tuple[
     assert not (trainer.run.analysis_path("cka") / "stages.png").exists()
 
 
-def test_after_dynamic_ema_it_looks_at_the_average_that_is_kept(
+def test_after_dynamic_ema_it_analyses_the_average_that_is_stored(
     averaged: tuple[Run, list[str]], analysed: Run
 ) -> None:
     (method, _, analysis), _ = averaged

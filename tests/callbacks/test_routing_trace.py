@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from lit_cvit.adapters import (
 from lit_cvit.methods import ContinualMethod, DirLoRA, HiDe, ProgLoRADynamic, SeqLoRA, SMoLoRA
 from lit_cvit.methods.smolora.router import DualRouter
 from lit_cvit.report.routing import routing_folder
-from lit_cvit.run import RunFolder
+from lit_cvit.run import RunFolder, Writer
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.testing import Row
 from lit_cvit.testing.jobs import ranks_of
@@ -59,6 +60,20 @@ def traced(
     return fit(root, method, data, callbacks=[RoutingTrace(ROWS, unseen=True)]).run, method.eval()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn() -> Iterator[None]:
+    """Figures by their names alone: drawing takes longer than all the rest, and has tests of its own."""
+
+    def named(writer: Writer, folder: Path, figures: Mapping[str, object]) -> list[Path]:
+        for name in figures:
+            writer.write_bytes(folder / name, b"")
+        return [folder / name for name in figures]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_cvit.report.routing.write_figures", named)
+        yield
+
+
 @pytest.fixture(scope="module")
 def smolora(
     llava_folder: Path, tmp_path_factory: pytest.TempPathFactory
@@ -66,7 +81,7 @@ def smolora(
     return traced(llava_folder, tmp_path_factory.mktemp("smolora"), SMoLoRA, STREAM)
 
 
-def test_tasks_are_told_apart_by_what_the_run_has_learned(smolora: tuple[RunFolder, ContinualMethod]) -> None:
+def test_tasks_are_grouped_by_what_the_run_has_learned(smolora: tuple[RunFolder, ContinualMethod]) -> None:
     downstream = [(name, "unseen", "downstream") for name in ("VizWiz", "TextCaps", "OCR-VQA")]
     for number in (1, 2, 3):
         report = read(smolora[0], number)
@@ -204,7 +219,7 @@ def test_gates_of_prog_lora_dynamic_sum_to_one_and_are_the_same_in_all_layers(
     assert [path.name for path in sorted(routing_folder(run, 2).glob("*.png"))] == ["gate.png", "used.png"]
 
 
-def test_a_method_that_routes_nothing_is_told_once(llava_folder: Path, tmp_path: Path) -> None:
+def test_a_method_that_routes_nothing_is_reported_once(llava_folder: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run, _ = traced(llava_folder, tmp_path, SeqLoRA)

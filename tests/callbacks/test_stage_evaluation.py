@@ -83,7 +83,8 @@ def test_held_out_scores_are_kept_apart_from_the_matrix(llava_folder: Path, tmp_
 
 
 def test_the_report_is_written_after_the_last_stage(llava_folder: Path, tmp_path: Path) -> None:
-    run = fit(tmp_path, small_method(llava_folder, Multitask), small_data(tasks=["GQA"])).run
+    data, evaluation = small_data(tasks=["GQA"]), StageEvaluation(downstream=False)
+    run = fit(tmp_path, small_method(llava_folder, Multitask), data, callbacks=[evaluation]).run
     assert sorted(path.name for path in run.report_path.iterdir()) == [
         "matrix.csv",
         "matrix.md",
@@ -91,6 +92,14 @@ def test_the_report_is_written_after_the_last_stage(llava_folder: Path, tmp_path
         "summary.csv",
         "summary.md",
     ]
+
+
+def test_without_a_report_none_is_written(llava_folder: Path, tmp_path: Path) -> None:
+    evaluation = StageEvaluation(downstream=False, report=False)
+    data = small_data(tasks=["GQA"], settings={"num_test": 2})
+    run = fit(tmp_path, small_method(llava_folder, ZeroShot), data, callbacks=[evaluation]).run
+    assert not run.report_path.exists()
+    assert run.scores(1) is not None
 
 
 def row_after(matrix: ScoreMatrix, stage: int) -> dict[str, float]:

@@ -29,7 +29,8 @@ def printed(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     progress = StreamProgress(every_seconds=0)
     progress.console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
     method = small_method(llava_folder, SMoLoRA)
-    run = fit(tmp_path_factory.mktemp("runs"), method, callbacks=callbacks(progress)).run
+    root = tmp_path_factory.mktemp("runs")
+    run = fit(root, method, callbacks=callbacks(progress), plans_memory=True).run
     return progress.console.file.getvalue(), run  # type: ignore[attr-defined]
 
 

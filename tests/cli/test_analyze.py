@@ -159,7 +159,7 @@ def test_a_run_with_too_little_in_it_is_refused_before_anything_is_loaded(
     [
         (("cak",), "unknown analysis 'cak'. Did you mean 'cka'? Known: "),
         (("cka",), "the following arguments are required: --run; `--help` lists the options"),
-        (("cka", "--run", "x", "--kernal", "rbf"), "unknown option --kernal. Did you mean --kernel?"),
+        (("cka", "--run", "x", "--kernal", "rbf"), "unknown option --kernal. Did you mean '--kernel'?"),
         (("cka", "--run", "x", "--kernel", "cosine"), "argument --kernel: invalid choice: 'cosine'"),
         (("cka", "--run", "x", "--at", "mlp"), "argument --at: invalid choice: 'mlp'"),
         (("cka", "--run", "x", "--samples", "few"), "argument --samples: invalid int value: 'few'"),

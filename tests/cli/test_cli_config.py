@@ -103,10 +103,10 @@ def test_evaluation_and_progress_are_added_unless_they_are_named(tmp_path: Path)
 def test_callbacks_plus_appends_across_configurations(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("trainer: {callbacks: [{class_path: StageEvaluation, init_args: {tasks: all}}]}\n")
-    second.write_text("trainer: {callbacks+: [{class_path: LearningRateMonitor}]}\n")
+    second.write_text("trainer: {callbacks+: [{class_path: LambdaCallback}]}\n")
     cli = build("--config", "quickstart", "--config", first, "--config", second)
     names = [type(each).__name__ for each in cli.trainer.callbacks]
-    assert names == ["StageEvaluation", "LearningRateMonitor", "StreamProgress"]
+    assert names == ["StageEvaluation", "LambdaCallback", "StreamProgress"]
     assert cli.trainer.callbacks[0].tasks == "all"
 
 

@@ -228,13 +228,13 @@ def test_a_missing_run_names_the_nearest(say, finished: RunFolder, verb: str) ->
     ("arguments", "message"),
     [
         (("test",), "the following arguments are required: --run; `--help` lists the options"),
-        (("test", "--rn", "x"), "unknown option --rn. Did you mean --run?"),
+        (("test", "--rn", "x"), "unknown option --rn. Did you mean '--run'?"),
         (
             ("test", "--run", "x", "--stage", "b"),
             "argument --stage: invalid int value: 'b'; `--help` lists the options",
         ),
         (("predict", "--run", "x"), "give either --question (once per turn) or --jsonl"),
-        (("predict", "--run", "x", "--quest", "y"), "unknown option --quest. Did you mean --question?"),
+        (("predict", "--run", "x", "--quest", "y"), "unknown option --quest. Did you mean '--question'?"),
         (
             ("predict", "--run", "x", "--jsonl", "y", "--image", "z"),
             "--image, --instruction and --task go with --question; put them into --jsonl's rows",

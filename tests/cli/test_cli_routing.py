@@ -17,7 +17,7 @@ from lit_cvit.run import RunFolder
     ("options", "status", "message"),
     [
         (["--samples", "0"], 2, "--samples must be at least 1, got 0"),
-        (["--sample", "3"], 2, "unknown option --sample. Did you mean --samples?"),
+        (["--sample", "3"], 2, "unknown option --sample. Did you mean '--samples'?"),
         (["--stage", "3"], 1, "is not trained; trained stages: 1, 2"),
         ([], 1, "SeqLoRA as configured in"),
     ],

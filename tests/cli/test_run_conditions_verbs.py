@@ -251,3 +251,24 @@ def test_stage_0_needs_the_backbone_of_the_run_and_not_its_adapters(say) -> None
     assert say(*TEST, "--stage", "0", "--tasks", "shape")[::2] == (0, "")
     other_weights()
     assert "the backbone digest" in only_message(say(*TEST, "--stage", "0", "--tasks", "shape"), "test")
+
+
+def test_a_damaged_last_stage_is_refused_unless_an_earlier_one_is_named(say) -> None:
+    stored = Path("runs/x/stages/02-shape/method.safetensors")
+    stored.write_bytes(stored.read_bytes()[:-8])
+    for verb in (TEST, PREDICT):
+        with pytest.warns(UserWarning, match="stage 2"):
+            message = only_message(say(*verb), verb[0])
+        assert "stage 2 (shape) of runs/x does not count" in message
+        assert "the last whole one is 1" in message
+        with pytest.warns(UserWarning, match="stage 2"):
+            assert say(*verb, "--stage", "1")[0] == 0
+
+
+def test_a_question_of_a_task_that_neither_run_nor_benchmark_has_is_refused(say) -> None:
+    assert say(*PREDICT, "--task", "shape")[::2] == (0, "")
+    status, _, err = say(*PREDICT, "--task", "shapes")
+    assert (status, "--task: unknown task 'shapes'. Did you mean 'shape'?" in err) == (2, True), err
+    Path("q.jsonl").write_text('{"question": "Which?", "task": "color"}\n')
+    status, _, err = say("predict", "--run", "runs/x", "--jsonl", "q.jsonl")
+    assert (status, "unknown task 'color'" in err) == (2, True), err

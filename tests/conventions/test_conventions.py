@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,12 @@ def own(module: ModuleType) -> Iterator[tuple[str, object]]:
 def test_no_file_has_more_than_400_lines() -> None:
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    # pytest would import the first for both, and collect nothing of the other.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_function_has_more_than_50_lines() -> None:

@@ -193,7 +193,7 @@ def sharing(folder: Path, count: int) -> ContinualDataModule:
     return ContinualDataModule("cvit", tasks=["GQA"], settings=settings)
 
 
-def test_samples_that_the_published_splits_share_are_told_and_trained_on(folder: Path) -> None:
+def test_samples_that_the_published_splits_share_are_reported_and_trained_on(folder: Path) -> None:
     (report,) = sharing(folder, 2).check()
     assert report.counts == {ProblemKind.OVERLAP: 2}
     assert "GQA test: train/test overlap" in "\n".join(report.lines())

@@ -68,6 +68,6 @@ def test_each_sample_of_a_mixed_batch_gets_its_own_block(learned: Learned) -> No
     assert facts["projector"].tolist() == [2, -1, 0, 1]
 
 
-def test_it_says_that_it_is_told_the_task() -> None:
+def test_it_declares_that_it_reads_the_task() -> None:
     assert DirLoRA.access.fget is not None
     assert DirLoRA.access.fget(None).words() == "task id in training, task id at test (oracle)"

@@ -107,7 +107,7 @@ def test_a_scorer_is_given_where_all_it_needs_is_there(
     assert scorer(name) is next(each for each in SCORERS if each.name == name)
 
 
-def test_the_program_is_told_tokens_and_asked_for_the_pooled_score(
+def test_the_program_gets_tokens_and_is_asked_for_the_pooled_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jar = put_extra(tmp_path, monkeypatch)

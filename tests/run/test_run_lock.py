@@ -54,6 +54,15 @@ def locks(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(".lock*"))
 
 
+def require_taken_over(folder: Path) -> None:
+    """The lock says that this process holds it, and nothing is left of it after its release."""
+    held = RunLock.acquire(folder)
+    assert Holder(**json.loads((folder / ".lock").read_text())) == held.holder
+    assert held.holder.process == os.getpid()
+    held.release()
+    assert locks(folder) == []
+
+
 def test_a_locked_folder_is_refused_with_the_process_and_free_after_its_release(tmp_path: Path) -> None:
     held = RunLock.acquire(tmp_path)
     with pytest.raises(RunInUse, match=rf"{tmp_path} is in use by process {os.getpid()} on .*--name"):
@@ -66,22 +75,19 @@ def test_a_locked_folder_is_refused_with_the_process_and_free_after_its_release(
 
 def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path: Path, gone: int) -> None:
     write(tmp_path, replace(HERE, process=gone, token="dead"))
-    held = RunLock.acquire(tmp_path)
-    assert Holder(**json.loads((tmp_path / ".lock").read_text())) == held.holder
-    held.release()
-    assert locks(tmp_path) == []
+    require_taken_over(tmp_path)
 
 
 def test_the_lock_of_a_killed_process_that_nobody_waited_for_is_taken_over(
     tmp_path: Path, zombie: int
 ) -> None:
     write(tmp_path, replace(HERE, process=zombie, started=lock._state(zombie)[1], token="dead"))
-    RunLock.acquire(tmp_path).release()
+    require_taken_over(tmp_path)
 
 
 def test_a_process_number_that_another_process_has_by_now_holds_nothing(tmp_path: Path) -> None:
     write(tmp_path, replace(HERE, started="1", token="dead"))
-    RunLock.acquire(tmp_path).release()
+    require_taken_over(tmp_path)
 
 
 def test_a_living_process_of_this_host_is_refused_however_old_its_heartbeat_is(tmp_path: Path) -> None:
@@ -138,6 +144,24 @@ def test_of_many_that_take_a_dead_lock_over_at_once_one_gets_it(tmp_path: Path, 
         assert locks(folder) == []
 
 
+def test_a_holder_that_renames_its_lock_while_it_is_looked_at_is_not_dead(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking over ends with a rename; who read the file under its first name must read again."""
+    write(tmp_path, replace(HERE, process=gone, token="dead"))
+    write(tmp_path, HERE, name=".lock.dead")
+    real = lock._now
+
+    def renamed_meanwhile(folder: Path) -> float:
+        if (first := folder / ".lock.dead").exists():
+            first.replace(folder / ".lock")
+        return real(folder)
+
+    monkeypatch.setattr(lock, "_now", renamed_meanwhile)
+    with pytest.raises(RunInUse, match=f"in use by process {HERE.process} on"):
+        RunLock.acquire(tmp_path)
+
+
 def test_whoever_died_while_taking_over_is_followed_in_turn(tmp_path: Path, gone: int) -> None:
     write(tmp_path, replace(HERE, process=gone, token="first"))
     write(tmp_path, replace(HERE, process=gone, token="second"), name=".lock.first")
@@ -158,6 +182,31 @@ def test_whoever_read_a_lock_that_was_taken_over_meanwhile_does_not_get_it(
     ):
         RunLock.acquire(tmp_path)
     assert locks(tmp_path) == [".lock"]
+
+
+def test_the_holder_of_a_lock_that_was_renamed_since_it_was_read_lives(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, replace(HERE, process=gone, token="dead"))
+    taken = write(tmp_path, replace(HERE, token="second"), name=".lock.dead")
+    read, real = [lock._end_of_chain(tmp_path)], lock._end_of_chain
+    taken.replace(tmp_path / ".lock")
+    monkeypatch.setattr(lock, "_end_of_chain", lambda folder: read.pop() if read else real(folder))
+    assert lock.holder_of(tmp_path) == replace(HERE, token="second")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"process": "7"}, {"process": 0}, {"process": -1}, {"process": 1 << 70}, {"token": "../x"}, {"host": 5}],
+)
+def test_a_lock_that_no_process_has_written_is_one_for_a_minute(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    (tmp_path / ".lock").write_text(json.dumps(asdict(HERE) | wrong))
+    os.utime(tmp_path / ".lock", (time.time() - 61, time.time() - 61))
+    assert lock.holder_of(tmp_path) is None
+    RunLock.acquire(tmp_path).release()
+    assert locks(tmp_path) == []
 
 
 def test_a_takeover_that_is_under_way_is_refused(tmp_path: Path, gone: int) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -101,10 +102,17 @@ def test_a_rank_that_failed_ends_this_process_with_status_1_and_the_other_ranks(
     assert launcher.procs[1].returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("code", [0, 130, 143])
-def test_ranks_that_finished_or_were_stopped_end_nothing(launcher: RankLauncher, code: int) -> None:
-    start(launcher, ("sh", "-c", f"exit {code}"))
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_rank_that_was_stopped_ends_no_other(launcher: RankLauncher, code: int) -> None:
+    start(launcher, ("sh", "-c", f"exit {code}"), SLEEPS)
     launcher._watch()
+    assert [process.poll() for process in launcher.procs] == [code, None]
+
+
+def test_the_watch_is_over_when_all_ranks_have_finished(launcher: RankLauncher) -> None:
+    start(launcher, ("true",), ("true",))
+    launcher._watch()
+    assert [process.returncode for process in launcher.procs] == [0, 0]
 
 
 def test_an_error_of_a_single_process_passes_as_it_is(launcher: RankLauncher) -> None:
@@ -117,7 +125,7 @@ class Store:
     """What ranks share, as torch's store answers; or a store whose process has ended."""
 
     def __init__(self, *, gone: bool = False) -> None:
-        self.first, self.gone = b"", gone
+        self.first, self.gone, self.asked = b"", gone, 0
 
     def check(self, keys: list[str]) -> bool:
         return bool(self._answer(self.first))
@@ -125,6 +133,10 @@ class Store:
     def compare_set(self, key: str, expected: str, wanted: str) -> bytes:
         self.first = self.first or wanted.encode()
         return self._answer(self.first)
+
+    def add(self, key: str, number: int) -> int:
+        self.asked += number
+        return self.asked
 
     def _answer(self, value: bytes) -> bytes:
         if self.gone:
@@ -157,6 +169,34 @@ def test_the_first_rank_that_fails_reports_and_the_others_end_in_silence(
         with pytest.raises(SystemExit) as caught, ending_together(launcher, StopSignal()):
             raise error
         assert caught.value.code == 1
+
+
+def test_rank_0_keeps_the_store_until_the_other_rank_has_asked(
+    launcher: RankLauncher, as_rank: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that both raise at one step: a rank that finds no store would report it a second time."""
+    monkeypatch.setattr(ranks, "_OTHERS", 100.0)
+    waits: list[int] = []
+
+    def other_asks(seconds: float) -> None:
+        waits.append(as_rank.store.asked)
+        as_rank.store.add("asked", len(waits) // 3)
+
+    monkeypatch.setattr(ranks.time, "sleep", other_asks)
+    as_rank.rank = 0
+    with pytest.raises(ValueError, match="not finite"), ending_together(launcher, StopSignal()):
+        raise ValueError("the loss is not finite")
+    assert waits == [1, 1, 1]
+
+
+def test_rank_0_does_not_wait_for_ranks_that_never_ask(
+    launcher: RankLauncher, as_rank: SimpleNamespace
+) -> None:
+    as_rank.rank = 0
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="broken image"), ending_together(launcher, StopSignal()):
+        raise ValueError("broken image")
+    assert 0.3 <= time.monotonic() - begin < 5
 
 
 def test_a_rank_that_lost_rank_0_ends_in_silence_but_an_error_of_its_own_is_reported(

@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch.callbacks import (
     BasePredictionWriter,
     Callback,
+    DeviceStatsMonitor,
     EarlyStopping,
     LambdaCallback,
     LearningRateMonitor,
@@ -63,7 +64,18 @@ def test_a_callback_that_cannot_work_in_a_stream_is_refused_with_the_reason(
 
 
 def test_callbacks_that_work_in_a_stream_are_taken() -> None:
-    refuse_callbacks([Both(), StageCallback(), LearningRateMonitor(), LambdaCallback()])
+    taken = [Both(), StageCallback(), LearningRateMonitor(), LambdaCallback()]
+    refuse_callbacks(taken, has_logger=True)
+
+
+@pytest.mark.parametrize("callback", [LearningRateMonitor(), DeviceStatsMonitor()])
+def test_a_callback_that_writes_to_a_logger_is_refused_without_one(
+    tmp_path: Path, callback: Callback
+) -> None:
+    name = type(callback).__name__
+    with pytest.raises(ValueError, match=rf"^trainer\.callbacks: {name} .* set trainer\.logger"):
+        ContinualTrainer(run_root=str(tmp_path), accelerator="cpu", callbacks=[callback])
+    refuse_callbacks(callback, has_logger=True)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +88,9 @@ def test_callbacks_that_work_in_a_stream_are_taken() -> None:
         # A batch script of four tasks without srun, and a shell that srun started for one task.
         ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}, None),
         ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        # Kubernetes and their like.
+        ({"RANK": "1", "WORLD_SIZE": "4"}, Launched("a launcher (RANK, WORLD_SIZE)", 4, 4)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
     ],
 )
 def test_what_a_launcher_started_is_read_from_its_variables(
@@ -114,6 +129,25 @@ def test_processes_that_would_train_by_themselves_are_refused_with_the_command(
     with pytest.raises(ValueError, match=r"trainer\.devices") as raised:
         ContinualTrainer(run_root=str(tmp_path), accelerator="cpu", **settings)
     assert advice in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("LOCAL_WORLD_SIZE", ""), ("LOCAL_WORLD_SIZE", None)],
+)
+def test_variables_that_say_no_number_of_processes_are_named(variable: str, value: str | None) -> None:
+    environment = {name: text for name, text in (PAIR | {variable: value}).items() if text is not None}
+    shown = "not set" if value is None else repr(value)
+    with pytest.raises(ValueError, match=f"variable {variable} is {shown}, not a number"):
+        launched(environment)
+
+
+def test_processes_of_mpirun_are_refused_with_another_way_to_start_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="mpirun started 2 processes.*torchrun --nproc_per_node 2"):
+        ContinualTrainer(run_root=str(tmp_path), accelerator="cpu", devices=2, strategy="ddp")
 
 
 def test_as_many_devices_as_were_launched_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

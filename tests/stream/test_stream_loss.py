@@ -51,7 +51,7 @@ def test_both_reductions_agree_without_accumulation(llava_folder: Path, tmp_path
     assert furthest(step[0], micro[0]) < 1e-6
 
 
-def test_every_micro_batch_knows_the_answer_tokens_of_its_whole_step(llava_folder: Path) -> None:
+def test_every_micro_batch_carries_the_answer_tokens_of_its_whole_step(llava_folder: Path) -> None:
     method = small_method(llava_folder)
     data = small_data(**CAPTIONS, batch_size=4, global_batch_size=12)
     data.attach(method.backbone.encoder)

@@ -96,7 +96,7 @@ def test_every_stage_has_the_whole_schedule(finished: Finished) -> None:
     assert finished.trail.rates == [whole, whole, whole]
 
 
-def test_the_record_says_what_the_method_knows_and_how_long_it_trained(finished: Finished) -> None:
+def test_the_record_has_the_methods_access_and_how_long_it_trained(finished: Finished) -> None:
     record = json.loads((finished.trainer.run.path / "run.json").read_text())
     assert record["facts"]["access"] == "nothing beyond the prompt and image"
     assert [stage["facts"]["steps"] for stage in record["stages"]] == [4, 4, 4]
@@ -205,6 +205,11 @@ def test_a_strategy_that_cannot_walk_a_stream_is_refused(strategy: str) -> None:
 def test_a_negative_checkpoint_interval_is_refused() -> None:
     with pytest.raises(ValueError, match="trainer.checkpoint_every_n_steps must be 0 or more, got -1"):
         ContinualTrainer(accelerator="cpu", checkpoint_every_n_steps=-1)
+
+
+def test_a_negative_norm_to_clip_at_is_refused() -> None:
+    with pytest.raises(ValueError, match="trainer.gradient_clip_val must be 0 or more, got -1"):
+        ContinualTrainer(accelerator="cpu", gradient_clip_val=-1.0)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_downstream_and_cost_have_tables_of_their_own(results: Path) -> None:
     )
 
 
-def test_what_is_not_measured_yet_is_said_to_be(results: Path) -> None:
+def test_what_is_not_measured_yet_is_named(results: Path) -> None:
     assert "not measured yet" in generated(results, '{"sweep": "other", "table": "cost"}')
     assert "not measured yet" in generated(results, '{"sweep": "study", "table": "cost", "cells": ["C"]}')
 

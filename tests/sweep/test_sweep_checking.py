@@ -8,7 +8,9 @@ import pytest
 from sweep_kit import sweep_of
 
 from lit_cvit.cli.shipped import SWEEPS
+from lit_cvit.run import RunFolder, RunRecord
 from lit_cvit.sweep import build_sweep, check_cells, read_sweep
+from lit_cvit.sweep.checking import other_run, refuse_other_runs
 
 BASE = "--config studies/cvit_mini "
 
@@ -48,6 +50,23 @@ def test_cells_that_differ_in_their_seed_or_source_are_different_runs() -> None:
     assert len({each.digest for each in checked}) == 4
     assert [each.config["seed_everything"] for each in checked] == [0, 0, 1, 1]
     assert checked[1].config["start_from"] == "runs/study/A-0"
+
+
+def test_a_run_that_was_made_under_other_conditions_is_named(tmp_path: Path) -> None:
+    sweep = sweep_of(cells={"A": BASE}, seeds=[0], run_root=str(tmp_path))
+    (checked,) = check_cells(sweep, sweep.cells)
+    assert checked.conditions is None
+    record = RunRecord(seed=0, config_digest=checked.digest, scoring={"ScienceQA": {"scorer": "exact"}})
+    run = RunFolder.create(sweep.run_root, "A-0", "seed: 0\n", record=record)
+    (checked,) = check_cells(sweep, sweep.cells)
+    assert other_run(sweep, checked) == (
+        f"{run.path} was made under other conditions: the scorer of ScienceQA was exact, now it is letter"
+    )
+    with pytest.raises(ValueError, match="are not those of their cells.*run_root"):
+        refuse_other_runs(sweep, [checked])
+    run.record.scoring["ScienceQA"]["scorer"] = "letter"
+    run.save_record()
+    assert other_run(sweep, checked) == ""
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, signal, sys, time
-from lit_cvit.utils.forking import forking, stop_with_parent
+from lit_cvit.utils.forking import forking
+from lit_cvit.utils.processes import stop_with_starter
 
 def child():
     signal.signal(signal.SIGTERM, lambda *_: (open("stopped", "w").close(), sys.exit(143)))
-    stop_with_parent()
+    stop_with_starter()
     open("ready", "w").close()
     time.sleep(60)
 

@@ -37,7 +37,7 @@ def test_every_file_that_an_index_names_must_be_there(tmp_path: Path, weights: s
 def test_a_broken_index_of_weights_is_named(tmp_path: Path, index: str) -> None:
     (tmp_path / "config.json").touch()
     (tmp_path / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: no index of weights"):
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: no.*download or copy it again"):
         hub.has_weights(tmp_path)
 
 

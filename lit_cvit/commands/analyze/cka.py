@@ -97,7 +97,7 @@ def cka_of_run(
     Args:
         path: The run folder.
         kernel: `linear` as in HiDe's paper, or `rbf` as in its published code.
-        at: What is looked at, `layer` outputs or those of `mlp.down_proj` (the published code).
+        at: What is compared, `layer` outputs or those of `mlp.down_proj` (the published code).
         through: The adapter that a task's inputs go through: that of the task's `own` stage (the paper), of
             the `last` stage, or of the stage of that number.
         num_samples: Test samples of each task.
@@ -166,6 +166,8 @@ def _chosen(folder: RunFolder, own: dict[str, int], through: Through) -> dict[st
     Raises:
         ValueError: the stage is not trained, or fewer than two tasks are left.
     """
+    from lit_cvit.stream.restore import require_stage
+
     done = folder.stages_done()
     if not done:
         raise ValueError(f"{folder.path} has no trained stage yet")
@@ -177,9 +179,7 @@ def _chosen(folder: RunFolder, own: dict[str, int], through: Through) -> dict[st
             )
         return own
     stage = max(done) if through == "last" else through
-    if stage not in done:
-        known = ", ".join(map(str, done))
-        raise ValueError(f"stage {stage} of {folder.path} is not trained; trained stages: {known}")
+    require_stage(folder, stage)
     tasks = list(own) or folder.record.stream
     if len(tasks) < 2:
         raise ValueError(f"{folder.path} has learned {len(tasks)} task, and comparing tasks needs two")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_cvit.data.prepare.scanning import members, text_lines
-from lit_cvit.utils.suggest import printed
+from lit_cvit.utils.wording import printed
 
 Fields = Mapping[str, type | tuple[type, ...]]
 """Fields that an entry of a raw file must have, with the Python types that JSON may give them."""

@@ -14,7 +14,7 @@ from typing import Any
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 
-Tell = Callable[[str, Any], None]
+OnField = Callable[[str, Any], None]
 
 
 def packing(path: Path) -> str:
@@ -55,7 +55,7 @@ def _no_text(path: Path) -> ValueError:
     return ValueError(f"{path}: not a text file in UTF-8; {why}")
 
 
-def members(path: Path, key: str = "", tell: Tell | None = None) -> Iterator[tuple[str, Any]]:
+def members(path: Path, key: str = "", on_field: OnField | None = None) -> Iterator[tuple[str, Any]]:
     """Give the members of the list or object that is the file's top, or stands in field `key` of it.
 
     Members of a list are named by their position ("0"), those of an object by their key.
@@ -63,7 +63,7 @@ def members(path: Path, key: str = "", tell: Tell | None = None) -> Iterator[tup
     Args:
         path: The file.
         key: Field of the top object; empty for the top itself.
-        tell: Called with name and value of each other field of the top object, those behind `key` at the end.
+        on_field: Called with name and value of each other field of the top object, those behind `key` last.
 
     Raises:
         ValueError: the file is not JSON in UTF-8, or has no list or object there; names file and place.
@@ -71,10 +71,10 @@ def members(path: Path, key: str = "", tell: Tell | None = None) -> Iterator[tup
     try:
         scan = _Scan(read_text(path))
         if key:
-            scan.find(key, tell)
+            scan.find(key, on_field)
         yield from scan.members()
-        if key and tell:
-            scan.rest(tell)
+        if key and on_field:
+            scan.rest(on_field)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}: not the JSON file it should be: {error}; download it again, and unpack it"
@@ -101,27 +101,27 @@ class _Scan:
             raise json.JSONDecodeError(f"Expecting {token!r}", self.text, self.at)
         self.at = _SPACE.match(self.text, self.at + len(token)).end()  # type: ignore[union-attr]
 
-    def find(self, key: str, tell: Tell | None) -> None:
+    def find(self, key: str, on_field: OnField | None) -> None:
         """Go to the value of field `key` of the object here."""
         self.skip("{")
-        if not self._pass_fields(tell, until=key):
+        if not self._pass_fields(on_field, until=key):
             raise json.JSONDecodeError(f"No field {key!r} in the top object, which ends", self.text, self.at)
 
-    def rest(self, tell: Tell) -> None:
+    def rest(self, on_field: OnField) -> None:
         """Go to the end of the object, from behind a value of it."""
         if not self.text.startswith("}", self.at):
             self.skip(",")
-            self._pass_fields(tell)
+            self._pass_fields(on_field)
 
-    def _pass_fields(self, tell: Tell | None, until: str | None = None) -> bool:
+    def _pass_fields(self, on_field: OnField | None, until: str | None = None) -> bool:
         while not self.text.startswith("}", self.at):
             name = self.value()
             self.skip(":")
             if name == until:
                 return True
             value = self.value()
-            if tell:
-                tell(name, value)
+            if on_field:
+                on_field(name, value)
             if not self.text.startswith("}", self.at):
                 self.skip(",")
         return False

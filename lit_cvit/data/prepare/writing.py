@@ -163,7 +163,7 @@ def _write_split(
     )
     missing: Counter[str] = Counter()
     path = request.out / converter.task / f"{name}.jsonl"
-    records, digest = replace_file(path, (line.text for line in _looked_for(chosen, images, missing)))
+    records, digest = replace_file(path, (line.text for line in _counting_missing(chosen, images, missing)))
     problem = _problem(records, missing, dropped, images)
     if problem:
         path.unlink()
@@ -197,7 +197,7 @@ def _usable(rows: Rows, dropped: Counter[str], images: ImageFolder) -> Iterator[
             yield Line(row["id"], row.get("image", ""), row["answers"][0], text)
 
 
-def _looked_for(lines: Iterable[Line], images: ImageFolder, missing: Counter[str]) -> Iterator[Line]:
+def _counting_missing(lines: Iterable[Line], images: ImageFolder, missing: Counter[str]) -> Iterator[Line]:
     for line in lines:
         if reason := images.problem(line.image):
             missing[reason] += 1

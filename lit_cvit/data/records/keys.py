@@ -2,14 +2,16 @@
 
 A key that is dropped in silence changes what is learned: with its image under another name a record is one
 of text alone. So a key is refused that other trainers give a meaning which is not had here (`FOREIGN`), that
-is another name of a key which the record lacks (`ALIASES`), or that is spelled nearly like one. Any other key
-is taken for what a data set notes about its samples (`source`, `category`) and is not read. Keys whose value
-is empty (null, "", [], {}) or says what is done anyway say nothing.
+is another name of a key which the record lacks (`ALIASES`), that is spelled nearly like one, or whose value
+names an image file while the record has no image. Any other key is taken for what a data set notes about its
+samples (`source`, `category`) and is not read. Keys whose value is empty (null, "", [], {}) or says what is
+done anyway say nothing. `imagePath` and `image-path` are spellings of `image_path`.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 
 NOTES = frozenset(
@@ -30,42 +32,46 @@ _NO_TOOLS = "there are no tools; leave the record out"
 _NO_PAIRS = "there is no training on preferences; leave the key out"
 
 FOREIGN: Mapping[str, str] = {
-    "images": _ONE_IMAGE,
-    "image_paths": _ONE_IMAGE,
-    "image_list": _ONE_IMAGE,
-    "video": _NO_VIDEO,
-    "videos": _NO_VIDEO,
-    "video_path": _NO_VIDEO,
-    "audio": _NO_SOUND,
-    "audios": _NO_SOUND,
-    "system": _NO_SYSTEM,
-    "system_prompt": _NO_SYSTEM,
-    "loss": _ALL_ANSWERS,
-    "loss_scale": _ALL_ANSWERS,
-    "loss_mask": _ALL_ANSWERS,
-    "weight": _NO_WEIGHTS,
-    "tools": _NO_TOOLS,
-    "functions": _NO_TOOLS,
-    "chosen": _NO_PAIRS,
-    "rejected": _NO_PAIRS,
-    "rejected_response": _NO_PAIRS,
+    **dict.fromkeys(("images", "image_paths", "image_list", "image_files", "imgs", "img_paths"), _ONE_IMAGE),
+    **dict.fromkeys(("pictures", "photos"), _ONE_IMAGE),
+    **dict.fromkeys(("video", "videos", "video_path", "video_paths", "frames"), _NO_VIDEO),
+    **dict.fromkeys(("audio", "audios", "audio_path", "audio_paths"), _NO_SOUND),
+    **dict.fromkeys(("system", "system_prompt", "system_message", "sys"), _NO_SYSTEM),
+    **dict.fromkeys(("loss", "loss_scale", "loss_mask"), _ALL_ANSWERS),
+    **dict.fromkeys(("weight", "weights", "sample_weight", "loss_weight"), _NO_WEIGHTS),
+    **dict.fromkeys(("tools", "functions", "tool_calls"), _NO_TOOLS),
+    **dict.fromkeys(("chosen", "rejected", "rejected_response", "rejected_answer"), _NO_PAIRS),
 }
 """Keys that other trainers read, and what to do about them; also where they stand in a turn."""
-
-_TURN = {**FOREIGN, "weight": _ALL_ANSWERS, "train": _ALL_ANSWERS, "image": _ONE_IMAGE}
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "image": (
         *("img", "img_path", "image_path", "image_file", "image_url", "image_name", "file_name", "filename"),
-        *("pic", "picture", "photo"),
+        *("pic", "picture", "photo", "img_name", "img_file", "img_url", "image_filename", "image_src"),
+        *("image_bytes", "image_base64", "image_data", "base64"),
     ),
 }
 """Other names of a key; refused where the record lacks the key itself."""
 
+_TURN = {
+    **FOREIGN,
+    **dict.fromkeys(("weight", "weights", "loss_weight", "train", "trainable", "learn"), _ALL_ANSWERS),
+    **dict.fromkeys(("mask", "masked", "ignore", "skip"), _ALL_ANSWERS),
+    **dict.fromkeys(("image", *ALIASES["image"]), _ONE_IMAGE),
+}
+_TURN_NOTES = NOTES | {"markdown", "text"}
+
 _ALIAS_OF = {alias: key for key, aliases in ALIASES.items() for alias in aliases}
-_AS_ALWAYS = {"loss": (True, 1), "loss_scale": (1,), "loss_mask": (True, 1), "weight": (1,), "train": (True,)}
+_AS_ALWAYS: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(("loss", "loss_mask", "train", "trainable", "learn"), (True, 1)),
+    **dict.fromkeys(("loss_scale", "weight", "weights", "sample_weight", "loss_weight"), (1,)),
+    **dict.fromkeys(("masked", "ignore", "skip"), (False, 0)),
+}
 # Two letters of `image` changed places; further away lie the notes of data sets (`image_id`, `answer_type`).
 _NEAR = 0.8
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[\W_]+")
+_IMAGE_FILE = re.compile(r"\S.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|heic|avif)(?:\?\S*)?\s*", re.IGNORECASE)
+_LONGEST_PATH = 300
 
 
 def advice(key: str, value: object, valid: Collection[str], present: Collection[str]) -> str:
@@ -79,25 +85,46 @@ def advice(key: str, value: object, valid: Collection[str], present: Collection[
     """
     if is_void(key, value):
         return ""
-    folded = key.casefold()
+    folded = _folded(key)
     if folded in FOREIGN:
         return FOREIGN[folded]
     if named := _ALIAS_OF.get(folded, ""):
         return "" if named in present else f"no such key; did you mean {named!r}?"
     lacking = [name for name in valid if name not in present]
     near = difflib.get_close_matches(folded, lacking, n=1, cutoff=_NEAR) if key not in NOTES else []
-    return f"no such key; did you mean {near[0]!r}?" if near else ""
+    if near:
+        return f"no such key; did you mean {near[0]!r}?"
+    if "image" in lacking and _names_image(value):
+        return "it names an image, which is not read there; did you mean 'image'?"
+    return ""
 
 
 def turn_advice(turn: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Each key of a turn that is refused, with what to do about it."""
-    for key in turn:
-        if key not in ("from", "value") and key.casefold() in _TURN and not is_void(key, turn[key]):
-            yield key, _TURN[key.casefold()]
+    """Each key of a turn that is refused, with what to do about it, or that is just not read, without."""
+    for key, value in turn.items():
+        if key in ("from", "value") or is_void(key, value):
+            continue
+        if fix := _TURN.get(_folded(key), ""):
+            yield key, fix
+        elif key not in _TURN_NOTES:
+            yield key, ""
 
 
 def is_void(key: str, value: object) -> bool:
     """Whether a key says nothing: its value is empty, or what is done anyway."""
     # 0 and False are values, which may say that a turn is not learned.
     is_empty = value is None or (isinstance(value, str | list | dict) and not value)
-    return is_empty or value in _AS_ALWAYS.get(key.casefold(), ())
+    return is_empty or value in _AS_ALWAYS.get(_folded(key), ())
+
+
+def _folded(key: str) -> str:
+    """A key as one writes it here: lower case, words joined by underscores."""
+    return "_".join(filter(None, _WORDS.split(key))).casefold()
+
+
+def _names_image(value: object) -> bool:
+    """Whether a value is the path of an image file, or a list or mapping that holds one."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_PATH and _IMAGE_FILE.fullmatch(value) is not None
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_names_image, inner))

@@ -42,6 +42,10 @@ _TESTED = frozenset((*_ALL_FORMS, "text", *_TEST_ANSWERS))
 _OWN = frozenset((*_ALL_FORMS, "question", "instruction", "answers"))
 _ABSENT = object()
 _PLACEHOLDER_AT_AN_END = re.compile(r"\A\s*<image>\s*|\s*<image>\s*\Z")
+# What stands for an image, a video or a sound elsewhere, and would be read as letters; inside a text they may
+# be its subject, as in a question about HTML.
+_OTHER = r"<(?:image|img|video|audio)s?[ _-]?\d*>"
+_OTHER_PLACEHOLDER = re.compile(rf"\A\s*{_OTHER}|{_OTHER}\s*\Z|<img>[^<>]*\.\w+</img>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ def parse_record(row: Mapping[str, object], *, place: str, position: int | None 
     path, choices = reader.image(), reader.texts("choices") if "choices" in row else ()
     of_all: dict[str, Any] = {"id": identity, "image": path, "choices": choices, "unread": unread}
     if form is _CONVERSATION:
-        turns = _turns(reader)
+        turns, of_turns = _turns(reader)
         history, (text, answer) = tuple(turns[:-1]), turns[-1]
+        of_all["unread"] = (*unread, *of_turns)
         return Record(**of_all, answers=(answer,), text=text, history=history)
     if form is _TESTED:
         text = reader.user_text("text", reader.text("text"))
@@ -254,6 +259,11 @@ class _Row:
             self.fail(
                 field, f"{IMAGE_PLACEHOLDER} may stand once, at the start or the end of the text", value
             )
+        if found := _OTHER_PLACEHOLDER.search(stripped):
+            fix = (
+                f"{found[0].strip()} is no placeholder; only {IMAGE_PLACEHOLDER} is, for the record's 'image'"
+            )
+            self.fail(field, fix, value)
         if not stripped.strip():
             self.fail(field, "it must say something besides the image", value)
         return stripped
@@ -263,11 +273,13 @@ class _Row:
             self.fail(field, f"an answer cannot contain {IMAGE_PLACEHOLDER}; remove it", answer)
 
 
-def _turns(reader: _Row) -> list[tuple[str, str]]:
+def _turns(reader: _Row) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Pairs of user text and answer, and the keys of turns that are not read."""
     turns = reader.row["conversations"]
     if not isinstance(turns, list) or not turns or len(turns) % 2:
         reader.fail("conversations", "it must be a list of pairs of turns, human then gpt")
     texts: list[str] = []
+    unread: dict[str, None] = {}
     for position, turn in enumerate(turns):
         name = f"conversations[{position}]"
         if not isinstance(turn, dict):
@@ -279,7 +291,9 @@ def _turns(reader: _Row) -> list[tuple[str, str]]:
             reader.fail(f"{name}.from", fix, "nothing" if got is _ABSENT else got)
         if len(turn) > 2:
             for key, fix in turn_advice(turn):
-                reader.fail(f"{name}.{key}", fix, turn[key])
+                if fix:
+                    reader.fail(f"{name}.{key}", fix, turn[key])
+                unread[f"conversations[].{key}"] = None
         value = turn.get("value")
         if not isinstance(value, str) or not value.strip():
             reader.fail(f"{name}.value", "it must be a string that is not blank", value)
@@ -292,4 +306,4 @@ def _turns(reader: _Row) -> list[tuple[str, str]]:
         else:
             reader.refuse_placeholder(f"{name}.value", value)
         texts.append(value)
-    return list(zip(texts[::2], texts[1::2], strict=True))
+    return list(zip(texts[::2], texts[1::2], strict=True)), tuple(unread)

@@ -142,7 +142,7 @@ class _TaskCheck:
         # Of each image that is to be opened: split and index of every sample that shows it, in a row.
         self.uses: dict[bytes, array[int]] | None = {} if decode else None
 
-    def tell(self, kind: ProblemKind, number: int, message: str, cause: str = "") -> None:
+    def add(self, kind: ProblemKind, number: int, message: str, cause: str = "") -> None:
         problem = Problem(kind, self.task.name, _SPLITS[number], message, cause)
         self.report.add(problem)
         if self.on_problem is not None:
@@ -156,7 +156,7 @@ class _TaskCheck:
                 f"{shared} of {num_test} test samples, more than half, have image and text of a training "
                 "sample; is one file in the place of the other?"
             )
-            self.tell(ProblemKind.TRAINED_TEST, 1, message)
+            self.add(ProblemKind.TRAINED_TEST, 1, message)
         self.report.tolerated = frozenset((ProblemKind.OVERLAP,))
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -165,7 +165,7 @@ class _TaskCheck:
 
     def split(self, number: int, source: SampleSource) -> None:
         if not len(source):
-            self.tell(ProblemKind.EMPTY_SPLIT, number, "it has no samples; at least one is needed")
+            self.add(ProblemKind.EMPTY_SPLIT, number, "it has no samples; at least one is needed")
         what = f"{_SPLITS[number]} records"
         first_with_id: dict[str, int] = {}
         for index in range(len(source)):
@@ -175,13 +175,13 @@ class _TaskCheck:
             try:
                 sample = source.sample(index)
             except ValueError as error:
-                self.tell(ProblemKind.RECORD, number, str(error), _cause(error))
+                self.add(ProblemKind.RECORD, number, str(error), _cause(error))
                 continue
             place = f"{where} (id {sample.id!r})"
             if not sample.user_text.strip():
                 cause = "neither question nor instruction"
                 message = f"{place}: got {cause}; give the task an instruction"
-                self.tell(ProblemKind.RECORD, number, message, cause)
+                self.add(ProblemKind.RECORD, number, message, cause)
             fits = self.answers(sample, number, place)
             key = "" if sample.image is None else _image_key(sample.image)
             if sample.image is not None:
@@ -191,7 +191,7 @@ class _TaskCheck:
             # Predictions are kept by id; nothing is kept by that of a training sample.
             if _SPLITS[number] == "test" and (first := first_with_id.setdefault(sample.id, index)) != index:
                 message = f"{place}: the id is already that of {_place(source, first)}; make ids unique"
-                self.tell(ProblemKind.DUPLICATE_ID, number, message)
+                self.add(ProblemKind.DUPLICATE_ID, number, message)
             self.overlap(sample, key, number, place, index)
         self.progress(what, len(source), len(source))
 
@@ -201,10 +201,10 @@ class _TaskCheck:
             answers, which = sample.answers[:1], "the first answer is what is learned, it"
         if not any(answer.strip() for answer in answers):
             message = f"{place}: got {sample.answers!r}; {which} must not be blank"
-            self.tell(ProblemKind.ANSWER, number, message)
+            self.add(ProblemKind.ANSWER, number, message)
             return False
         if self.task.answer_format is AnswerFormat.BOX:
-            self.units.add(_SPLITS[number], sample.answers[0])
+            self.units.add(_SPLITS[number], sample)
         if _SPLITS[number] == "test":
             self.references(sample, number, place)
         return True
@@ -216,13 +216,15 @@ class _TaskCheck:
                 scorer.check(sample)
             except ValueError as error:
                 named = f"scorer {scorer.name!r}"
-                self.tell(ProblemKind.REFERENCE, number, f"{place}: {named}: {error}", named)
+                self.add(ProblemKind.REFERENCE, number, f"{place}: {named}: {error}", named)
         self.alike.add(sample)
 
     def whole_split(self) -> None:
         """Name what is wrong with a test split as a whole; not where its references are wrong themselves."""
-        if problem := self.units.problem():
-            self.tell(ProblemKind.REFERENCE, 1, problem, "units of boxes")
+        differ = self.units.differ() or self.units.scales_differ()
+        for number, problem in enumerate((self.units.turned(), differ)):
+            if problem:
+                self.add(ProblemKind.REFERENCE, number, problem, "convention of boxes")
         if not self.report.counts[ProblemKind.REFERENCE]:
             found = map(self.alike.warning, (self.task.scorer, *self.task.also))
             self.report.warnings += filter(None, found)
@@ -232,7 +234,7 @@ class _TaskCheck:
         try:
             encoder.check(sample, with_answers=_SPLITS[number] == "train")
         except SampleError as error:
-            self.tell(ProblemKind.UNFIT, number, f"{place}: it {error.words}", error.cause)
+            self.add(ProblemKind.UNFIT, number, f"{place}: it {error.words}", error.cause)
         except ValueError as error:
             self.bad_image(error, number, place)
 
@@ -254,7 +256,7 @@ class _TaskCheck:
         # name its records has no better one.
         placed = isinstance(self.sources[number], _NAMING)
         words = (error.words if placed and isinstance(error, RecordError) else "") or str(error)
-        self.tell(ProblemKind.IMAGE, number, f"{place}: {words}", _cause(error))
+        self.add(ProblemKind.IMAGE, number, f"{place}: {words}", _cause(error))
 
     def decode(self, workers: int | None) -> None:
         assert self.uses is not None, "only asked for with images to open"
@@ -283,7 +285,7 @@ class _TaskCheck:
         elif self.task.train is not None and key in self.trained_on:
             other = _place(self.task.train, self.trained_on[key])
             message = f"{place}: same image and text as {other} of the training split; remove one of them"
-            self.tell(ProblemKind.OVERLAP, number, message)
+            self.add(ProblemKind.OVERLAP, number, message)
 
 
 # Sources that say where a record stands.

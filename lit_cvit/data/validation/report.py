@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from lit_cvit.utils.wording import counted
+
 MAX_LISTED = 20
 """Problems of a task that a report lists; the rest is counted."""
 
@@ -144,11 +146,6 @@ def tolerated(reports: Sequence[TaskReport]) -> str:
         if kind in report.tolerated and report.counts[kind]
     ]
     return f"tolerated in published splits: {', '.join(found)}; `check` lists them" if found else ""
-
-
-def counted(count: int, noun: str) -> str:
-    """A number with its noun: `1 task`, `2 tasks`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _group(problem: Problem) -> str:

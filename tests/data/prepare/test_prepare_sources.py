@@ -160,7 +160,7 @@ def test_a_task_whose_images_all_lie_deeper_says_where_it_looked(
     ) in refused("OCR-VQA")
 
 
-def test_a_file_in_the_folder_of_its_archive_is_told_with_its_place(
+def test_a_file_in_the_folder_of_its_archive_is_named_with_its_place(
     raw: Path, refused: Callable[..., str]
 ) -> None:
     CVIT["Flickr30k"](raw)

@@ -79,7 +79,7 @@ def test_an_empty_file_and_a_folder_in_the_place_of_a_file_are_named(
     assert "GQA/images" not in message
 
 
-def test_a_missing_file_that_lies_a_folder_deeper_or_higher_is_told_with_its_place(
+def test_a_missing_file_that_lies_a_folder_deeper_or_higher_is_named_with_its_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     CVIT["VizWiz"](tmp_path)
@@ -112,7 +112,7 @@ def test_images_are_not_asked_for_without_images_but_listed_folders_are(
     assert "ImageNet/val/: missing" in message
 
 
-def test_every_task_is_prepared_and_told_with_its_counts(
+def test_every_task_is_prepared_and_reported_with_its_counts(
     full_raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verb(full_raw, tmp_path / "out", "--workers", "1") == 0
@@ -196,7 +196,7 @@ def test_a_folder_of_another_benchmark_is_not_written_over(full_raw: Path, tmp_p
         (["--tasks", "gqa"], 1, "--tasks: unknown task of cvit 'gqa'. Did you mean 'GQA'?"),
         (["--limit", "-1"], 2, "--limit must be 0 or more, got -1"),
         (["--workers", "-2"], 2, "--workers must be 0 or more, got -2"),
-        (["--limits", "1"], 2, "unknown option --limits. Did you mean --limit?"),
+        (["--limits", "1"], 2, "unknown option --limits. Did you mean '--limit'?"),
         (["--benchmark", "cvi"], 1, "--benchmark: unknown benchmark 'cvi'. Did you mean 'cvit'?"),
         (["--raw", "none"], 1, "--raw: no folder none"),
     ],

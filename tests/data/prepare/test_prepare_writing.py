@@ -159,7 +159,7 @@ def test_missing_images_are_an_error_that_counts_them_and_leaves_no_split(reques
     assert len(ids(request_)) == 8
 
 
-def test_images_that_lie_a_folder_deeper_are_told_with_their_place(request_: Request) -> None:
+def test_images_that_lie_a_folder_deeper_are_named_with_their_place(request_: Request) -> None:
     images = request_.raw / "Made/images"
     (images / "images").mkdir()
     (images / "2.png").rename(images / "images/2.png")

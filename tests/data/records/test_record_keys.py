@@ -44,7 +44,9 @@ def test_what_another_trainer_reads_is_refused_by_name_in_every_form(form: str, 
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("key", [*ALIASES["image"], "Image", "iamge", "imagee", "IMG"])
+@pytest.mark.parametrize(
+    "key", [*ALIASES["image"], "Image", "iamge", "imagee", "IMG", "imagePath", "image-path", "image url"]
+)
 def test_an_image_under_another_name_is_refused_unless_there_is_an_image(form: str, key: str) -> None:
     error = refused(FORMS[form] | {key: "0.png"})
     assert (error.field, error.fix) == (key, "no such key; did you mean 'image'?")
@@ -97,13 +99,62 @@ def test_what_a_data_set_notes_of_a_sample_is_not_read_and_named(key: str) -> No
         ({"weight": 0}, "conversations[1].weight"),
         ({"train": False}, "conversations[1].train"),
         ({"Loss": 0.0}, "conversations[1].Loss"),
+        ({"loss_weight": 0.0}, "conversations[1].loss_weight"),
+        ({"mask": 0}, "conversations[1].mask"),
         ({"images": ["a.png"]}, "conversations[1].images"),
+        ({"img": "a.png"}, "conversations[1].img"),
     ],
 )
 def test_a_turn_that_is_not_to_be_learned_is_refused(more: dict[str, Any], field: str) -> None:
     error = refused({"id": 1, "conversations": [TURNS[0], TURNS[1] | more]})
     assert error.field == field
     assert error.cause == f"field {field.replace('1', '')!r}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"path": "a.png"},
+        {"media": ["b/c d.JPG"]},
+        {"source": {"url": "http://x.org/a.jpeg?size=2"}},
+        {"metadata": {"image": "a.webp"}},
+    ],
+)
+def test_a_value_that_names_an_image_is_refused_unless_there_is_an_image(
+    form: str, more: dict[str, Any]
+) -> None:
+    error = refused(FORMS[form] | more)
+    assert (error.field, "did you mean 'image'?" in error.fix) == (next(iter(more)), True)
+    assert parse(FORMS[form] | more | {"image": "a.png"}).image == "a.png"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<Image>\nWhat is it?",
+        "<video>\nWhat is it?",
+        "What is it? <image_1>",
+        "<images>What is it?",
+        "Picture 1: <img>a.png</img> What is it?",
+    ],
+)
+def test_what_stands_for_an_image_elsewhere_is_no_text(text: str) -> None:
+    turns = [{"from": "human", "value": text}, TURNS[1]]
+    for row in ({"conversations": turns}, {"text": text, "answer": "A cat."}):
+        error = refused({"id": 1, "image": "a.png"} | row)
+        assert "only <image> is" in error.fix
+    question = {"from": "human", "value": "Which tag shows it, <img> or <video>, and how?"}
+    assert "<video>" in parse({"id": 1, "conversations": [question, TURNS[1]]}).text
+
+
+def test_other_keys_of_a_turn_are_not_read_and_named() -> None:
+    turns = [TURNS[0] | {"role": "user"}, TURNS[1] | {"no_loss": True, "role": "assistant"}]
+    assert parse({"id": 1, "conversations": turns, "day": 3}).unread == (
+        "day",
+        "conversations[].role",
+        "conversations[].no_loss",
+    )
 
 
 @pytest.mark.parametrize("more", [{"loss": True}, {"weight": 1}, {"loss": None}, {"markdown": "x"}])

@@ -173,7 +173,7 @@ def test_a_class_with_too_few_records_is_a_warning(tmp_path: Path) -> None:
         assert len(DrawnRecords(given, 0, shots=4)) == 8
 
 
-def test_a_drawn_record_knows_its_place_and_an_index_past_the_end_is_refused(tmp_path: Path) -> None:
+def test_a_drawn_record_has_its_place_and_an_index_past_the_end_is_refused(tmp_path: Path) -> None:
     given = records(tmp_path, rows_of(9))
     drawn = DrawnRecords(given, 0, limit=2)
     number = int(drawn.sample(1).id[1:])

@@ -117,7 +117,7 @@ def test_what_the_backbone_cannot_take_is_listed_with_its_place_before_training(
         require_clean([report])
 
 
-def test_an_unfit_record_is_told_once(tmp_path: Path) -> None:
+def test_an_unfit_record_is_reported_once(tmp_path: Path) -> None:
     """What is blank, or has no image, is not held against the backbone too."""
     train = Listed(
         sample("1", answers=("",), text="long"), sample("2", FileImage(tmp_path, "no.png"), "long")

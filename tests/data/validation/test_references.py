@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from check_kit import Listed, of_files, row, sample, task
+from PIL import Image
 
 from lit_cvit.data.tasks import AnswerFormat, Task
 from lit_cvit.data.validation.check import BenchmarkError, check_task, require_clean
@@ -87,10 +89,17 @@ def test_a_fit_logs_what_its_check_warns_of(caplog: pytest.LogCaptureFixture) ->
         (
             ["[0.1, 0.2, 0.3, 1.0]"],
             ["[12, 20, 300, 410]"],
-            "every test box has edges beyond 1, every training",
+            "1 of 1 test boxes have edges beyond 1, but 0 of 1 tr",
         ),
-        (["[12, 20, 300, 410]"], ["[0.1, 0.2, 0.3, 0.4]"], "every test box has edges from 0 to 1, every tra"),
+        (["[12, 20, 300, 410]"], ["[0.1, 0.2, 0.3, 0.4]"], "1 of 1 test boxes have edges from 0 to 1, but 0"),
         (["[0.1, 0.2, 0.3, 0.4]", "[1, 2, 3, 4]"], ["[12, 20, 300, 410]"], ""),
+        # One box that rounding, or the whole image, put among the others.
+        (["[0, 0.2, 0.3, 1.004]"], ["[12, 20, 300, 410]"], "1 of 1 test boxes have edges beyond 1, but 0"),
+        (
+            ["[0, 0, 1, 1]", *["[9, 9, 99, 99]"] * 2],
+            ["[0.1, 0.2, 0.3, 0.4]"],
+            "1 of 1 test boxes have edges fr",
+        ),
         (["nowhere"], ["[12, 20, 300, 410]"], ""),
     ],
 )
@@ -106,3 +115,54 @@ def test_test_boxes_in_other_units_than_all_that_are_learned_are_a_problem(
     assert [(each.split, each.message[: len(message)]) for each in found] == (
         [("test", message)] if message else []
     )
+
+
+def test_training_boxes_as_corner_width_and_height_are_a_problem() -> None:
+    def report(*boxes: str) -> list[tuple[str, str]]:
+        train = Listed(*(sample(str(n), text=f"train {n}", answers=(box,)) for n, box in enumerate(boxes)))
+        test = Listed(sample("9", text="test", answers=("[10, 20, 30, 40]",)))
+        task = Task("T", AnswerFormat.BOX, scorer("grounding_iou"), train=train, test=test)
+        return [(each.split, each.message[:41]) for each in check_task(task).problems]
+
+    right, turned = "[200, 100, 230, 140]", "[200, 100, 30, 40]"
+    assert report(right, right, right, turned) == []
+    assert report(right, right, turned) == [("train", "1 of 3 training boxes have no area; a box")]
+
+
+@dataclass(frozen=True)
+class Sized:
+    """An image of a size."""
+
+    width: int
+    height: int
+
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    def open(self) -> Image.Image:
+        raise NotImplementedError
+
+
+def test_boxes_from_0_to_1000_beside_pixels_are_a_problem_where_images_are_small() -> None:
+    thousandths = ["[100, 100, 900, 999]", "[10, 10, 90, 90]", "[5, 700, 400, 800]"]
+    pixels = ["[1, 2, 300, 200]", "[4, 4, 50, 60]", "[4, 4, 640, 480]", "[1, 1, 9, 9]"]
+
+    def report(train: list[str], test: list[str], size: tuple[int, int]) -> list[str]:
+        splits = [
+            Listed(
+                *(
+                    replace(sample(f"{name}{n}", text=f"{name} {n}", answers=(box,)), image=Sized(*size))
+                    for n, box in enumerate(boxes)
+                )
+            )
+            for name, boxes in (("train", train), ("test", test))
+        ]
+        task = Task("T", AnswerFormat.BOX, scorer("grounding_iou"), train=splits[0], test=splits[1])
+        return [each.message[:46] for each in check_task(task).problems]
+
+    small, large = (640, 480), (1200, 1000)
+    assert report(pixels, pixels, small) == report(thousandths, thousandths, small) == []
+    assert report(pixels, thousandths, small) == ["2 of 3 test boxes lie outside their images, an"]
+    assert report(thousandths, pixels, small) == ["2 of 3 train boxes lie outside their images, a"]
+    assert report(thousandths, pixels, large) == []
+    assert report(thousandths, pixels[:3], small) == []
