@@ -104,7 +104,7 @@ class PhaseFiles:
         shutil.rmtree(self.folder)
 
     def _rows(self, path: Path) -> list[dict[str, float]]:
-        done = {file.stem for file in self.folder.glob("*.safetensors")} | {"recipe"}
+        done = {file.stem for file in self.folder.glob("*.safetensors")}
         if "sight" in done:
             done.add("spacing")
         if not path.is_file():

@@ -47,6 +47,8 @@ def attribute(question: str, things: list[Thing]) -> str:
         return one([t for t in things if t.name == match[1]]).colour
     if match := re.fullmatch(r"How is the (\w+) filled\?", question):
         return one([t for t in things if t.name == match[1]]).fill
+    if match := re.fullmatch(r"Where is the (\w+)\?", question):
+        return PLACES[one([t for t in things if t.name == match[1]]).place]
     match = re.fullmatch(r"What shape is the (\w+) thing\?", question)
     assert match
     return one([t for t in things if t.colour == match[1]]).name
@@ -62,13 +64,27 @@ def asked(sample: Sample, mark: str) -> str:
     return sample.question.removesuffix(listed)
 
 
-def yes_no_or_count(sample: Sample) -> str:
-    """Answer to a question of VQAv2."""
-    things = scene_of(sample).things
-    if match := re.fullmatch(r"Is there a (\w+) (\w+)\?", sample.question):
+def number(question: str, things: list[Thing]) -> str:
+    """Answer to a question for how many there are, in all or of a colour."""
+    match = re.fullmatch(r"How many (?:(\w+) )?things are there\?", question)
+    assert match
+    return str(sum(match[1] in (None, t.colour) for t in things))
+
+
+def answer_about(question: str, scene: Scene) -> str:
+    """Answer to any question about what a scene shows: a sign, yes or no, a number or an attribute."""
+    if question in ("What does it say?", "What is spelled out?", "Which signs can you make out?"):
+        return written(scene)
+    things = list(scene.things)
+    if match := re.fullmatch(r"Is there a (\w+) (\w+)\?", question):
         return "yes" if any((t.colour, t.name) == match.groups() for t in things) else "no"
-    assert sample.question == "How many things are there?"
-    return str(len(things))
+    return number(question, things) if question.startswith("How many") else attribute(question, things)
+
+
+def kind_of(question: str) -> str:
+    """The first words of a question, as far as they tell its kind."""
+    first = question.split()[:2]
+    return " ".join(first) if first[0] in ("What", "How") else first[0]
 
 
 def is_caption_of(sample: Sample) -> bool:
