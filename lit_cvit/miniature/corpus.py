@@ -1,8 +1,8 @@
 """What the `tiny` backbone is pre-trained on: drawn scenes with questions whose answers are clauses.
 
 Answers are lower-case clauses without a full stop ("it is red"): never a letter, a bare word, a box or a
-caption sentence, and no instruction string of any benchmark occurs. Those formats are what a stream
-teaches, so knowing them beforehand would leave nothing to forget.
+caption sentence. The last step adds some of these forms, each after a cue of its own (`instruct.py`). No
+instruction string of any benchmark occurs: what its wording asks for is what a stream teaches.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ SKILLS: dict[Skill, float] = {
     _behind: 0.4,
     _options: 3.5,
 }
-# For the last step: what is slow to learn, on top of the rest.
+# For the fourth step: what is slow to learn, on top of the rest.
 LATE_SKILLS: dict[Skill, float] = SKILLS | {
     _fill: 4.0,
     _what: 2.0,

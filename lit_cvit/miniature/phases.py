@@ -63,9 +63,9 @@ class PhaseFiles:
                 stream.flush()
                 echo(line)
 
+            log({"phase": "recipe", **asdict(self.recipe), "threads": torch.get_num_threads()})
             stream.writelines(json.dumps(row) + "\n" for row in rows)
             stream.flush()
-            log({"phase": "recipe", **asdict(self.recipe), "threads": torch.get_num_threads()})
             yield log
 
     def restore(self, name: str, training: Trained) -> bool:
