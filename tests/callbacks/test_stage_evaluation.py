@@ -72,6 +72,27 @@ def test_an_unknown_choice_of_tasks_is_refused() -> None:
         StageEvaluation(tasks="first")  # type: ignore[arg-type]
 
 
+def test_num_between_shortens_other_tasks_after_stages_before_the_last() -> None:
+    data = small_data(tasks=STREAM, settings={"num_test": 6})
+    trainer = ContinualTrainer(accelerator="cpu")
+    trainer._data, trainer.stages = data, data.stages(seed=0)
+    callback = StageEvaluation(num_between=2)
+    asked = [[len(task.test) for task in callback.tasks_after(trainer, stage)] for stage in trainer.stages]
+    assert asked == [[6], [2, 6], [6, 6, 6, *[6] * len(HELD_OUT)]]
+    (short,) = [task for task in callback.tasks_after(trainer, trainer.stages[1]) if task.name == STREAM[0]]
+    assert [short.test.sample(i).id for i in range(2)] == ["test-0", "test-1"]
+
+
+def test_more_samples_between_than_there_are_is_all_of_them_and_none_is_refused() -> None:
+    data = small_data(tasks=STREAM, settings={"num_test": 3})
+    trainer = ContinualTrainer(accelerator="cpu")
+    trainer._data, trainer.stages = data, data.stages(seed=0)
+    callback = StageEvaluation(num_between=50)
+    assert [len(task.test) for task in callback.tasks_after(trainer, trainer.stages[1])] == [3, 3]
+    with pytest.raises(ValueError, match="num_between must be at least 1, got 0"):
+        StageEvaluation(num_between=0)
+
+
 def test_held_out_scores_are_kept_apart_from_the_matrix(llava_folder: Path, tmp_path: Path) -> None:
     data = small_data(tasks=["GQA"], settings={"num_test": 4})
     run = fit(tmp_path, small_method(llava_folder, ZeroShot), data, callbacks=[StageEvaluation()]).run
