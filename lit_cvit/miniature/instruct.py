@@ -2,8 +2,8 @@
 
 An instruction-tuned model knows the forms of answers (a word, a letter, a sentence) and what things are
 called before a stream teaches it the wordings of a benchmark. No cue here is an instruction string of a
-benchmark, and names of things occur in clauses alone, so a stream still teaches which form its wording asks
-for, and that a class name stands by itself.
+benchmark, and names of things occur in clauses or behind an article, so a stream still teaches which form its
+wording asks for, which names its classes have, and that a class name stands by itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ _SENTENCE_CUES = (
     "Describe the picture in a full sentence.",
     "Put what you see into a sentence.",
     "Tell me in a sentence what is shown.",
+)
+_OBJECT_QUESTIONS = (
+    "what object is it?",
+    "what is the object?",
+    "what is the object called?",
+    "what is the object that you see?",
+    "what is the object that is shown in it?",
 )
 _SENTENCES = (
     ("Here is a {0} at the {1}", " and a {0} at the {1}"),
@@ -116,25 +123,27 @@ def _sentence(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _name(scene: Scene, g: Generator) -> Turn | None:
-    """What a thing or the ground is called, in a clause."""
+    """What a thing or the ground is called: in a clause, or after a cue with its article, never by itself."""
     things = unique(scene, corpus.by_name)
     place = PLACE_CLASSES.get((scene.pattern, scene.tint))
     if place is not None and (not things or g.random() < 0.4):
-        return clause("it might be a", place, "where might this be?", g)
+        return _called("it might be a", place, "where might this be?", g)
     if not things:
         return None
     thing = things[int(g.integers(len(things)))]
-    it = "it" if len(shapes_of(scene)) == 1 and g.random() < 0.7 else f"the {thing.name}"
+    alone = len(shapes_of(scene)) == 1 and g.random() < 0.8
     name = OBJECT_CLASSES.get((thing.name, thing.fill))
     if name is not None and g.random() < 0.7:
-        questions = (
-            f"what object is {it}?",
-            f"what is {it} called?",
-            f"what is {it if it != 'it' else 'the object'}?",
-        )
-        question = pick(g, questions)
-        return clause("it is a", name, question, g)
-    return clause("it stands for a", RENDITION_CLASSES[thing.name], f"what does {it} stand for?", g)
+        asked = _OBJECT_QUESTIONS if alone else (f"what object is the {thing.name}?",)
+        return _called("it is a", name, pick(g, asked), g)
+    it = "it" if alone else f"the {thing.name}"
+    return _called("it stands for a", RENDITION_CLASSES[thing.name], f"what does {it} stand for?", g)
+
+
+def _called(lead: str, name: str, question: str, g: Generator) -> Turn:
+    if g.random() < 0.3:
+        return _cued(question, _WORD_CUES, g), f"a {name}"
+    return clause(lead, name, question, g)
 
 
 _FORMS: dict[Skill, float] = {
