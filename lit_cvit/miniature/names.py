@@ -1,6 +1,7 @@
 """What things are called, by looks that do not suggest it: the classes of the tasks that name things.
 
-`tiny` has met the names in clauses and behind an article (`instruct.py`), as a real model has met those of ImageNet.
+`tiny` has met the names in clauses and behind an article (`instruct.py`), as a real model has met those of
+ImageNet.
 """
 
 from __future__ import annotations
