@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,22 @@ class Result:
     def seconds(self) -> float:
         """Seconds of training and evaluation over all stages."""
         return sum(sum(stage["seconds"].values()) for stage in self.stages)
+
+
+Groups = dict[str, list[Result]]
+"""Results of the cells that differ in their seed alone, by name."""
+Value = Callable[[Result], float | None]
+"""What is read off a result; None where it has no such value."""
+
+
+def over_seeds(results: Sequence[Result], value: Value) -> str:
+    """Mean and standard deviation over seeds; empty where a run lacks the value."""
+    values = [value(result) for result in sorted(results, key=lambda each: each.seed)]
+    known = [each for each in values if each is not None]
+    if not known or len(known) < len(values):
+        return ""
+    spread = f" \u00b1 {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):.1f}{spread}"
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {

@@ -6,12 +6,15 @@
 What stands between the two lines is replaced. Keys of a marker, of which `sweep` and `table` are required:
 
 * `sweep`: name of the sweep, a folder of results.
-* `table`: `metrics`, `tasks` (scores by task), `downstream` or `cost`.
+* `table`: `metrics`, `tasks` (scores by task), `downstream`, `cost`, or one of `results_claims.py`: `ranks`,
+  `order` or `kept`.
 * `cells`: groups of cells (names without the seed), as a list, or as a mapping to what the table calls them;
   by default all, in the order of their names. A group whose cells are not measured yet has no row.
 * `columns` (of `metrics`): names of metrics, likewise; by default AP, MAP, BWT and MIF.
 * `at` (of `tasks`): `own`, right after a task's own stage, or `end`, after the last stage (the default).
 * `captions`: `content` counts captions by exact content, in percent like all other tasks.
+* `published` (of the last three): name of a table in `published.json`.
+* `over` (of `kept`), `measure` (of `order`: `average` or `downstream`): see there.
 
 A value is the mean over seeds and, from two on, the standard deviation.
 """
@@ -20,25 +23,22 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_cvit.report.results import Result, read_results
+from lit_cvit.report import results_claims
+from lit_cvit.report.results import Groups, Result, Value, over_seeds, read_results
 from lit_cvit.report.summary import run_summary
 from lit_cvit.report.tables import Cell, Table, markdown
 from lit_cvit.run import ScoreMatrix
 from lit_cvit.utils.suggest import unknown
 
 _BLOCK = re.compile(r"(<!-- results (?P<spec>.*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
-_KEYS = ("sweep", "table", "cells", "columns", "at", "captions")
+_KEYS = ("sweep", "table", "cells", "columns", "at", "captions", "published", "over", "measure")
 _CONTENT = "exact_content"
 _COLUMNS = ("AP", "MAP", "BWT", "MIF")
-
-Groups = dict[str, list[Result]]
-Value = Callable[[Result], float | None]
 
 
 def render(page: str, results: Path) -> str:
@@ -78,7 +78,15 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
     Raises:
         ValueError: a key has an unknown value, or a file of results is not valid.
     """
-    tables = {"metrics": _metrics, "tasks": _tasks, "downstream": _downstream, "cost": _cost}
+    tables: dict[str, Callable[[Groups, Mapping[str, Any], Path], str]] = {
+        "metrics": _metrics,
+        "tasks": _tasks,
+        "downstream": _downstream,
+        "cost": _cost,
+        "ranks": results_claims.ranks,
+        "order": results_claims.order,
+        "kept": results_claims.kept,
+    }
     if spec["table"] not in tables:
         raise ValueError(f"results: {unknown('table', spec['table'], tables)}")
     groups: Groups = {}
@@ -88,17 +96,7 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
     chosen = {shown: groups[name] for name, shown in names.items() if name in groups}
     if not chosen:
         return f"(`{spec['sweep']}` is not measured yet.)\n"
-    return tables[spec["table"]](chosen, spec)
-
-
-def over_seeds(results: Sequence[Result], value: Value) -> str:
-    """Mean and standard deviation over seeds; empty where a run lacks the value."""
-    values = [value(result) for result in sorted(results, key=lambda each: each.seed)]
-    known = [each for each in values if each is not None]
-    if not known or len(known) < len(values):
-        return ""
-    spread = f" \u00b1 {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.fmean(known):.1f}{spread}"
+    return tables[spec["table"]](chosen, spec, results)
 
 
 def with_content(matrix: ScoreMatrix) -> ScoreMatrix:
@@ -131,20 +129,20 @@ def _named(names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     return dict(names) if isinstance(names, Mapping) else {name: name for name in names}
 
 
-def _metrics(groups: Groups, spec: Mapping[str, Any]) -> str:
+def _metrics(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
     columns = _named(spec.get("columns", _COLUMNS))
 
     def metric(name: str) -> Value:
         return lambda result: run_summary(result.matrix).get(name)
 
     rows: list[tuple[Cell, ...]] = [
-        (shown, len(results), *(over_seeds(results, metric(name)) for name in columns))
-        for shown, results in groups.items()
+        (shown, len(runs), *(over_seeds(runs, metric(name)) for name in columns))
+        for shown, runs in groups.items()
     ]
     return markdown(Table(("", "seeds", *columns.values()), tuple(rows)))
 
 
-def _tasks(groups: Groups, spec: Mapping[str, Any]) -> str:
+def _tasks(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
     at = spec.get("at", "end")
     if at not in ("own", "end"):
         raise ValueError(f"results: {unknown('at', at, ['own', 'end'])}")
@@ -160,13 +158,13 @@ def _tasks(groups: Groups, spec: Mapping[str, Any]) -> str:
         return value
 
     rows: list[tuple[Cell, ...]] = [
-        (shown, len(results), *(over_seeds(results, score(task)) for task in tasks))
-        for shown, results in groups.items()
+        (shown, len(runs), *(over_seeds(runs, score(task)) for task in tasks))
+        for shown, runs in groups.items()
     ]
     return markdown(Table(("", "seeds", *tasks), tuple(rows)))
 
 
-def _downstream(groups: Groups, spec: Mapping[str, Any]) -> str:
+def _downstream(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
     def cell(task: str, *, mif: bool) -> Value:
         def value(result: Result) -> float | None:
             matrix = result.downstream
@@ -176,23 +174,23 @@ def _downstream(groups: Groups, spec: Mapping[str, Any]) -> str:
         return value
 
     rows: list[tuple[Cell, ...]] = [
-        (shown, task, len(results), *(over_seeds(results, cell(task, mif=mif)) for mif in (False, True)))
-        for shown, results in groups.items()
-        for task in results[0].downstream.tasks
+        (shown, task, len(runs), *(over_seeds(runs, cell(task, mif=mif)) for mif in (False, True)))
+        for shown, runs in groups.items()
+        for task in runs[0].downstream.tasks
     ]
     return markdown(Table(("", "task", "seeds", "score", "MIF"), tuple(rows)))
 
 
-def _cost(groups: Groups, spec: Mapping[str, Any]) -> str:
-    results = [result for each in groups.values() for result in each]
+def _cost(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+    runs = [run for each in groups.values() for run in each]
     total = {
-        activity: sum(stage["seconds"].get(activity, 0.0) for result in results for stage in result.stages)
+        activity: sum(stage["seconds"].get(activity, 0.0) for run in runs for stage in run.stages)
         for activity in ("train", "evaluate")
     }
-    threads = sorted({result.run["machine"]["num_threads"] for result in results})
-    memory = [peak for result in results if (peak := result.measured["peak_memory"]) is not None]
+    threads = sorted({run.run["machine"]["num_threads"] for run in runs})
+    memory = [peak for run in runs if (peak := run.measured["peak_memory"]) is not None]
     most = f"; at most {max(memory) / 2**30:.1f} GiB of main memory" if memory else ""
     return (
-        f"{len(results)} runs with {', '.join(map(str, threads))} thread(s) each: {total['train'] / 60:.0f} "
+        f"{len(runs)} runs with {', '.join(map(str, threads))} thread(s) each: {total['train'] / 60:.0f} "
         f"minutes of training and {total['evaluate'] / 60:.0f} minutes of evaluation{most}.\n"
     )
