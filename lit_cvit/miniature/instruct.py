@@ -11,7 +11,7 @@ from __future__ import annotations
 from lit_cvit.miniature import corpus
 from lit_cvit.miniature.corpus import Generator, Skill, Turn, clause, pick, shapes_of, unique, written_in
 from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES, RENDITION_CLASSES
-from lit_cvit.miniature.scenes import COLOURS, FILLS, PLACES, Scene, Thing
+from lit_cvit.miniature.scenes import COLOURS, FILLS, PLACES, Scene, Thing, thing_box
 
 _WORD_CUES = ("Be brief.", "Keep it short.", "No whole clause, please.", "Just that.", "One word, please.")
 _LETTER_CUES = ("Give its letter only.", "Only the letter, please.", "Just say which letter it is.")
@@ -35,10 +35,12 @@ _SENTENCES = (
 
 
 def _cued(question: str, cues: tuple[str, ...], g: Generator) -> str:
-    """The question with a cue behind or before it."""
+    """The question with a cue behind or before it; where it ends the text, its full stop may be missing."""
     cue = pick(g, cues)
     between = "\n" if g.random() < 0.5 else " "
-    return f"{question}{between}{cue}" if g.random() < 0.7 else f"{cue}{between}{question}"
+    if g.random() < 0.3:
+        return f"{cue}{between}{question}"
+    return f"{question}{between}{cue.rstrip('.') if g.random() < 0.4 else cue}"
 
 
 def _attribute(thing: Thing, g: Generator) -> tuple[str, str]:
@@ -85,12 +87,30 @@ def _digit(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _sign(scene: Scene, g: Generator) -> Turn | None:
-    """What is written, said alone."""
+    """What is written, said alone or in a clause; the title stands at the top, an author at the bottom."""
     text = written_in(scene)
     if not text:
         return None
     question = pick(g, ("what does it say?", "what is spelled out?", "which signs can you make out?"))
+    row = next(thing.place // 3 for thing in scene.things if thing.is_glyph)
+    if g.random() < 0.4:
+        asked_row, question = ((0, "what is the title?"), (2, "who is the author?"))[int(g.integers(2))]
+        if row != asked_row:
+            return question, "it is not there"
+    if g.random() < 0.3:
+        return clause("it says", text, question, g)
     return _cued(question, _WORD_CUES, g), text
+
+
+def _extent(scene: Scene, g: Generator) -> Turn | None:
+    """How far a thing reaches, as shares of width and height: left and top, then right and bottom."""
+    things = unique(scene, corpus.by_name)
+    if not things:
+        return None
+    thing = things[int(g.integers(len(things)))]
+    left, top, right, bottom = (f"{edge:.2f}" for edge in thing_box(thing))
+    described = (thing.name, f"{thing.colour} {thing.name}")[int(g.integers(2))]
+    return f"how far does the {described} reach?", f"from {left}, {top} to {right}, {bottom}"
 
 
 def _letter(scene: Scene, g: Generator) -> Turn | None:
@@ -105,8 +125,9 @@ def _letter(scene: Scene, g: Generator) -> Turn | None:
     )[int(g.integers(2))]
     others = [str(o) for o in g.permutation([p for p in pool if p != right])[: int(g.integers(1, 4))]]
     options = [str(o) for o in g.permutation([right, *others])]
-    listed = " ".join(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False))
-    return _cued(f"{question} {listed}", _LETTER_CUES, g), "ABCD"[options.index(right)]
+    between = pick(g, (" ", "\n"))
+    listed = "".join(f"{between}{letter}. {o}" for letter, o in zip("ABCD", options, strict=False))
+    return _cued(f"{question}{listed}", _LETTER_CUES, g), "ABCD"[options.index(right)]
 
 
 def _sentence(scene: Scene, g: Generator) -> Turn | None:
@@ -151,7 +172,8 @@ _FORMS: dict[Skill, float] = {
     _shape: 2.0,
     _verdict: 2.0,
     _digit: 2.0,
-    _sign: 2.5,
+    _sign: 3.0,
+    _extent: 2.0,
     _letter: 5.0,
     _sentence: 2.5,
     _name: 4.0,

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mini_kit import attribute, shapes_in, written
+from mini_kit import attribute, one, shapes_in, written
 
 from lit_cvit.data import instructions
 from lit_cvit.miniature import corpus, instruct
 from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES, RENDITION_CLASSES
-from lit_cvit.miniature.scenes import PLACES, Scene
+from lit_cvit.miniature.scenes import PLACES, Scene, thing_box
 
 NAMES = {*OBJECT_CLASSES.values(), *PLACE_CLASSES.values(), *RENDITION_CLASSES.values()}
 
@@ -40,9 +40,9 @@ def turns(skill: corpus.Skill | None = None, count: int = 400) -> Iterator[tuple
 
 
 def question_of(text: str, cues: tuple[str, ...]) -> str:
-    """A question without the cue behind or before it."""
-    (cue,) = [cue for cue in cues if cue in text]
-    question = text.replace(cue, "").strip()
+    """A question without the cue behind or before it, whose full stop may be missing."""
+    (cue,) = [cue.rstrip(".") for cue in cues if cue.rstrip(".") in text]
+    question = text.replace(f"{cue}.", "").replace(cue, "").strip()
     return question[0].upper() + question[1:]
 
 
@@ -58,15 +58,31 @@ def test_yes_or_no_a_digit_and_a_sign_are_said_alone_after_a_cue() -> None:
         assert answer == ("yes" if any((t.colour, t.name) == (colour, name) for t in scene.things) else "no")
     for scene, _, answer in turns(instruct._digit, 50):
         assert answer == str(len(shapes_in(scene)))
-    for scene, _, answer in turns(instruct._sign, 50):
-        assert answer == written(scene)
+
+
+def test_a_title_is_a_sign_at_the_top_and_an_author_one_at_the_bottom() -> None:
+    given = Counter()
+    for scene, question, answer in turns(instruct._sign, 300):
+        row = next(thing.place // 3 for thing in scene.things if thing.is_glyph)
+        asked = 0 if "title" in question else 2 if "author" in question else row
+        known = {f"it says {written(scene)}", f"{written(scene)} it says", written(scene)}
+        assert answer in (known if asked == row else {"it is not there"})
+        given[answer == written(scene)] += 1
+    assert given[True] > 100
+
+
+def test_how_far_a_thing_reaches_is_its_box() -> None:
+    for scene, question, answer in turns(instruct._extent, 100):
+        name = question.removesuffix(" reach?").split()[-1]
+        left, top, right, bottom = thing_box(one([t for t in shapes_in(scene) if t.name == name]))
+        assert answer == f"from {left:.2f}, {top:.2f} to {right:.2f}, {bottom:.2f}"
 
 
 def test_the_letter_of_the_right_option_is_said_alone_after_a_cue() -> None:
     given = Counter()
     for scene, text, answer in turns(instruct._letter):
         question, listed = question_of(text, instruct._LETTER_CUES).split("?")
-        options = dict(re.findall(r"([A-D])\. ([\w ]+?)(?= [A-D]\.|$)", listed.strip()))
+        options = dict(re.findall(r"([A-D])\. ([\w ]+?)(?=\s[A-D]\.|$)", listed.strip()))
         assert options[answer] == attribute(f"{question}?", shapes_in(scene))
         given[answer] += 1
     assert set(given) == set("ABCD")
