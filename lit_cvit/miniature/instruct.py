@@ -24,8 +24,9 @@ _OBJECT_QUESTIONS = (
     "what object is it?",
     "what is the object?",
     "what is the object called?",
-    "what is the object that you see?",
-    "what is the object that is shown in it?",
+    "which object is in the image?",
+    "what object does the picture show?",
+    "what is that object in the image called?",
 )
 _SENTENCES = (
     ("Here is a {0} at the {1}", " and a {0} at the {1}"),
@@ -176,7 +177,7 @@ _FORMS: dict[Skill, float] = {
     _extent: 2.0,
     _letter: 5.0,
     _sentence: 2.5,
-    _name: 4.0,
+    _name: 5.0,
 }
 
 
