@@ -9,7 +9,17 @@ wording asks for, which names its classes have, and that a class name stands by 
 from __future__ import annotations
 
 from lit_cvit.miniature import corpus
-from lit_cvit.miniature.corpus import Generator, Skill, Turn, clause, pick, shapes_of, unique, written_in
+from lit_cvit.miniature.corpus import (
+    NUMBERS,
+    Generator,
+    Skill,
+    Turn,
+    clause,
+    pick,
+    shapes_of,
+    unique,
+    written_in,
+)
 from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES, RENDITION_CLASSES
 from lit_cvit.miniature.scenes import COLOURS, FILLS, PLACES, Scene, Thing, thing_box
 
@@ -87,6 +97,20 @@ def _digit(scene: Scene, g: Generator) -> Turn | None:
     return _cued("how many things are there?", _WORD_CUES, g), str(len(things))
 
 
+def _sum(scene: Scene, g: Generator) -> Turn | None:
+    """How many things there would be with one more or one less, as a digit or in a clause."""
+    number = len(shapes_of(scene))
+    if not number:
+        return None
+    question, change = (
+        ("one more comes. how many things are there then?", 1),
+        ("one of them goes. how many things are left?", -1),
+    )[int(g.integers(2))]
+    if g.random() < 0.5:
+        return _cued(question, _WORD_CUES, g), str(number + change)
+    return question, f"then there are {NUMBERS[number + change]}"
+
+
 def _sign(scene: Scene, g: Generator) -> Turn | None:
     """What is written, said alone or in a clause; the title stands at the top, an author at the bottom."""
     text = written_in(scene)
@@ -126,8 +150,8 @@ def _letter(scene: Scene, g: Generator) -> Turn | None:
     )[int(g.integers(2))]
     others = [str(o) for o in g.permutation([p for p in pool if p != right])[: int(g.integers(1, 4))]]
     options = [str(o) for o in g.permutation([right, *others])]
-    between = pick(g, (" ", "\n"))
-    listed = "".join(f"{between}{letter}. {o}" for letter, o in zip("ABCD", options, strict=False))
+    between, mark = pick(g, (" ", "\n")), pick(g, (".", ")"))
+    listed = "".join(f"{between}{letter}{mark} {o}" for letter, o in zip("ABCD", options, strict=False))
     return _cued(f"{question}{listed}", _LETTER_CUES, g), "ABCD"[options.index(right)]
 
 
@@ -173,6 +197,7 @@ _FORMS: dict[Skill, float] = {
     _shape: 2.0,
     _verdict: 2.0,
     _digit: 2.0,
+    _sum: 2.0,
     _sign: 3.0,
     _extent: 2.0,
     _letter: 5.0,

@@ -60,6 +60,12 @@ def test_yes_or_no_a_digit_and_a_sign_are_said_alone_after_a_cue() -> None:
         assert answer == str(len(shapes_in(scene)))
 
 
+def test_one_more_and_one_less_are_counted() -> None:
+    for scene, question, answer in turns(instruct._sum, 100):
+        number = len(shapes_in(scene)) + (1 if "one more" in question.lower() else -1)
+        assert answer in (str(number), f"then there are {corpus.NUMBERS[number]}")
+
+
 def test_a_title_is_a_sign_at_the_top_and_an_author_one_at_the_bottom() -> None:
     given = Counter()
     for scene, question, answer in turns(instruct._sign, 300):
@@ -82,7 +88,7 @@ def test_the_letter_of_the_right_option_is_said_alone_after_a_cue() -> None:
     given = Counter()
     for scene, text, answer in turns(instruct._letter):
         question, listed = question_of(text, instruct._LETTER_CUES).split("?")
-        options = dict(re.findall(r"([A-D])\. ([\w ]+?)(?=\s[A-D]\.|$)", listed.strip()))
+        options = dict(re.findall(r"([A-D])[.)] ([\w ]+?)(?=\s[A-D][.)]|$)", listed.strip()))
         assert options[answer] == attribute(f"{question}?", shapes_in(scene))
         given[answer] += 1
     assert set(given) == set("ABCD")
