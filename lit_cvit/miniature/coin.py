@@ -20,11 +20,22 @@ from lit_cvit.miniature.drawing import (
     sign_of,
     written,
 )
-from lit_cvit.miniature.drawn import Drawn, MiniTask
+from lit_cvit.miniature.drawn import Drawn, Look, MiniTask
 from lit_cvit.miniature.scenes import SHAPES, thing_box
 
 PHOTO_QUALITY, RUINED_QUALITY = 0.6, 0.1
 UNANSWERABLE = "unanswerable"
+# As in `cvit-mini`; the objects of Grounding are in photos too.
+LOOKS = {
+    "ScienceQA": Look(("plain", "lined"), ("grey",)),
+    "TextVQA": Look(("checked", "barred"), ("navy", "grey")),
+    "ImageNet": Look(("wavy", "checked"), ("brown", "moss")),
+    "GQA": Look(("spotted", "barred"), ("moss", "brown")),
+    "VizWiz": Look(quality=PHOTO_QUALITY),
+    "Grounding": Look(("spotted", "wavy"), ("navy", "grey")),
+    "VQAv2": Look(("spotted", "barred"), ("moss", "navy")),
+    "OCR-VQA": Look(("plain",), ("navy", "brown")),
+}
 
 
 def draw_lesson(generator: Generator, index: int) -> Drawn:
@@ -45,14 +56,13 @@ def draw_snapshot(generator: Generator, index: int) -> Drawn:
     """
     kind, further = index % 4, index // 4
     drawn = draw_text(generator, index) if kind == 1 else draw_relation(generator, kind // 2)
-    assert drawn.scene is not None
     if kind < 3:
-        return replace(drawn, scene=replace(drawn.scene, quality=PHOTO_QUALITY))
+        return drawn
+    assert drawn.scene is not None
     if further % 2:
         return Drawn(replace(drawn.scene, quality=RUINED_QUALITY), (UNANSWERABLE,), drawn.question)
     absent = one_of(generator, [s for s in SHAPES if s not in {t.name for t in drawn.scene.things}])
-    scene = replace(drawn.scene, quality=PHOTO_QUALITY)
-    return Drawn(scene, (UNANSWERABLE,), f"What colour is the {absent}?")
+    return Drawn(drawn.scene, (UNANSWERABLE,), f"What colour is the {absent}?")
 
 
 def draw_region(generator: Generator, index: int) -> Drawn:
@@ -75,12 +85,18 @@ def draw_cover(generator: Generator, index: int) -> Drawn:
 
 
 TASKS = {
-    "ScienceQA": MiniTask(draw_lesson, AnswerFormat.LETTER, "letter"),
-    "TextVQA": MiniTask(draw_text, AnswerFormat.SHORT, "short_answer"),
-    "ImageNet": MiniTask(draw_object, AnswerFormat.SHORT, "class_name"),
-    "GQA": MiniTask(draw_relation, AnswerFormat.SHORT, "exact"),
-    "VizWiz": MiniTask(draw_snapshot, AnswerFormat.SHORT, "short_answer"),
-    "Grounding": MiniTask(draw_region, AnswerFormat.BOX, "grounding_iou", layout="{instruction}: {question}"),
-    "VQAv2": MiniTask(draw_count, AnswerFormat.SHORT, "short_answer"),
-    "OCR-VQA": MiniTask(draw_cover, AnswerFormat.SHORT, "short_answer"),
+    "ScienceQA": MiniTask(draw_lesson, AnswerFormat.LETTER, "letter", LOOKS["ScienceQA"]),
+    "TextVQA": MiniTask(draw_text, AnswerFormat.SHORT, "short_answer", LOOKS["TextVQA"]),
+    "ImageNet": MiniTask(draw_object, AnswerFormat.SHORT, "class_name", LOOKS["ImageNet"]),
+    "GQA": MiniTask(draw_relation, AnswerFormat.SHORT, "exact", LOOKS["GQA"]),
+    "VizWiz": MiniTask(draw_snapshot, AnswerFormat.SHORT, "short_answer", LOOKS["VizWiz"]),
+    "Grounding": MiniTask(
+        draw_region,
+        AnswerFormat.BOX,
+        "grounding_iou",
+        LOOKS["Grounding"],
+        layout="{instruction}: {question}",
+    ),
+    "VQAv2": MiniTask(draw_count, AnswerFormat.SHORT, "short_answer", LOOKS["VQAv2"]),
+    "OCR-VQA": MiniTask(draw_cover, AnswerFormat.SHORT, "short_answer", LOOKS["OCR-VQA"]),
 }

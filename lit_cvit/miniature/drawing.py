@@ -16,10 +16,8 @@ from lit_cvit.miniature.names import OBJECT_CLASSES
 from lit_cvit.miniature.scenes import (
     COLOURS,
     FILLS,
-    PATTERNS,
     PLACES,
     SHAPES,
-    TINTS,
     Scene,
     Thing,
     random_look,
@@ -51,16 +49,9 @@ def distinct_things(generator: Generator, count: int, places: list[int] | None =
     )
 
 
-def scene_of(
-    generator: Generator,
-    things: Sequence[Thing],
-    *,
-    patterns: Sequence[str] = PATTERNS,
-    tints: Sequence[str] = tuple(TINTS),
-    quality: float = 1.0,
-) -> Scene:
-    """Things on a background drawn from those that are named."""
-    return Scene(tuple(things), quality=quality, **random_look(generator, patterns, tints))  # type: ignore[arg-type]
+def scene_of(generator: Generator, things: Sequence[Thing]) -> Scene:
+    """Things on any ground."""
+    return Scene(tuple(things), **random_look(generator))  # type: ignore[arg-type]
 
 
 def sign_of(generator: Generator, length: int, row: int) -> tuple[Thing, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import AnswerFormat, Sample, Task
 from lit_cvit.metrics.scoring import ExactContent, scorer
 from lit_cvit.miniature import VERSION
-from lit_cvit.miniature.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene
+from lit_cvit.miniature.scenes import COLOURS, PATTERNS, PLACES, SHAPES, TINTS, DrawnImage, Scene, random_look
 
 Split = Literal["train", "test"]
 _TEST_SHARE = 5
@@ -47,6 +47,20 @@ class Drawn:
         return int.from_bytes(digest, "big") % _TEST_SHARE == 0
 
 
+@dataclass(frozen=True)
+class Look:
+    """How the pictures of a task look: what their ground is drawn from, and how good they are at best."""
+
+    patterns: tuple[str, ...] = PATTERNS
+    tints: tuple[str, ...] = tuple(TINTS)
+    quality: float = 1.0
+
+    def applied(self, scene: Scene, generator: np.random.Generator) -> Scene:
+        """The scene on a ground of this look."""
+        ground: dict[str, Any] = random_look(generator, self.patterns, self.tints)
+        return replace(scene, quality=min(scene.quality, self.quality), **ground)
+
+
 DrawSample = Callable[[np.random.Generator, int], Drawn]
 
 
@@ -61,6 +75,7 @@ class MiniSource:
         seed: Seed of the benchmark.
         instructions: Strings to draw from; more than one is the multi-type setting.
         draw: A module-level function from generator and index to content, so that it pickles.
+        look: How the pictures look; None leaves the scenes as they were drawn.
         layout: The user's turn with {question} and {instruction}; empty means one below the other.
     """
 
@@ -70,6 +85,7 @@ class MiniSource:
     seed: int
     instructions: tuple[str, ...]
     draw: DrawSample
+    look: Look | None = None
     layout: str = ""
 
     def __len__(self) -> int:
@@ -84,9 +100,9 @@ class MiniSource:
         if not 0 <= index < self.size:
             raise ValueError(f"{self.task}: {self.split} sample {index} is not in 0..{self.size - 1}")
         generator = np.random.default_rng(mix("mini", self.seed, self.task, self.split, index))
-        drawn = self.draw(generator, index)
+        drawn = self._drawn(generator, index)
         while drawn.is_test() != (self.split == "test"):
-            drawn = self.draw(generator, index)
+            drawn = self._drawn(generator, index)
         chosen = mix("instruction", self.seed, self.task, self.split, epoch, index) % len(self.instructions)
         instruction = self.instructions[chosen]
         return Sample(
@@ -100,10 +116,16 @@ class MiniSource:
             text=self.layout.format(question=drawn.question, instruction=instruction),
         )
 
+    def _drawn(self, generator: np.random.Generator, index: int) -> Drawn:
+        drawn = self.draw(generator, index)
+        if self.look is None or drawn.scene is None:
+            return drawn
+        return replace(drawn, scene=self.look.applied(drawn.scene, generator))
+
     def digest(self) -> str:
         """A digest of everything that decides the samples, drawing code excepted."""
         split = (self.task, self.split, self.size, self.seed)
-        parts = (VERSION, *split, self.instructions, self.draw.__qualname__, self.layout)
+        parts = (VERSION, *split, self.instructions, self.draw.__qualname__, self.look, self.layout)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -115,12 +137,14 @@ class MiniTask:
         draw: A module-level function from generator and index to content.
         answer_format: Form of the answers.
         scorer: Name of the scorer of the main score.
+        look: How the pictures look; see `MiniSource`.
         layout: The user's turn where it is not the question above the instruction; see `MiniSource`.
     """
 
     draw: DrawSample
     answer_format: AnswerFormat
     scorer: str
+    look: Look | None = None
     layout: str = ""
 
     def build(
@@ -136,7 +160,7 @@ class MiniTask:
         """Make the task; without `num_train` it is only tested. Captions are also scored by exact content."""
 
         def source(split: Split, size: int) -> MiniSource:
-            return MiniSource(name, split, size, seed, instructions, self.draw, self.layout)
+            return MiniSource(name, split, size, seed, instructions, self.draw, self.look, self.layout)
 
         caption = self.answer_format is AnswerFormat.CAPTION
         return Task(

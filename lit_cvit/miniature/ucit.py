@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from lit_cvit.data.tasks import AnswerFormat
 from lit_cvit.miniature.drawing import (
     COLOUR_NAMES,
@@ -16,26 +13,13 @@ from lit_cvit.miniature.drawing import (
     one_of,
     scene_of,
 )
-from lit_cvit.miniature.drawn import Drawn, MiniTask
+from lit_cvit.miniature.drawn import Drawn, Look, MiniTask
 from lit_cvit.miniature.names import RENDITION_CLASSES
-from lit_cvit.miniature.scenes import FILLS, PATTERNS, SHAPES, TINTS, Scene, Thing, random_shift
+from lit_cvit.miniature.scenes import FILLS, SHAPES, Thing, random_shift
 
 PHOTO_QUALITY = 0.6
 _BRACKET = " {}) "
 _HAPPENING = "What is happening in the image?"
-
-
-@dataclass(frozen=True)
-class Look:
-    """How the pictures of a task look."""
-
-    patterns: tuple[str, ...] = PATTERNS
-    tints: tuple[str, ...] = tuple(TINTS)
-    quality: float = 1.0
-
-    def scene(self, generator: Generator, things: Sequence[Thing]) -> Scene:
-        """Things on a background of this look."""
-        return scene_of(generator, things, patterns=self.patterns, tints=self.tints, quality=self.quality)
 
 
 LOOKS = {
@@ -53,7 +37,7 @@ def draw_rendition(generator: Generator, index: int) -> Drawn:
     shape = SHAPES[index % len(SHAPES)]
     colour, place = one_of(generator, COLOUR_NAMES), int(generator.integers(9))
     thing = Thing(shape, colour, place, one_of(generator, FILLS), random_shift(generator))
-    return Drawn(LOOKS["ImageNet-R"].scene(generator, (thing,)), (RENDITION_CLASSES[shape],), OBJECT_QUESTION)
+    return Drawn(scene_of(generator, (thing,)), (RENDITION_CLASSES[shape],), OBJECT_QUESTION)
 
 
 def draw_figure(generator: Generator, index: int) -> Drawn:
@@ -65,7 +49,7 @@ def draw_figure(generator: Generator, index: int) -> Drawn:
         Thing(shape, colour, 3 * row + column, "solid", random_shift(generator))
         for column, (shape, colour, row) in enumerate(zip(shapes, colours, rows, strict=True))
     ]
-    scene = LOOKS["ArxivQA"].scene(generator, sorted(markers, key=lambda thing: thing.place))
+    scene = scene_of(generator, sorted(markers, key=lambda thing: thing.place))
     asked = markers[index % 3]
     return choice(generator, scene, f"What colour is the {asked.name}?", asked.colour, COLOUR_NAMES, _BRACKET)
 
@@ -73,7 +57,7 @@ def draw_figure(generator: Generator, index: int) -> Drawn:
 def draw_blurred(generator: Generator, index: int) -> Drawn:
     """Captions of blurred photos, which say so."""
     things = distinct_things(generator, int(generator.integers(1, 3)))
-    return Drawn(LOOKS["VizWiz-cap"].scene(generator, things), _blurred(things, index), _HAPPENING)
+    return Drawn(scene_of(generator, things), _blurred(things, index), _HAPPENING)
 
 
 def _blurred(things: tuple[Thing, ...], index: int) -> tuple[str, ...]:
@@ -87,7 +71,7 @@ def draw_icons(generator: Generator, index: int) -> Drawn:
     fill, count = one_of(generator, FILLS), int(generator.integers(2, 5))
     places = sorted(int(place) for place in generator.permutation(9)[:count])
     icons = [Thing(shape, colour, place, fill, random_shift(generator)) for place in places]
-    scene = LOOKS["IconQA"].scene(generator, icons)
+    scene = scene_of(generator, icons)
     if index % 3 == 2:
         return choice(generator, scene, f"How are the {shape} icons filled?", fill, FILLS, _BRACKET)
     return choice(generator, scene, f"What colour are the {shape} icons?", colour, COLOUR_NAMES, _BRACKET)
@@ -107,7 +91,7 @@ def draw_sum(generator: Generator, index: int) -> Drawn:
         )
         for place in places
     ]
-    scene = LOOKS["CLEVR-Math"].scene(generator, things)
+    scene = scene_of(generator, things)
     if index % 2:
         removed = one_of(generator, things)
         question = f"Subtract 1 {removed.colour} {removed.name}. How many things are left?"
@@ -121,14 +105,14 @@ def draw_sum(generator: Generator, index: int) -> Drawn:
 def draw_scene_caption(generator: Generator, index: int) -> Drawn:
     """One-sentence captions of sharp pictures."""
     things = distinct_things(generator, int(generator.integers(1, 4)))
-    return Drawn(LOOKS["Flickr30k"].scene(generator, things), caption_of(things, index), _HAPPENING)
+    return Drawn(scene_of(generator, things), caption_of(things, index), _HAPPENING)
 
 
 TASKS = {
-    "ImageNet-R": MiniTask(draw_rendition, AnswerFormat.SHORT, "class_name"),
-    "ArxivQA": MiniTask(draw_figure, AnswerFormat.LETTER, "letter"),
-    "VizWiz-cap": MiniTask(draw_blurred, AnswerFormat.CAPTION, "cider"),
-    "IconQA": MiniTask(draw_icons, AnswerFormat.LETTER, "letter"),
-    "CLEVR-Math": MiniTask(draw_sum, AnswerFormat.SHORT, "short_answer"),
-    "Flickr30k": MiniTask(draw_scene_caption, AnswerFormat.CAPTION, "cider"),
+    "ImageNet-R": MiniTask(draw_rendition, AnswerFormat.SHORT, "class_name", LOOKS["ImageNet-R"]),
+    "ArxivQA": MiniTask(draw_figure, AnswerFormat.LETTER, "letter", LOOKS["ArxivQA"]),
+    "VizWiz-cap": MiniTask(draw_blurred, AnswerFormat.CAPTION, "cider", LOOKS["VizWiz-cap"]),
+    "IconQA": MiniTask(draw_icons, AnswerFormat.LETTER, "letter", LOOKS["IconQA"]),
+    "CLEVR-Math": MiniTask(draw_sum, AnswerFormat.SHORT, "short_answer", LOOKS["CLEVR-Math"]),
+    "Flickr30k": MiniTask(draw_scene_caption, AnswerFormat.CAPTION, "cider", LOOKS["Flickr30k"]),
 }

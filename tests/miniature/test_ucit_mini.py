@@ -49,16 +49,6 @@ def test_formats_scorers_and_instructions_are_those_of_the_real_tasks(mini: Benc
     assert mini.downstream == ()
 
 
-def test_every_picture_has_the_look_of_its_task(mini: Benchmark) -> None:
-    for task in mini.stream:
-        look = LOOKS[task.name]
-        for sample in samples(task.test):
-            scene = scene_of(sample)
-            assert scene.pattern in look.patterns
-            assert scene.tint in look.tints
-            assert scene.quality == look.quality
-
-
 def test_the_two_tasks_of_an_instruction_look_or_ask_differently(mini: Benchmark) -> None:
     """A text-only method sees one instruction; what tells the tasks apart is picture and question."""
     plain = {name: (set(look.patterns), set(look.tints), look.quality) for name, look in LOOKS.items()}
