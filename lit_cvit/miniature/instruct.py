@@ -23,20 +23,32 @@ from lit_cvit.miniature.corpus import (
 from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES, RENDITION_CLASSES
 from lit_cvit.miniature.scenes import COLOURS, FILLS, PLACES, Scene, Thing, thing_box
 
-_WORD_CUES = ("Be brief.", "Keep it short.", "No whole clause, please.", "Just that.", "One word, please.")
+_WORD_CUES = (
+    "Be brief.",
+    "Keep it short.",
+    "No whole clause, please.",
+    "Just that.",
+    "One word, please.",
+    "A word will do.",
+)
 _LETTER_CUES = ("Give its letter only.", "Only the letter, please.", "Just say which letter it is.")
 _SENTENCE_CUES = (
     "Describe the picture in a full sentence.",
     "Put what you see into a sentence.",
     "Tell me in a sentence what is shown.",
 )
+_SEEN = ("what do you see?", "what is shown?", "what does the image show?")
 _OBJECT_QUESTIONS = (
     "what object is it?",
     "what is the object?",
     "what is the object called?",
     "which object is in the image?",
-    "what object does the picture show?",
-    "what is that object in the image called?",
+    "what is the object in this picture?",
+    "what is that object in the image?",
+)
+_TITLES, _AUTHORS = (
+    ("what is the title?", "what is the title of it?"),
+    ("who is the author?", "who wrote it?"),
 )
 _SENTENCES = (
     ("Here is a {0} at the {1}", " and a {0} at the {1}"),
@@ -118,8 +130,9 @@ def _sign(scene: Scene, g: Generator) -> Turn | None:
         return None
     question = pick(g, ("what does it say?", "what is spelled out?", "which signs can you make out?"))
     row = next(thing.place // 3 for thing in scene.things if thing.is_glyph)
-    if g.random() < 0.4:
-        asked_row, question = ((0, "what is the title?"), (2, "who is the author?"))[int(g.integers(2))]
+    if g.random() < 0.5:
+        asked_row = int(g.choice([0, 2])) if row == 1 or g.random() < 0.3 else row
+        question = pick(g, _TITLES if asked_row == 0 else _AUTHORS)
         if row != asked_row:
             return question, "it is not there"
     if g.random() < 0.3:
@@ -165,7 +178,8 @@ def _sentence(scene: Scene, g: Generator) -> Turn | None:
         form.format(f"{t.colour} {t.name}", PLACES[t.place])
         for form, t in zip([first] + [further] * (len(things) - 1), things, strict=True)
     ]
-    return pick(g, _SENTENCE_CUES), "".join(parts) + "."
+    asked = pick(g, _SENTENCE_CUES) if g.random() < 0.4 else _cued(pick(g, _SEEN), _SENTENCE_CUES, g)
+    return asked, "".join(parts) + "."
 
 
 def _name(scene: Scene, g: Generator) -> Turn | None:
@@ -187,7 +201,7 @@ def _name(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _called(lead: str, name: str, question: str, g: Generator) -> Turn:
-    if g.random() < 0.3:
+    if g.random() < 0.5:
         return _cued(question, _WORD_CUES, g), f"a {name}"
     return clause(lead, name, question, g)
 
@@ -201,7 +215,7 @@ _FORMS: dict[Skill, float] = {
     _sign: 3.0,
     _extent: 2.0,
     _letter: 5.0,
-    _sentence: 2.5,
+    _sentence: 2.0,
     _name: 5.0,
 }
 

@@ -70,7 +70,7 @@ def test_a_title_is_a_sign_at_the_top_and_an_author_one_at_the_bottom() -> None:
     given = Counter()
     for scene, question, answer in turns(instruct._sign, 300):
         row = next(thing.place // 3 for thing in scene.things if thing.is_glyph)
-        asked = 0 if "title" in question else 2 if "author" in question else row
+        asked = 0 if "title" in question else 2 if re.search("author|wrote", question) else row
         known = {f"it says {written(scene)}", f"{written(scene)} it says", written(scene)}
         assert answer in (known if asked == row else {"it is not there"})
         given[answer == written(scene)] += 1
@@ -96,7 +96,7 @@ def test_the_letter_of_the_right_option_is_said_alone_after_a_cue() -> None:
 
 def test_a_sentence_names_everything_with_its_place_and_has_its_full_stop() -> None:
     for scene, text, answer in turns(instruct._sentence, 100):
-        assert text in instruct._SENTENCE_CUES
+        assert any(cue.rstrip(".") in text for cue in instruct._SENTENCE_CUES)
         assert answer.endswith(".")
         for thing in shapes_in(scene):
             assert f"a {thing.colour} {thing.name} at the {PLACES[thing.place]}" in answer
