@@ -109,11 +109,11 @@ def test_a_wrong_marker_is_refused(results: Path, spec: str, words: str) -> None
     assert words in str(caught.value)
 
 
-def test_the_committed_page_is_what_the_committed_results_generate() -> None:
+def test_the_committed_pages_are_what_the_committed_results_generate() -> None:
     command = runpy.run_path(str(ROOT / "examples" / "results" / "page.py"))
-    page = command["PAGE"].read_text(encoding="utf-8")
-    again = "run `python examples/results/page.py`"
-    assert render(page, command["RESULTS"]) == page, again
+    for path in command["PAGES"]:
+        page = path.read_text(encoding="utf-8")
+        assert render(page, command["RESULTS"]) == page, "run `python examples/results/page.py`"
 
 
 def test_metrics_of_committed_results_are_those_of_their_matrices() -> None:
