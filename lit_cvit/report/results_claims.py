@@ -1,34 +1,31 @@
 """Tables of a page that compare results with published ones: ranks of methods, ablations, what is kept.
 
-The published figures are in `published.json` beside the results of the sweeps, by table: `source`, `metric`
-and `values` by row (or by task). For these tables the values of a marker's `cells` are the published rows.
+Published figures are in `published.json` beside this file, by table: `source`, `metric` and `values` by row (or by
+task). For these tables the values of a marker's `cells` are the published rows.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from importlib import resources
 from typing import Any, TypeVar
 
-import torch
-from torchmetrics.functional import spearman_corrcoef
-
+from lit_cvit.metrics.rank_correlation import rank_correlation
 from lit_cvit.report.results import Groups, Result, over_seeds
 from lit_cvit.report.summary import run_summary
 from lit_cvit.report.tables import Cell, Table, markdown
-from lit_cvit.run import read_json
 from lit_cvit.utils.suggest import unknown
 
 T = TypeVar("T")
-PUBLISHED = "published.json"
 # How far a share may be from the published one: the rule of docs/miniature.md.
 WITHIN = 0.25
 
 
-def ranks(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+def ranks(groups: Groups, spec: Mapping[str, Any]) -> str:
     """Published and measured average of every method, and Spearman's rank correlation between them."""
-    published = _published(spec, results)
+    published = _published(spec)
     scores = {name: float(_one_of(published["values"], name, "published row")) for name in groups}
     rows: list[tuple[Cell, ...]] = [
         (name, f"{scores[name]:.1f}", len(groups[name]), over_seeds(groups[name], average))
@@ -40,20 +37,14 @@ def ranks(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
         return table
     theirs = list(scores.values())
     means = [statistics.fmean(_averages(runs).values()) for runs in groups.values()]
-    words = f"Spearman's rank correlation over {len(groups)} rows: **{correlation(theirs, means):.2f}**"
+    words = f"Spearman's rank correlation over {len(groups)} rows: **{rank_correlation(theirs, means):.2f}**"
     return f"{table}\n{words}{_over_seeds(list(groups.values()), theirs)}.\n"
 
 
-def correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rank correlation; ties share their mean rank."""
-    pair = (torch.tensor(values, dtype=torch.float64) for values in (one, other))
-    return float(spearman_corrcoef(*pair))
-
-
-def order(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+def order(groups: Groups, spec: Mapping[str, Any]) -> str:
     """Rows in the order that a paper claims, the lowest first, and whether each is above the one before."""
     rows: list[tuple[Cell, ...]] = []
-    published = _published(spec, results)["values"] if "published" in spec else {}
+    published = _published(spec)["values"] if "published" in spec else {}
     metric = _one_of(_MEASURES, spec.get("measure", "average"), "measure")
     before: float | None = None
     for name, runs in groups.items():
@@ -65,13 +56,13 @@ def order(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
     return markdown(Table(("", "published", "seeds", "here", "above the row before"), tuple(rows)))
 
 
-def kept(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+def kept(groups: Groups, spec: Mapping[str, Any]) -> str:
     """Share of its score that each task keeps, beside the published one.
 
     The share is the score at the end over that after the task's own stage, or, with `over` in the marker,
     over the score at the end of that group.
     """
-    published = _published(spec, results)
+    published = _published(spec)
     runs = next(iter(groups.values()))
     reference = _one_of(groups, spec["over"], "over") if "over" in spec else None
     rows: list[tuple[Cell, ...]] = []
@@ -125,12 +116,13 @@ def _over_seeds(groups: Sequence[Sequence[Result]], theirs: Sequence[float]) -> 
     for seed in seeds:
         values = [each.get(seed, next(iter(each.values())) if len(each) == 1 else None) for each in by_seed]
         if None not in values:
-            found.append(correlation(theirs, [float(value or 0) for value in values]))
+            found.append(rank_correlation(theirs, [float(value or 0) for value in values]))
     return f" ({min(found):.2f} to {max(found):.2f} over {len(found)} seeds)" if len(found) > 1 else ""
 
 
-def _published(spec: Mapping[str, Any], results: Path) -> dict[str, Any]:
-    tables: dict[str, dict[str, Any]] = read_json(results / PUBLISHED)
+def _published(spec: Mapping[str, Any]) -> dict[str, Any]:
+    text = resources.files("lit_cvit.report").joinpath("published.json").read_text(encoding="utf-8")
+    tables: dict[str, dict[str, Any]] = json.loads(text)
     return _one_of(tables, spec.get("published", ""), "published table")
 
 

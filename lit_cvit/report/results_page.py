@@ -78,7 +78,7 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
     Raises:
         ValueError: a key has an unknown value, or a file of results is not valid.
     """
-    tables: dict[str, Callable[[Groups, Mapping[str, Any], Path], str]] = {
+    tables: dict[str, Callable[[Groups, Mapping[str, Any]], str]] = {
         "metrics": _metrics,
         "tasks": _tasks,
         "downstream": _downstream,
@@ -96,7 +96,7 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
     chosen = {shown: groups[name] for name, shown in names.items() if name in groups}
     if not chosen:
         return f"(`{spec['sweep']}` is not measured yet.)\n"
-    return tables[spec["table"]](chosen, spec, results)
+    return tables[spec["table"]](chosen, spec)
 
 
 def with_content(matrix: ScoreMatrix) -> ScoreMatrix:
@@ -129,7 +129,7 @@ def _named(names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     return dict(names) if isinstance(names, Mapping) else {name: name for name in names}
 
 
-def _metrics(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+def _metrics(groups: Groups, spec: Mapping[str, Any]) -> str:
     columns = _named(spec.get("columns", _COLUMNS))
 
     def metric(name: str) -> Value:
@@ -142,7 +142,7 @@ def _metrics(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
     return markdown(Table(("", "seeds", *columns.values()), tuple(rows)))
 
 
-def _tasks(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+def _tasks(groups: Groups, spec: Mapping[str, Any]) -> str:
     at = spec.get("at", "end")
     if at not in ("own", "end"):
         raise ValueError(f"results: {unknown('at', at, ['own', 'end'])}")
@@ -164,7 +164,7 @@ def _tasks(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
     return markdown(Table(("", "seeds", *tasks), tuple(rows)))
 
 
-def _downstream(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+def _downstream(groups: Groups, spec: Mapping[str, Any]) -> str:
     def cell(task: str, *, mif: bool) -> Value:
         def value(result: Result) -> float | None:
             matrix = result.downstream
@@ -181,7 +181,7 @@ def _downstream(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
     return markdown(Table(("", "task", "seeds", "score", "MIF"), tuple(rows)))
 
 
-def _cost(groups: Groups, spec: Mapping[str, Any], results: Path) -> str:
+def _cost(groups: Groups, spec: Mapping[str, Any]) -> str:
     runs = [run for each in groups.values() for run in each]
     total = {
         activity: sum(stage["seconds"].get(activity, 0.0) for run in runs for stage in run.stages)

@@ -178,7 +178,7 @@ DRAWN = (
     "lit_cvit.data.benchmarks.coin_mini",
     "lit_cvit.data.benchmarks.ucit_mini",
 )
-PRETRAINING = ("pretrain", "seeing", "tiny_model", "recipe", "corpus")
+PRETRAINING = ("pretrain", "phases", "seeing", "tiny_model", "recipe", "corpus")
 PACKAGES |= {
     name: Package(("torch",), ("lit_cvit.data", "lit_cvit.metrics"), (), ("lit_cvit.miniature",))
     for name in DRAWN

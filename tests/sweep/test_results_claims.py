@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sweep_kit import small_result
 
+from lit_cvit.metrics.rank_correlation import rank_correlation
 from lit_cvit.report.results import write_result
-from lit_cvit.report.results_claims import correlation
 from lit_cvit.report.results_page import block
 
 PUBLISHED: dict[str, Any] = {
@@ -19,11 +20,17 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Small tables in the place of the package's."""
+    (tmp_path / "published.json").write_text(json.dumps(PUBLISHED))
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """AP of A is 35 and 55 (captions count 30), of B 45, of C 25."""
     folder = tmp_path_factory.mktemp("results")
-    (folder / "published.json").write_text(json.dumps(PUBLISHED))
     for result in (
         small_result("A", 0),
         small_result("A", 1, end=80.0),
@@ -58,9 +65,9 @@ def test_two_rows_have_no_correlation(results: Path) -> None:
 
 
 def test_the_correlation_is_of_ranks() -> None:
-    assert correlation([1, 2, 3, 4], [10, 20, 30, 4000]) == pytest.approx(1)
-    assert correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    assert correlation([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 4000]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
 
 
 def test_an_order_says_of_each_step_whether_it_holds_and_by_how_much(results: Path) -> None:
