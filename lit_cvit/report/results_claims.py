@@ -1,7 +1,7 @@
 """Tables of a page that compare results with published ones: ranks of methods, ablations, what is kept.
 
-Published figures are in `published.json` beside this file, by table: `source`, `metric` and `values` by row (or by
-task). For these tables the values of a marker's `cells` are the published rows.
+Published figures are in `published.json` beside this file, by table: `source`, `metric` and `values` by row
+(or by task). For these tables the values of the `cells` of a marker are the published rows.
 """
 
 from __future__ import annotations
