@@ -15,11 +15,12 @@ MATRIX = $(PYTEST) --dist loadscope -m matrix
 # Fast enough to run before every commit: no run of a stream, no process of its own.
 QUICK = tests/adapters tests/analysis tests/conventions tests/metrics tests/run tests/utils
 
-.PHONY: help quickstart test test-oldest matrix matrix-due check quick method clean FORCE
+.PHONY: help quickstart baseline test test-oldest matrix matrix-due check quick method clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart  install, then learn cvit-mini with SMoLoRA (offline, CPU, a few minutes)"
+	@echo "make baseline    the same stream with one plain LoRA, and both runs in one table"
 	@echo "make test        install with the test tools, then run the tests"
 	@echo "make test-oldest the compat tests, with the oldest libraries that pyproject.toml allows"
 	@echo "make matrix      every method against everything that is promised of a method; goes on where it stopped"
@@ -49,6 +50,10 @@ FORCE:
 
 quickstart: $(VENV)/offline.stamp
 	$(BIN)/python -m lit_cvit fit --config configs/quickstart.yaml
+
+baseline: $(VENV)/offline.stamp
+	$(BIN)/python -m lit_cvit fit --config configs/quickstart.yaml --model SeqLoRA --name seqlora-cvit-mini
+	$(BIN)/python -m lit_cvit compare runs/seqlora-cvit-mini runs/smolora-cvit-mini
 
 test: $(VENV)/test.stamp
 	$(PYTEST)
