@@ -63,7 +63,7 @@ def _cued(question: str, cues: tuple[str, ...], g: Generator) -> str:
     between = "\n" if g.random() < 0.5 else " "
     if g.random() < 0.3:
         return f"{cue}{between}{question}"
-    return f"{question}{between}{cue.rstrip('.') if g.random() < 0.4 else cue}"
+    return f"{question}{between}{cue.rstrip('.') if g.random() < 0.5 else cue}"
 
 
 def _attribute(thing: Thing, g: Generator) -> tuple[str, str]:
@@ -90,6 +90,14 @@ def _shape(scene: Scene, g: Generator) -> Turn | None:
         return None
     thing = things[int(g.integers(len(things)))]
     return _cued(f"what shape is the {thing.colour} thing?", _WORD_CUES, g), thing.name
+
+
+def _only(scene: Scene, g: Generator) -> Turn | None:
+    """The shape of the one thing there is, said alone: a sentence cue alone makes a sentence of this question."""
+    things = shapes_of(scene)
+    if len(things) != 1:
+        return None
+    return _cued(pick(g, _SEEN), _WORD_CUES, g), things[0].name
 
 
 def _verdict(scene: Scene, g: Generator) -> Turn | None:
@@ -135,7 +143,7 @@ def _sign(scene: Scene, g: Generator) -> Turn | None:
         question = pick(g, _TITLES if asked_row == 0 else _AUTHORS)
         if row != asked_row:
             return question, "it is not there"
-    if g.random() < 0.3:
+    if g.random() < 0.2:
         return clause("it says", text, question, g)
     return _cued(question, _WORD_CUES, g), text
 
@@ -209,12 +217,13 @@ def _called(lead: str, name: str, question: str, g: Generator) -> Turn:
 _FORMS: dict[Skill, float] = {
     _word: 6.0,
     _shape: 2.0,
+    _only: 2.0,
     _verdict: 2.0,
     _digit: 2.0,
     _sum: 2.0,
     _sign: 3.0,
     _extent: 2.0,
-    _letter: 5.0,
+    _letter: 3.5,
     _sentence: 2.0,
     _name: 5.0,
 }

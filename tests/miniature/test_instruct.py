@@ -52,6 +52,12 @@ def test_an_attribute_is_said_alone_after_a_cue(skill: corpus.Skill) -> None:
         assert answer == attribute(question_of(text, instruct._WORD_CUES), shapes_in(scene))
 
 
+def test_the_one_thing_there_is_may_be_asked_for_by_what_is_seen() -> None:
+    for scene, text, answer in turns(instruct._only, 50):
+        assert answer == one(shapes_in(scene)).name
+        assert any(question in text.lower() for question in instruct._SEEN)
+
+
 def test_yes_or_no_a_digit_and_a_sign_are_said_alone_after_a_cue() -> None:
     for scene, text, answer in turns(instruct._verdict, 100):
         colour, name = question_of(text, instruct._WORD_CUES).rstrip("?").split()[-2:]
