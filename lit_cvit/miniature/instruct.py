@@ -93,7 +93,7 @@ def _shape(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _only(scene: Scene, g: Generator) -> Turn | None:
-    """The shape of the one thing there is, said alone: a sentence cue alone makes a sentence of this question."""
+    """The shape of the one thing there is, said alone; a cue for a sentence makes one of this question."""
     things = shapes_of(scene)
     if len(things) != 1:
         return None
