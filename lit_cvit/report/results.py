@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lit_cvit.report.summary import run_summary
+from lit_cvit.report.tables import spread
 from lit_cvit.run import RunFolder, ScoreMatrix, Writer, read_json
 
 RESULT_SCHEMA = 1
@@ -102,12 +102,7 @@ Value = Callable[[Result], float | None]
 
 def over_seeds(results: Sequence[Result], value: Value) -> str:
     """Mean and standard deviation over seeds; empty where a run lacks the value."""
-    values = [value(result) for result in sorted(results, key=lambda each: each.seed)]
-    known = [each for each in values if each is not None]
-    if not known or len(known) < len(values):
-        return ""
-    spread = f" \u00b1 {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.fmean(known):.1f}{spread}"
+    return spread([value(result) for result in sorted(results, key=lambda each: each.seed)])
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
