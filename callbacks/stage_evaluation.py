@@ -19,8 +19,8 @@ from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 class StageEvaluation(StageCallback):
     """Fills a row of the score matrix after every stage.
 
-    Predictions are kept as JSON lines beside each stage, the matrix is written anew, and `report/` after the
-    last stage. Every logger of the trainer then gets the row, with the stream's global step as its step:
+    Predictions are stored as JSON lines beside each stage, the matrix is written anew, and `report/` after
+    the last stage. Every logger of the trainer then gets the row, with the stream's global step as its step:
     `score/<task>`, and as far as they are defined `stage/AP`, `stage/MAP`, `stage/BWT` and `stage/MIF` (and
     `stage/AP_without_captions` and so on, where some learned tasks are captions). A resumed run logs no stage
     again; a process killed after storing a stage's scores and before logging them leaves that stage out of
@@ -44,6 +44,8 @@ class StageEvaluation(StageCallback):
         num_between: How many test samples of a task are asked after stages other than its own and the last,
             the first of its split; None asks all. Both ends of what is forgotten then stay exact, while the
             stages between cost less.
+        predictions: Stages whose predictions are stored: `all`, the `last` (which `compare` draws samples
+            of), or `none`. Scores are stored of all.
         report: Whether `report/` is written after the last stage; its figures take about a second.
     """
 
@@ -53,6 +55,7 @@ class StageEvaluation(StageCallback):
         downstream: bool = True,
         num_between: int | None = None,
         report: bool = True,
+        predictions: Literal["all", "last", "none"] = "all",
     ) -> None:
         super().__init__()
         if num_between is not None and num_between < 1:
@@ -61,12 +64,13 @@ class StageEvaluation(StageCallback):
         self.tasks = tasks
         self.downstream = downstream
         self.report = report
+        self.predictions = predictions
         self.answered = 0
         self.asked = 0
         self.task_name = ""
 
     def on_stage_saved(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
-        chosen = self.tasks_after(trainer, stage)
+        chosen, last = self.tasks_after(trainer, stage), stage.number == len(trainer.stages)
         self.answered, self.asked = 0, sum(len(task.test) for task in chosen)
         scores: dict[str, TaskScore] = {}
         for task in chosen:
@@ -86,14 +90,15 @@ class StageEvaluation(StageCallback):
                 progress=progress,
             )
             scores[task.name] = result.score
-            trainer.run.write_predictions(stage.number, task.name, result.rows)
+            if self.predictions == "all" or (self.predictions == "last" and last):
+                trainer.run.write_predictions(stage.number, task.name, result.rows)
         seconds = sum(score.seconds for score in scores.values())
         trainer.run.save_scores(StageScores(stage.number, stage.task.name, scores), seconds=seconds)
         if trainer.is_global_zero and trainer.loggers:
             _log(trainer, scores)
         # The other ranks read what rank 0 has written.
         trainer.strategy.barrier("scores")
-        if self.report and stage.number == len(trainer.stages):
+        if self.report and last:
             write_report(trainer.run)
 
     def tasks_after(self, trainer: StreamTrainer, stage: Stage) -> tuple[Task, ...]:

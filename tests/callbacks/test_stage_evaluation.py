@@ -159,3 +159,17 @@ def test_every_logger_gets_each_stage_once_also_when_the_run_is_resumed(
     assert [{k: float(row[k]) for k in ("step", *second.rows[0][1])} for row in written] == [
         {"step": 4.0, **second.rows[0][1]}
     ]
+
+
+@pytest.mark.parametrize(("predictions", "of_stages"), [("all", [1, 2]), ("last", [2]), ("none", [])])
+def test_predictions_are_stored_of_the_stages_that_are_asked_for(
+    llava_folder: Path, tmp_path: Path, predictions: Any, of_stages: list[int]
+) -> None:
+    callback = StageEvaluation(downstream=False, report=False, predictions=predictions)
+    run = fit(tmp_path, small_method(llava_folder), callbacks=[callback]).run
+    stored = [number for number in (1, 2) if list(run.stage_folder(number).glob("predictions/*.jsonl"))]
+    assert stored == of_stages
+    assert [[cell is not None for cell in row] for row in run.matrix().scores] == [
+        [True, False],
+        [True, True],
+    ]
