@@ -90,7 +90,7 @@ class Made:
     @functools.cached_property
     def base(self) -> dict[str, Any]:
         """The plain fit; the fit that is to be killed runs beside it."""
-        return run_and_read(self.job("base"), self.job("killed", kill_at=KILL_AT))[0]
+        return run_and_read(self.job("base", planned=True), self.job("killed", kill_at=KILL_AT))[0]
 
     @functools.cached_property
     def resumed(self) -> dict[str, Any]:
