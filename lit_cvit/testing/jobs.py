@@ -1,7 +1,7 @@
 """Runs of a small stream in processes of their own, which may be killed or train together.
 
-Children are forked from one parent that has imported everything, has warm caches (`warm`) and runs one thread, so
-that a process starts at once and all of them compute with the same number of threads.
+Children are forked from one parent that has imported everything, has warm caches (`warm`) and runs one
+thread, so that a process starts at once and all of them compute with the same number of threads.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Fills the caches of libraries when it is imported, so that no process that is forked from here has to.
 
 The first fit of a process compiles the expressions and builds the tables of transformers, jsonargparse and
-Lightning: half of what a small fit costs. The parent of the kit's processes imports this last and so fits once,
-without the method under test. A process must not find anything of that fit, or a method could lean on it: what
-this library caches is emptied again, and the environment is as before. The sentence encoder stays, which is
-frozen and has no state.
+Lightning, which is half of what a small fit costs. The parent of the kit's processes imports this last and
+so fits once, without the method under test. No process may find anything of that fit, or a method could lean
+on it: what this library caches is emptied again, the environment is as before, and every process draws from
+generators of its own. The sentence encoder stays; it is frozen and has no state.
 """
 
 from __future__ import annotations
