@@ -122,7 +122,7 @@ def build(job: Job) -> tuple[ContinualMethod, ContinualDataModule, ContinualTrai
     return method, data, trainer
 
 
-def _no_plan(*_: Any) -> list[str]:
+def _no_plan(*_: Any, **__: Any) -> list[str]:
     return []
 
 

@@ -69,6 +69,8 @@ def _enter(job: Job) -> None:
     # Forks inherit the parent's generators: what is drawn without a seed has to differ between processes.
     torch.seed()
     np.random.seed()
+    # Only a power cut needs it, and a fit waits for the disk 80 times; what a killed process wrote is there.
+    os.fsync = _unsynced
     try:
         if job.ranks > 1:
             # A launcher's variables; Lightning then starts no processes of its own.
@@ -77,6 +79,10 @@ def _enter(job: Job) -> None:
     except BaseException:
         job.failure.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(1)
+
+
+def _unsynced(fd: object) -> None:
+    """Stands for `os.fsync`."""
 
 
 def _torchrun(job: Job) -> dict[str, str]:

@@ -9,6 +9,7 @@ generators of its own. The sentence encoder stays; it is frozen and has no state
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -57,9 +58,8 @@ def _forget() -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _OURS:
             for value in vars(module).values():
-                clear = getattr(value, "cache_clear", None)
-                if clear is not None:
-                    clear()
+                if isinstance(value, functools._lru_cache_wrapper):
+                    value.cache_clear()
 
 
 def _warm() -> None:
