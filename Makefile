@@ -66,8 +66,8 @@ matrix-due: $(VENV)/test.stamp
 	$(MATRIX) --rows turn
 
 method: $(VENV)/test.stamp
-	$(PYTEST) $(wildcard tests/methods/$(NAME) tests/methods/test_$(NAME)*.py)
-	$(MATRIX) -k $(NAME) tests/methods/test_method_matrix.py
+	$(PYTEST) --dist loadscope -m 'matrix or not slow' -k 'not test_method_matrix or $(NAME)' \
+		$(wildcard tests/methods/$(NAME) tests/methods/test_$(NAME)*.py) tests/methods/test_method_matrix.py
 
 quick: $(VENV)/test.stamp
 	$(BIN)/ruff check .
