@@ -105,9 +105,8 @@ def plain_axes(axes: Axes, *, size: float = 8.5) -> None:
 
 def _palette(name: str) -> Colormap:
     """The palette without its ends: white looks like an empty cell, and the darkest takes no number."""
-    import numpy as np
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    colours = ListedColormap(colormaps[name](0.04 + 0.82 * np.arange(256) / 255))
+    colours = ListedColormap(colormaps[name]([0.04 + 0.82 * step / 255 for step in range(256)]))
     return colours.with_extremes(bad=_EMPTY)

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# What the parent of the processes finds in its environment.
+PARENT = {"LIT_CVIT_KIT_PARENT": "1"}
+
 
 @dataclass(frozen=True)
 class Job:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lit_cvit.testing.job import Job
+from lit_cvit.testing.job import PARENT, Job
 from lit_cvit.utils.forking import LAZY, ONE_THREAD, forking
 
 # A limit against processes that hang, not a budget: a busy machine may be many times slower than an idle one.
@@ -36,7 +36,7 @@ def run_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         JobFailed: one failed, or ran too long.
     """
-    context = forking(_PRELOAD, ONE_THREAD)
+    context = forking(_PRELOAD, {**ONE_THREAD, **PARENT})
     processes = [context.Process(target=_enter, args=(job,)) for job in jobs]
     for process in processes:
         process.start()

@@ -1,4 +1,4 @@
-"""Fills the caches of libraries when it is imported, so that no process that is forked from here has to.
+"""Fills the caches of libraries when the parent of forks imports it, so that none of them has to.
 
 The first fit of a process compiles the expressions and builds the tables of transformers, jsonargparse and
 Lightning, which is half of what a small fit costs. The parent of the kit's processes imports this last and
@@ -21,7 +21,7 @@ import tqdm
 from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.encoders import SentenceEncoder
 from lit_cvit.testing import child
-from lit_cvit.testing.job import Job
+from lit_cvit.testing.job import PARENT, Job
 
 _OURS = ("lit_cvit", "callbacks")
 
@@ -49,7 +49,7 @@ def _fit(root: Path) -> None:
             ],
         },
     }
-    method, data, trainer = child.build(Job("warm", root, config))
+    method, data, trainer = child.build(Job("warm", root, config, planned=True))
     trainer.fit(method, datamodule=data)
 
 
@@ -65,6 +65,8 @@ def _forget() -> None:
 def _warm() -> None:
     # Its monitor is a thread, which a parent of forks must not have.
     tqdm.tqdm.monitor_interval = 0
+    for name in PARENT:
+        del os.environ[name]
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         _fit(Path(folder))
@@ -77,4 +79,6 @@ def _warm() -> None:
     gc.freeze()
 
 
-_warm()
+# Anywhere else the import does nothing.
+if PARENT.items() <= os.environ.items():
+    _warm()

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from lit_cvit.memory_plan import checked_plan
+from lit_cvit.stream import trainer
 from lit_cvit.testing import jobs
-from lit_cvit.testing.job import Job
+from lit_cvit.testing.job import PARENT, Job
 from lit_cvit.testing.kit import run_and_read
 
 
@@ -25,12 +27,13 @@ def facts(job: Job) -> None:
         for name, value in sorted(vars(found).items())
         if isinstance(value, functools._lru_cache_wrapper) and value.cache_info().currsize
     ]
-    variables = {name: value for name, value in os.environ.items() if name.startswith("PL_")}
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("PL_", "LIT_CVIT"))}
     found: dict[str, Any] = {
         "filled": filled,
         "variables": variables,
         "threads": len(os.listdir("/proc/self/task")),
         "drawn": torch.rand(4),
+        "plans": trainer.checked_plan is checked_plan,
     }
     torch.save(found, job.observed)
 
@@ -51,6 +54,8 @@ def test_a_process_finds_nothing_of_the_fit_of_its_parent(
     for found in (one, other):
         # The sentence encoder is frozen and has no state.
         assert set(found["filled"]) <= {"lit_cvit.encoders._load_sentences"}
-        assert found["variables"] == {name: os.environ[name] for name in os.environ if name.startswith("PL_")}
+        assert not {*PARENT} & found["variables"].keys()
+        assert found["variables"].keys() <= os.environ.keys()
         assert found["threads"] == 1
+        assert found["plans"]
     assert not torch.equal(one["drawn"], other["drawn"])
