@@ -8,7 +8,9 @@ TORCH ?=
 export OMP_NUM_THREADS ?= 2
 # Tests run side by side, one thread each; a worker holds about 1.5 GB.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# Bytecode of tests and library is kept, also where the environment forbids it: without it, every process compiles
+# both again.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 # The tests of a row share its processes, so a worker takes a class as a whole.
 MATRIX = $(PYTEST) --dist loadscope -m matrix
 
@@ -69,8 +71,8 @@ matrix-due: $(VENV)/test.stamp
 	$(MATRIX) --rows turn
 
 method: $(VENV)/test.stamp
-	$(PYTEST) $(wildcard tests/methods/$(NAME) tests/methods/test_$(NAME)*.py)
-	$(MATRIX) -k $(NAME) tests/methods/test_method_matrix.py
+	$(PYTEST) --dist loadscope -m 'matrix or not slow' -k 'not test_method_matrix or $(NAME)' \
+		$(wildcard tests/methods/$(NAME) tests/methods/test_$(NAME)*.py) tests/methods/test_method_matrix.py
 
 quick: $(VENV)/test.stamp
 	$(BIN)/ruff check .

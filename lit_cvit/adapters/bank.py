@@ -147,7 +147,7 @@ class LoRABank(nn.Module):
 
     def lora_blocks(self) -> list[LoRABlock]:
         """The blocks, in order."""
-        return [self.block(index) for index in range(self.num_blocks)]
+        return [block for block in self.blocks if isinstance(block, LoRABlock)]
 
     def add_block(
         self,

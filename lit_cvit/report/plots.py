@@ -108,5 +108,5 @@ def _palette(name: str) -> Colormap:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    colours = ListedColormap([colormaps[name](0.04 + 0.82 * step / 255) for step in range(256)])
+    colours = ListedColormap(colormaps[name]([0.04 + 0.82 * step / 255 for step in range(256)]))
     return colours.with_extremes(bad=_EMPTY)

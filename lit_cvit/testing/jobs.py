@@ -1,7 +1,7 @@
 """Runs of a small stream in processes of their own, which may be killed or train together.
 
-Children are forked from one parent that has imported everything and runs one thread, so that a process costs
-a fraction of a second, and all of them compute with the same number of threads.
+Children are forked from one parent that has imported everything, has warm caches (`warm`) and runs one
+thread, so that a process starts at once and all of them compute with the same number of threads.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lit_cvit.testing.job import Job
+import numpy as np
+import torch
+
+from lit_cvit.testing.job import PARENT, Job
 from lit_cvit.utils.forking import LAZY, ONE_THREAD, forking
 
 # A limit against processes that hang, not a budget: a busy machine may be many times slower than an idle one.
 SECONDS = 400
 # A child with a quantised backbone would spend two seconds on importing bitsandbytes.
-_PRELOAD = ["lit_cvit.testing.child", *LAZY, "transformers.integrations.bitsandbytes"]
+_PRELOAD = [*LAZY, "transformers.integrations.bitsandbytes", "lit_cvit.testing.warm"]
 
 
 class JobFailed(AssertionError):
@@ -33,7 +36,7 @@ def run_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         JobFailed: one failed, or ran too long.
     """
-    context = forking(_PRELOAD, ONE_THREAD)
+    context = forking(_PRELOAD, {**ONE_THREAD, **PARENT})
     processes = [context.Process(target=_enter, args=(job,)) for job in jobs]
     for process in processes:
         process.start()
@@ -63,6 +66,11 @@ def _enter(job: Job) -> None:
 
     # Loader workers are forked from the rank, as without the kit, and end when it is killed.
     multiprocessing.set_start_method("fork", force=True)
+    # Forks inherit the parent's generators: what is drawn without a seed has to differ between processes.
+    torch.seed()
+    np.random.seed()
+    # Only a power cut needs it, and a fit waits for the disk 80 times; what a killed process wrote is there.
+    os.fsync = _unsynced
     try:
         if job.ranks > 1:
             # A launcher's variables; Lightning then starts no processes of its own.
@@ -71,6 +79,10 @@ def _enter(job: Job) -> None:
     except BaseException:
         job.failure.write_text(traceback.format_exc(), encoding="utf-8")
         sys.exit(1)
+
+
+def _unsynced(fd: object) -> None:
+    """Stands for `os.fsync`."""
 
 
 def _torchrun(job: Job) -> dict[str, str]:

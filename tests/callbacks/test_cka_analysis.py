@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from stream_kit import KillAt, Killed, differing, fit, log_rows, small_data, small_method, snapshot
+from stream_kit import KillAt, Killed, differing, fit, log_rows, quick_data, small_method, snapshot
 from torch import Tensor
 
 from callbacks import CKAAnalysis, DynamicEMA
@@ -33,7 +33,7 @@ Run = tuple[ContinualMethod, ContinualTrainer, CKAAnalysis]
 
 
 def data(stream: list[str] = STREAM) -> ContinualDataModule:
-    return small_data(tasks=stream, settings={"num_test": NUM_TEST})
+    return quick_data(tasks=stream, settings={"num_test": NUM_TEST})
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,10 @@ def test_its_state_loads_without_pickled_code_and_is_saved_with_the_stage(analys
     assert CKAAnalysis().state_dict() == {}
 
 
-def test_a_resumed_run_ends_with_the_same_report(analysed: Run, llava_folder: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_report(
+    analysed: Run, llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_cvit.report.cka.write_figures", lambda *_: [])
     # Inside the last stage, after a checkpoint of it.
     killed: list[Callback] = [CKAAnalysis(at="down_proj"), KillAt(5)]
     with pytest.raises(Killed):
@@ -189,7 +192,7 @@ def test_what_a_method_keeps_apart_for_a_task_stays_the_same_and_the_current_ada
 ) -> None:
     method = small_method(llava_folder, DirLoRA)
     analysis = CKAAnalysis(kernel="rbf", through="current", num_samples=5)
-    trainer = fit(tmp_path, method, small_data(), callbacks=[analysis])
+    trainer = fit(tmp_path, method, quick_data(), callbacks=[analysis])
     report = report_of(trainer)
     assert (report["kernel"], report["at"], report["through"]) == ("rbf", "layer", "current")
     assert report["stages"] == {"ScienceQA": 2, "GQA": 2}
@@ -238,7 +241,7 @@ def test_after_dynamic_ema_it_analyses_the_average_that_is_stored(
 def test_before_dynamic_ema_it_is_refused(llava_folder: Path, tmp_path: Path) -> None:
     wrong: list[Callback] = [CKAAnalysis(), DynamicEMA()]
     with pytest.raises(ValueError, match="CKAAnalysis stands before DynamicEMA.*list it after DynamicEMA"):
-        fit(tmp_path, small_method(llava_folder), small_data(), callbacks=wrong)
+        fit(tmp_path, small_method(llava_folder), quick_data(), callbacks=wrong)
 
 
 def test_a_run_of_one_stage_has_nothing_to_compare_through_own_stages(
@@ -246,7 +249,7 @@ def test_a_run_of_one_stage_has_nothing_to_compare_through_own_stages(
 ) -> None:
     def zero_shot(through: Any) -> ContinualTrainer:
         analysis = CKAAnalysis(through=through)
-        return fit(tmp_path, small_method(llava_folder, ZeroShot), small_data(), callbacks=[analysis])
+        return fit(tmp_path, small_method(llava_folder, ZeroShot), quick_data(), callbacks=[analysis])
 
     with pytest.warns(UserWarning, match="CKAAnalysis has no effect: through: own .* one stage"):
         trainer = zero_shot("own")
@@ -260,7 +263,7 @@ def test_a_run_of_one_stage_has_nothing_to_compare_through_own_stages(
 
 def test_too_few_test_samples_are_refused_at_the_start(llava_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="CKA needs at least 3 samples of every task, got 2"):
-        fit(tmp_path, small_method(llava_folder), small_data(), callbacks=[CKAAnalysis(num_samples=2)])
+        fit(tmp_path, small_method(llava_folder), quick_data(), callbacks=[CKAAnalysis(num_samples=2)])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import BATCH, KillAt, Killed, differing, fit, log_rows, small_data, small_method, snapshot
+from stream_kit import QUICK, KillAt, Killed, differing, fit, log_rows, quick_data, small_method, snapshot
 from torch import Tensor, nn
 
 from callbacks import DynamicEMA
@@ -281,7 +281,7 @@ class Watch(StageCallback):
 
 
 def data(**changes: Any) -> Any:
-    return small_data(settings={"num_train": BATCH * STEPS}, **changes)
+    return quick_data(settings={"num_train": QUICK * STEPS}, **changes)
 
 
 def expected(theta: list[dict[str, Tensor]], grads: list[dict[str, Tensor]], name: str) -> Tensor:
@@ -303,7 +303,7 @@ def test_a_stage_that_trains_on_keeps_the_average_and_the_first_one_what_it_trai
 ) -> None:
     watch = Watch()
     # Accumulated over two micro-batches, so the gradient is that of the step.
-    halves = data(batch_size=BATCH // 2, global_batch_size=BATCH)
+    halves = data(batch_size=QUICK // 2, global_batch_size=QUICK)
     method = small_method(llava_folder, family, rate=2e-2)
     run = fit(tmp_path, method, halves, callbacks=[watch, DynamicEMA()]).run
     assert [len(theta) for theta in watch.theta] == [STEPS + 1, STEPS + 1]

@@ -17,8 +17,8 @@ from stream_kit import (
     fit,
     fragile_method,
     log_rows,
+    quick_data,
     scoring,
-    small_data,
     small_method,
     state_files,
 )
@@ -37,7 +37,7 @@ from lit_cvit.testing import Row
 from lit_cvit.testing.jobs import ranks_of
 from lit_cvit.testing.kit import Made, run_and_read
 
-DATA = small_data(tasks=STREAM)
+DATA = quick_data(tasks=STREAM)
 # All test samples; the last of ScienceQA's has no image.
 ROWS = 5
 
@@ -56,7 +56,7 @@ def traced(
     folder: Path, root: Path, family: type[ContinualMethod], tasks: list[str] | None = None, **settings: Any
 ) -> tuple[RunFolder, ContinualMethod]:
     method = small_method(folder, family, **settings)
-    data = small_data(tasks=tasks or STREAM[:2])
+    data = quick_data(tasks=tasks or STREAM[:2])
     return fit(root, method, data, callbacks=[RoutingTrace(ROWS, unseen=True)]).run, method.eval()
 
 

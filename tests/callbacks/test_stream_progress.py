@@ -51,7 +51,7 @@ def test_the_header_says_what_is_about_to_happen(printed: tuple[str, RunFolder])
     assert lines[3:8] == [
         f"trains    {run.record.stage(1).facts['parameters']['trainable']:,} parameters",
         "stream    cvit-mini: ScienceQA > GQA",
-        "planned   4 steps of 16 samples in 2 stage(s), 3 passes over test splits",
+        "planned   4 steps of 4 samples in 2 stage(s), 3 passes over test splits",
         f"run       {run.path}",
         "miniature: these numbers cannot be compared with published ones",
     ]
@@ -61,7 +61,7 @@ def test_every_stage_says_what_it_trains(printed: tuple[str, RunFolder]) -> None
     reported = [line for line in printed[0].splitlines() if "trainable" in line]
     counts = printed[1].record.stage(1).facts["parameters"]["trainable"]
     assert reported == [
-        f"stage {number}/2: {task}, 32 samples, 2 steps, {counts:,} trainable parameters"
+        f"stage {number}/2: {task}, 8 samples, 2 steps, {counts:,} trainable parameters"
         for number, task in ((1, "ScienceQA"), (2, "GQA"))
     ]
 

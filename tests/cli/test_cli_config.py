@@ -146,7 +146,7 @@ def test_config_yaml_of_a_run_is_whole_and_names_neither_run_nor_checkpoint(fini
     assert "run_name" not in config["trainer"]
     assert "run_root" not in config["trainer"]
     assert config["model"]["init_args"]["rank"] == 8
-    assert config["data"]["settings"] == {"num_train": 48, "num_test": 6}
+    assert config["data"]["settings"] == {"num_train": 12, "num_test": 6}
 
 
 def test_config_yaml_of_a_run_runs_again_to_the_same_end(say, finished: RunFolder, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_config_yaml_of_a_run_runs_again_to_the_same_end(say, finished: RunFolde
             assert (again.path / name / file).read_bytes() == (finished.path / name / file).read_bytes()
     # What a person sees where there is no terminal: a header, stages, the matrix, and where the run is.
     assert "stream    cvit-mini: ScienceQA > GQA" in out
-    assert "stage 2/2: GQA, 48 samples, 3 steps" in out
+    assert "stage 2/2: GQA, 12 samples, 3 steps" in out
     assert "scores after stage 2" in out
     assert str(tmp_path / "again") in out
 

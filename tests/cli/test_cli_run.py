@@ -17,7 +17,7 @@ TASKS = ("ScienceQA", "GQA")
 
 
 def sample(task: str, index: int) -> Sample:
-    return cvit_mini(num_train=48, num_test=6).task(task).test.sample(index)
+    return cvit_mini(num_train=12, num_test=6).task(task).test.sample(index)
 
 
 def stored(run: RunFolder, stage: int, task: str) -> list[dict[str, Any]]:
@@ -186,8 +186,8 @@ def test_check_prints_counts_and_steps(say, small: Path) -> None:
     lines = out.splitlines()
     assert lines[:2] == [
         # One question in five of ScienceQA is text alone.
-        "ScienceQA: 48 train, 6 test, 44 with image: no problems",
-        "GQA: 48 train, 6 test, 54 with image: no problems",
+        "ScienceQA: 12 train, 6 test, 15 with image: no problems",
+        "GQA: 12 train, 6 test, 18 with image: no problems",
     ]
     assert lines[-2:] == [
         "images: files were looked up, nothing was decoded; --decode_images opens every image",

@@ -42,9 +42,9 @@ def test_callbacks_of_earlier_configurations_stay(tmp_path: Path, name: str) -> 
 
 
 def fitted(say: Any, root: Path, name: str) -> RunFolder:
-    """Two stages of two steps; of four in the second where all 32 rows of the first come back."""
-    data = ["--data.tasks", "[ScienceQA,GQA]", "--data.settings", "{num_train: 32, num_test: 2}"]
-    more = ["--data.batch_size", "16", "--run_root", str(root), "--name", name]
+    """Two stages of two steps; of four in the second where all 8 rows of the first come back."""
+    data = ["--data.tasks", "[ScienceQA,GQA]", "--data.settings", "{num_train: 8, num_test: 2}"]
+    more = ["--data.batch_size", "4", "--run_root", str(root), "--name", name]
     status, _, err = say("fit", "--config", "quickstart", "--config", f"methods/{name}", *data, *more)
     assert status == 0, err
     return RunFolder.open(root / name)

@@ -25,7 +25,7 @@ def lines_of(say, *arguments: object) -> list[str]:
 
 
 def test_a_plan_has_memory_stages_passes_and_answers_and_leaves_nothing(
-    say, small: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    say, small: Path, elsewhere: Path, planned: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the weights were loaded")
@@ -36,12 +36,12 @@ def test_a_plan_has_memory_stages_passes_and_answers_and_leaves_nothing(
     assert lines[0] == "memory plan, computed before the weights are loaded"
     assert "method    SeqLoRA, seed 0" in lines
     assert "stream    cvit-mini: ScienceQA > GQA" in lines
-    assert "stage 1   ScienceQA: 48 samples, 3 steps; then 6 answers to ScienceQA" in lines
+    assert "stage 1   ScienceQA: 12 samples, 3 steps; then 6 answers to ScienceQA" in lines
     assert lines[-3].startswith(
-        "stage 2   GQA: 48 samples, 3 steps; then 30 answers to ScienceQA, GQA, VizWiz"
+        "stage 2   GQA: 12 samples, 3 steps; then 30 answers to ScienceQA, GQA, VizWiz"
     )
     assert lines[-2] == (
-        "planned   6 steps of 16 samples in 2 stage(s), 6 passes over test splits, 36 answers"
+        "planned   6 steps of 4 samples in 2 stage(s), 6 passes over test splits, 36 answers"
     )
     assert lines[-1].startswith("time      unknown: ")
     assert "--seconds_per_step and --seconds_per_answer" in lines[-1]
@@ -71,7 +71,7 @@ def test_an_earlier_run_of_the_configuration_gives_the_seconds(say, small: Path,
 
 def test_a_method_that_never_trains_has_no_steps(say, small: Path) -> None:
     lines = lines_of(say, "--config", small, "--model", "ZeroShot", "--seconds_per_answer", "60")
-    assert lines[-2].startswith("planned   0 steps of 16 samples in 1 stage(s)")
+    assert lines[-2].startswith("planned   0 steps of 4 samples in 1 stage(s)")
     assert lines[-1] == "time      about 30.0 min: 60 s for each answer, as given"
 
 

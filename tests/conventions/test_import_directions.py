@@ -149,6 +149,9 @@ PACKAGES = {
         ),
     ),
     "lit_cvit.testing": Package(("torch", "lightning", "yaml", "pytest"), ANY, ("bitsandbytes",)),
+    # Its processes draw anew from numpy, and progress bars of transformers start no thread in their parent.
+    "lit_cvit.testing.jobs": Package(("torch", "numpy"), ANY),
+    "lit_cvit.testing.warm": Package(("tqdm",), ANY),
     # The command line: light until a verb runs.
     "lit_cvit": Package((), ("lit_cvit._version", "lit_cvit.commands", "lit_cvit.cli.errors"), (), ANY),
     "lit_cvit.commands": Package((), ANY, ("jsonargparse", "yaml", "rich")),

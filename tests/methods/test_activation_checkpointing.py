@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from stream_kit import small_data, small_method
+from stream_kit import quick_data, small_method
 
 from lit_cvit.adapters import routing
 from lit_cvit.data.tasks import Batch
@@ -26,7 +26,7 @@ def begun(folder: Path, name: str, *, checkpointing: bool) -> ContinualMethod:
     method = small_method(folder, family, **settings)
     method.backbone.activation_checkpointing = checkpointing
     method.prepare()
-    (stage, *_) = small_data().stages(seed=0)
+    (stage, *_) = quick_data().stages(seed=0)
     method.begin_stage(stage)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def begun(folder: Path, name: str, *, checkpointing: bool) -> ContinualMethod:
 
 
 def batches(method: ContinualMethod) -> list[Batch]:
-    tasks = {task.name: task for task in small_data().benchmark.stream}
+    tasks = {task.name: task for task in quick_data().benchmark.stream}
     return [
         method.backbone.encode([tasks[name].test.sample(i) for i in (0, 1, 4)], with_answers=True)
         for name in ("ScienceQA", "Flickr30k")
@@ -73,7 +73,7 @@ def test_gradients_are_those_without_it_also_of_two_contexts_in_one_step(
 
 def test_it_is_off_while_answering(llava_folder: Path) -> None:
     method = begun(llava_folder, "smolora", checkpointing=True).eval()
-    sample = small_data().benchmark.stream[0].test.sample(0)
+    sample = quick_data().benchmark.stream[0].test.sample(0)
     batch = method.backbone.encode([sample], with_answers=False)
     runs = []
     handle = method.backbone.decoder_layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))

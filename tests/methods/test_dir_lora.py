@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from stream_kit import STREAM, fit, small_data, small_method
+from stream_kit import STREAM, fit, quick_data, small_method
 
 from lit_cvit.adapters import routing
 from lit_cvit.methods import ContinualMethod, DirLoRA, ZeroShot
@@ -25,7 +25,7 @@ def learned(
     request: pytest.FixtureRequest, llava_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Learned:
     method = small_method(llava_folder, DirLoRA, projector=request.param)
-    return Learned(fit(tmp_path_factory.mktemp("dir"), method, small_data(tasks=STREAM)).run, method)
+    return Learned(fit(tmp_path_factory.mktemp("dir"), method, quick_data(tasks=STREAM)).run, method)
 
 
 def test_predictions_of_a_task_are_identical_after_every_later_stage(learned: Learned) -> None:
@@ -47,7 +47,7 @@ def test_older_tensors_are_kept_bit_for_bit(learned: Learned) -> None:
 
 
 def test_an_unknown_task_is_answered_by_the_bare_backbone(learned: Learned, llava_folder: Path) -> None:
-    unknown = next(task for task in small_data().benchmark.stream if task.name == "Flickr30k")
+    unknown = next(task for task in quick_data().benchmark.stream if task.name == "Flickr30k")
     samples = [unknown.test.sample(index) for index in range(3)]
     bare = small_method(llava_folder, ZeroShot)
     bare.prepare()
@@ -61,7 +61,7 @@ def test_an_unknown_task_is_answered_by_the_bare_backbone(learned: Learned, llav
 
 
 def test_each_sample_of_a_mixed_batch_gets_its_own_block(learned: Learned) -> None:
-    tasks = {task.name: task.test for task in small_data().benchmark.stream}
+    tasks = {task.name: task.test for task in quick_data().benchmark.stream}
     samples = [tasks[name].sample(0) for name in ("VQAv2", "ImageNet", "ScienceQA", "GQA")]
     facts = learned.method.sample_facts(learned.method.backbone.encode(samples, with_answers=False))
     assert facts["gate"].tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0], [0, 1, 0]]

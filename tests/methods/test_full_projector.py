@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stream_kit import fit, small_data, snapshot
+from stream_kit import fit, quick_data, snapshot
 
 from lit_cvit.backbones import Llava
 from lit_cvit.methods import ContinualMethod, OptimizerSettings, SeqLoRA
@@ -28,7 +28,7 @@ def test_small_steps_of_a_copy_beside_a_bfloat16_backbone_are_not_lost(
     llava_folder: Path, tmp_path: Path
 ) -> None:
     method = bfloat16_method(llava_folder)
-    run = fit(tmp_path, method, small_data(tasks=["GQA"]), callbacks=[]).run
+    run = fit(tmp_path, method, quick_data(tasks=["GQA"]), callbacks=[]).run
     stored, base = run.load_stage(1).tensors, base_of(method)
     assert len(base) == 4
     for name, pretrained in base.items():
@@ -41,7 +41,7 @@ def test_small_steps_of_a_copy_beside_a_bfloat16_backbone_are_not_lost(
 def test_a_float32_copy_starts_again_from_the_bfloat16_weights(llava_folder: Path) -> None:
     method = bfloat16_method(llava_folder, projector_carry="reset_pretrained")
     method.prepare()
-    first, second = small_data().stages(seed=0)
+    first, second = quick_data().stages(seed=0)
     method.begin_stage(first)
     for name in base_of(method):
         method.tensors()[name].data.add_(0.001)

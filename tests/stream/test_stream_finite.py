@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins import MixedPrecision
-from stream_kit import differing, fit, log_rows, scoring, small_data, small_method, snapshot, state_files
+from stream_kit import differing, fit, log_rows, quick_data, scoring, small_method, snapshot, state_files
 
 from lit_cvit.backbones.outputs import LossOutput
 from lit_cvit.data.tasks import Batch
@@ -92,7 +92,7 @@ def test_the_run_goes_on_from_the_last_checkpoint_as_if_nothing_had_happened(
 ) -> None:
     def run(name: str, *more: Callback, ckpt_path: str | None = None) -> RunFolder:
         every = {"checkpoint_every_n_steps": 1, "ckpt_path": ckpt_path}
-        data = small_data(batch_size=8)
+        data = quick_data(batch_size=2)
         return fit(
             tmp_path / name, small_method(llava_folder), data, callbacks=[*more, scoring()], **every
         ).run
@@ -144,7 +144,7 @@ def test_a_state_that_an_update_spoilt_is_stored_neither_as_a_stage_nor_as_a_che
 def test_a_checkpoint_with_numbers_that_are_not_finite_does_not_count(
     llava_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = fit(tmp_path, small_method(llava_folder), small_data(tasks=["GQA"]), callbacks=[]).run
+    run = fit(tmp_path, small_method(llava_folder), quick_data(tasks=["GQA"]), callbacks=[]).run
     state = {"w": torch.tensor([1.0, math.nan])}
     checkpoint = {"stage": 1, "global_step": 1, "state_dict": state}
     RunCheckpointIO(run).save_checkpoint(checkpoint, run.checkpoint_path)
@@ -159,7 +159,7 @@ def fit_scaled(folder: Path, root: Path, callback: Callback) -> ContinualMethod:
     """A fit of one stage of 32 steps in float16 with a scaler."""
     method = small_method(folder)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    data = small_data(tasks=["GQA"], batch_size=1)
+    data = quick_data(tasks=["GQA"], settings={"num_train": 32}, batch_size=1)
     plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
     fit(root, method, data, callbacks=[callback], plugins=plugins)
     return method

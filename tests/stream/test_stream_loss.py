@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from stream_kit import Gradients, differing, fit, small_data, small_method, snapshot
+from stream_kit import Gradients, differing, fit, quick_data, small_data, small_method, snapshot
 
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.methods import ContinualMethod, SeqLoRA, SMoLoRA
@@ -20,7 +20,7 @@ CAPTIONS: dict[str, Any] = {"tasks": ["Flickr30k"]}
 
 def gradients(folder: Path, root: Path, batch_size: int, **settings: Any) -> list[dict[str, torch.Tensor]]:
     stored = Gradients()
-    data = small_data(**CAPTIONS, batch_size=batch_size, global_batch_size=16)
+    data = small_data(**CAPTIONS, settings={"num_train": 16}, batch_size=batch_size, global_batch_size=8)
     fit(root, small_method(folder, SMoLoRA, rate=1e-3, **settings), data, callbacks=[stored])
     return stored.steps
 
@@ -33,20 +33,20 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 def test_accumulated_micro_batches_equal_one_batch(llava_folder: Path, tmp_path: Path) -> None:
-    whole, parts = (gradients(llava_folder, tmp_path, size) for size in (16, 4))
+    whole, parts = (gradients(llava_folder, tmp_path, size) for size in (8, 2))
     assert len(whole) == len(parts) == 2
     assert furthest(whole[0], parts[0]) < 1e-5
     assert furthest(whole[1], parts[1]) < 1e-3
 
 
 def test_a_mean_of_means_is_another_gradient(llava_folder: Path, tmp_path: Path) -> None:
-    whole, parts = (gradients(llava_folder, tmp_path, size, loss_reduction="micro_batch") for size in (16, 4))
+    whole, parts = (gradients(llava_folder, tmp_path, size, loss_reduction="micro_batch") for size in (8, 2))
     assert furthest(whole[0], parts[0]) > 1e-3
 
 
 def test_both_reductions_agree_without_accumulation(llava_folder: Path, tmp_path: Path) -> None:
     step, micro = (
-        gradients(llava_folder, tmp_path, 16, loss_reduction=each) for each in ("step", "micro_batch")
+        gradients(llava_folder, tmp_path, 8, loss_reduction=each) for each in ("step", "micro_batch")
     )
     assert furthest(step[0], micro[0]) < 1e-6
 
@@ -102,14 +102,14 @@ def test_text_only_batches_train_and_leave_the_projector_alone(
     llava_folder: Path, tmp_path: Path, family: type[ContinualMethod], projector: str
 ) -> None:
     """With images first and decay, so that momentum and decay would move what text does not use."""
-    with_images = small_data(tasks=["GQA"], settings={"num_train": 16})
+    with_images = quick_data(tasks=["GQA"], settings={"num_train": 4})
     more: dict[str, Any] = {"projector": projector, "decay": 0.5}
     first = fit(tmp_path, small_method(llava_folder, family, **more), with_images, callbacks=[])
-    data = small_data(tasks=["ScienceQA"], settings={"num_train": 80}, batch_size=8)
+    data = small_data(tasks=["ScienceQA"], settings={"num_train": 40}, batch_size=4)
     task = data.benchmark.stream[0]
     assert task.train is not None
     data.stream = (dataclasses.replace(task, train=TextOnly(task.train)),)
-    assert all(task.train.sample(5 * index + 4).image is None for index in range(16))
+    assert all(task.train.sample(5 * index + 4).image is None for index in range(8))
     method = small_method(llava_folder, family, **more)
     fit(tmp_path, method, data, callbacks=[], start_from=str(first.run.path))
     changed = differing(first.run.load_stage(1).tensors, snapshot(method))
@@ -119,7 +119,7 @@ def test_text_only_batches_train_and_leave_the_projector_alone(
 
 def test_a_projector_that_drifts_is_moved_by_decay(llava_folder: Path, tmp_path: Path) -> None:
     """The counter-check of the test above: without the hold the same batches would move it."""
-    data = small_data(tasks=["ScienceQA"], settings={"num_train": 80}, batch_size=8)
+    data = small_data(tasks=["ScienceQA"], settings={"num_train": 40}, batch_size=4)
     task = data.benchmark.stream[0]
     assert task.train is not None
     data.stream = (dataclasses.replace(task, train=TextOnly(task.train)),)
@@ -135,13 +135,13 @@ def test_a_projector_that_drifts_is_moved_by_decay(llava_folder: Path, tmp_path:
 
 
 def data_again(task: Any) -> Any:
-    data = small_data(tasks=["ScienceQA"], settings={"num_train": 80}, batch_size=8)
+    data = small_data(tasks=["ScienceQA"], settings={"num_train": 40}, batch_size=4)
     data.stream = (dataclasses.replace(task, train=TextOnly(task.train)),)
     return data
 
 
 def test_loader_workers_change_nothing(llava_folder: Path, tmp_path: Path) -> None:
     here, workers = (small_method(llava_folder, dropout=0.1) for _ in range(2))
-    fit(tmp_path, here, small_data(tasks=["GQA"], epochs=2), callbacks=[])
-    fit(tmp_path, workers, small_data(tasks=["GQA"], epochs=2, num_workers=2), callbacks=[])
+    fit(tmp_path, here, quick_data(tasks=["GQA"], epochs=2), callbacks=[])
+    fit(tmp_path, workers, quick_data(tasks=["GQA"], epochs=2, num_workers=2), callbacks=[])
     assert differing(snapshot(here), snapshot(workers)) == []

@@ -20,8 +20,8 @@ from stream_kit import (
     fit,
     fragile_method,
     log_rows,
+    quick_data,
     scoring,
-    small_data,
     small_method,
     state_files,
 )
@@ -164,7 +164,7 @@ def test_a_resume_under_other_conditions_is_refused(
     copy = Path(shutil.copytree(whole.path, tmp_path / whole.path.name))
     before = state_files(RunFolder.open(copy))
     with pytest.raises(ValueError, match=message):
-        fit(tmp_path, fragile_method(llava_folder), small_data(**changes), ckpt_path="last", seed=seed)
+        fit(tmp_path, fragile_method(llava_folder), quick_data(**changes), ckpt_path="last", seed=seed)
     assert state_files(RunFolder.open(copy)) == before
 
 

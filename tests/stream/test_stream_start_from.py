@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from stream_kit import KillAt, Killed, differing, fit, small_data, small_method, snapshot
+from stream_kit import KillAt, Killed, differing, fit, quick_data, small_method, snapshot
 
 from lit_cvit.methods import ContinualMethod, DirLoRA, SeqLoRA, SMoLoRA
 from lit_cvit.run import Status
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer, restore_method
 
-ONE_STEP: dict[str, Any] = {"settings": {"num_train": 16, "num_test": 4}}
+ONE_STEP: dict[str, Any] = {"settings": {"num_train": 4, "num_test": 4}}
 CASES = [
     (SeqLoRA, {}),
     (SMoLoRA, {}),
@@ -46,7 +46,7 @@ def test_a_chain_of_runs_goes_on_from_the_tensors_of_the_one_before(
     for number, task in enumerate(tasks):
         start, method = AtStart(), small_method(llava_folder, family, **settings)
         trainer = fit(
-            tmp_path, method, small_data(tasks=[task], **ONE_STEP), callbacks=[start], start_from=path
+            tmp_path, method, quick_data(tasks=[task], **ONE_STEP), callbacks=[start], start_from=path
         )
         if number:
             assert differing(start.tensors, ended[-1]) == []
@@ -62,13 +62,13 @@ def test_a_chain_of_runs_goes_on_from_the_tensors_of_the_one_before(
 
 def test_dir_lora_keeps_the_blocks_of_the_run_it_starts_from(llava_folder: Path, tmp_path: Path) -> None:
     first = fit(
-        tmp_path, small_method(llava_folder, DirLoRA), small_data(tasks=["GQA"], **ONE_STEP), callbacks=[]
+        tmp_path, small_method(llava_folder, DirLoRA), quick_data(tasks=["GQA"], **ONE_STEP), callbacks=[]
     )
     method = small_method(llava_folder, DirLoRA)
     fit(
         tmp_path,
         method,
-        small_data(tasks=["VQAv2"], **ONE_STEP),
+        quick_data(tasks=["VQAv2"], **ONE_STEP),
         callbacks=[],
         start_from=str(first.run.path),
     )
@@ -81,9 +81,9 @@ def test_dir_lora_trains_and_uses_a_new_block_for_a_task_learned_again(
     llava_folder: Path, tmp_path: Path
 ) -> None:
     data: dict[str, Any] = {"tasks": ["GQA"], **ONE_STEP}
-    first = fit(tmp_path, small_method(llava_folder, DirLoRA), small_data(**data), callbacks=[])
+    first = fit(tmp_path, small_method(llava_folder, DirLoRA), quick_data(**data), callbacks=[])
     method = small_method(llava_folder, DirLoRA)
-    second = fit(tmp_path, method, small_data(**data), callbacks=[], start_from=str(first.run.path))
+    second = fit(tmp_path, method, quick_data(**data), callbacks=[], start_from=str(first.run.path))
     sample = second.data.stream[0].test.sample(0)
     gate = method.sample_facts(method.backbone.encode([sample], with_answers=False))["gate"]
     assert gate.tolist() == [[0.0, 1.0]]
@@ -92,8 +92,8 @@ def test_dir_lora_trains_and_uses_a_new_block_for_a_task_learned_again(
 
 
 def test_the_few_shot_task_is_learned_on_top_of_a_finished_run(llava_folder: Path, tmp_path: Path) -> None:
-    first = fit(tmp_path, small_method(llava_folder, SMoLoRA), small_data(**ONE_STEP), callbacks=[])
-    data = small_data(tasks=["Places365"], epochs=2, settings={"shots": 2, "num_test": 4})
+    first = fit(tmp_path, small_method(llava_folder, SMoLoRA), quick_data(**ONE_STEP), callbacks=[])
+    data = quick_data(tasks=["Places365"], epochs=2, settings={"shots": 2, "num_test": 4}, batch_size=16)
     trainer = fit(tmp_path, small_method(llava_folder, SMoLoRA), data, start_from=str(first.run.path))
     assert [(stage.task.name, stage.num_steps) for stage in trainer.stages] == [("Places365", 2)]
     assert trainer.global_step == 2
@@ -104,13 +104,13 @@ def test_the_few_shot_task_is_learned_on_top_of_a_finished_run(llava_folder: Pat
 
 
 def test_a_killed_run_starts_again_from_the_stage_it_started_from(llava_folder: Path, tmp_path: Path) -> None:
-    few: dict[str, Any] = {"settings": {"num_train": 16, "num_test": 2}}
-    first = fit(tmp_path, small_method(llava_folder), small_data(tasks=["GQA"], **few), callbacks=[])
+    few: dict[str, Any] = {"settings": {"num_train": 4, "num_test": 2}}
+    first = fit(tmp_path, small_method(llava_folder), quick_data(tasks=["GQA"], **few), callbacks=[])
     one = first.run.load_stage(1).tensors
 
     def second(root: Path, *more: Any, ckpt_path: str | None = None) -> dict[str, torch.Tensor]:
         start = AtStart()
-        data = small_data(tasks=["VQAv2"], **few)
+        data = quick_data(tasks=["VQAv2"], **few)
         method, source = small_method(llava_folder), str(first.run.path)
         fit(root, method, data, callbacks=[start, *more], start_from=source, ckpt_path=ckpt_path)
         return start.tensors
@@ -130,10 +130,10 @@ def test_a_killed_run_starts_again_from_the_stage_it_started_from(llava_folder: 
 
 
 def test_a_run_cannot_start_from_another_method(llava_folder: Path, tmp_path: Path) -> None:
-    data = small_data(tasks=["GQA"], **ONE_STEP)
+    data = quick_data(tasks=["GQA"], **ONE_STEP)
     first = fit(tmp_path, small_method(llava_folder, SeqLoRA), data, callbacks=[])
     with pytest.raises(ValueError, match="the method of that run is SeqLoRA, not SMoLoRA"):
-        fit(tmp_path, small_method(llava_folder, SMoLoRA), small_data(), start_from=str(first.run.path))
+        fit(tmp_path, small_method(llava_folder, SMoLoRA), quick_data(), start_from=str(first.run.path))
     assert [path.name for path in tmp_path.iterdir()] == ["seqlora-cvit-mini"]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from stream_kit import STREAM, KillAt, Killed, differing, fit, small_data, small_method
+from stream_kit import STREAM, KillAt, Killed, differing, fit, quick_data, small_method
 from torch.nn.functional import cosine_similarity
 
 from callbacks import Replay
@@ -22,7 +22,7 @@ from lit_cvit.run import RunFolder
 
 TOP, LOW, PROJECTOR = "decoder.2.mlp.down_proj", "decoder.0.mlp.gate_proj", "projector.linear_1"
 HIDDEN, SENTENCE = 64, 384
-DATA = small_data(tasks=STREAM)
+DATA = quick_data(tasks=STREAM)
 
 
 class Learned(NamedTuple):
@@ -225,7 +225,7 @@ def test_what_a_stage_learned_is_kept_bit_for_bit(learned: Learned) -> None:
 
 def test_a_full_projector_is_one_for_all_tasks_and_trains_on(llava_folder: Path, tmp_path: Path) -> None:
     method = small_method(llava_folder, HiDe, projector="full")
-    run = fit(tmp_path, method, small_data(), callbacks=[]).run
+    run = fit(tmp_path, method, quick_data(), callbacks=[]).run
     first, last = (run.load_stage(number).tensors for number in (1, 2))
     copies = [name for name in first if name.startswith("projector.")]
     assert copies == [name for name in last if name.startswith("projector.")]
@@ -244,9 +244,9 @@ def test_every_training_sample_is_counted_once(learned: Learned) -> None:
         for task in DATA.stream
         if task.train
     ]
-    assert tensors["anchors.text.counts"].tolist() == texts == [32, 32, 32]
+    assert tensors["anchors.text.counts"].tolist() == texts == [8, 8, 8]
     assert tensors["anchors.image.counts"].tolist() == images
-    assert images[0] < 32
+    assert images[0] < 8
     assert tensors["anchors.text.sums"].shape == (3, SENTENCE)
     assert tensors["anchors.image.sums"].shape == (3, HIDDEN)
 
@@ -278,15 +278,15 @@ def test_replayed_rows_do_not_count_for_the_task_that_is_learned(
 ) -> None:
     """The anchors are those of a run without replay; only the order of the sums differs."""
     method = small_method(llava_folder, HiDe)
-    replay = Replay(form=form, amount=20)
-    trainer = fit(tmp_path, method, small_data(tasks=STREAM), callbacks=[replay])
+    replay = Replay(form=form, amount=5)
+    trainer = fit(tmp_path, method, quick_data(tasks=STREAM), callbacks=[replay])
     assert [stage.num_steps for stage in trainer.stages] == ([2, 4, 5] if form == "rows" else [2, 2, 2])
     alone, beside = (run.load_stage(3).tensors for run in (learned.run, trainer.run))
     names = [name for name in alone if name.startswith("anchors.")]
     assert len(names) == 4
     for name in names:
         torch.testing.assert_close(beside[name], alone[name], rtol=1e-4, atol=1e-4)
-    assert beside["anchors.text.counts"].tolist() == [32, 32, 32]
+    assert beside["anchors.text.counts"].tolist() == [8, 8, 8]
 
 
 def test_a_resume_inside_a_stage_counts_no_sample_twice(llava_folder: Path, tmp_path: Path) -> None:
@@ -294,14 +294,14 @@ def test_a_resume_inside_a_stage_counts_no_sample_twice(llava_folder: Path, tmp_
     for name, callbacks, ckpt in (("a", [], None), ("b", [KillAt(1)], None), ("b", [], "last")):
         method = small_method(llava_folder, HiDe)
         arguments: dict[str, Any] = {"checkpoint_every_n_steps": 1, "ckpt_path": ckpt, "callbacks": callbacks}
-        data = small_data(tasks=["GQA"], epochs=2)
+        data = quick_data(tasks=["GQA"], epochs=2)
         if callbacks:
             with pytest.raises(Killed):
                 fit(tmp_path / name, method, data, **arguments)
         else:
             runs.append(fit(tmp_path / name, method, data, **arguments).run)
     whole, resumed = (run.load_stage(1).tensors for run in runs)
-    assert resumed["anchors.text.counts"].tolist() == [32]
+    assert resumed["anchors.text.counts"].tolist() == [8]
     assert differing(whole, resumed) == []
 
 

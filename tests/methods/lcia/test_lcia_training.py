@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import Snapshots, differing, fit, small_data, small_method, snapshot
+from stream_kit import Snapshots, differing, fit, quick_data, small_method, snapshot
 
 from callbacks import DynamicEMA, StageEvaluation
 from lit_cvit.adapters import routing
@@ -47,7 +47,7 @@ def trained(
 ) -> Learned:
     method, trains = small_method(llava_folder, LCIA, projector=request.param), Trains()
     callbacks: list[Callback] = [trains, DynamicEMA(), StageEvaluation(downstream=False)]
-    trainer = fit(tmp_path_factory.mktemp("lcia"), method, small_data(tasks=STREAM), callbacks=callbacks)
+    trainer = fit(tmp_path_factory.mktemp("lcia"), method, quick_data(tasks=STREAM), callbacks=callbacks)
     return Learned(trainer.run, method.eval(), trains)
 
 
@@ -93,7 +93,7 @@ def test_answers_to_a_task_change_only_when_its_group_is_trained(trained: Learne
 
 def test_each_sample_of_a_mixed_batch_is_answered_by_its_group(trained: Learned) -> None:
     """Text alone (ScienceQA 4) and a task that was never learned included."""
-    tasks = {task.name: task.test for task in small_data().benchmark.stream}
+    tasks = {task.name: task.test for task in quick_data().benchmark.stream}
     picks = (("Flickr30k", 0), ("GQA", 0), ("ScienceQA", 4), ("TextVQA", 1), ("ScienceQA", 0))
     samples = [tasks[name].sample(index) for name, index in picks]
     assert samples[2].image is None
@@ -113,7 +113,7 @@ def test_each_sample_of_a_mixed_batch_is_answered_by_its_group(trained: Learned)
 
 
 def test_in_training_every_sample_goes_to_the_stages_group(trained: Learned) -> None:
-    source = small_data().benchmark.task("ScienceQA").test
+    source = quick_data().benchmark.task("ScienceQA").test
     batch = trained.method.backbone.encode([source.sample(0)], with_answers=True)
     trained.method.train()
     try:
@@ -139,7 +139,7 @@ def test_a_run_that_starts_from_another_goes_on_with_its_groups(
     trainer = fit(
         tmp_path,
         method,
-        small_data(tasks=["TextVQA"]),
+        quick_data(tasks=["TextVQA"]),
         callbacks=[DynamicEMA()],
         start_from=str(trained.run.path),
     )
@@ -156,7 +156,7 @@ def test_a_run_that_starts_from_another_goes_on_with_its_groups(
 def stages(method: ContinualMethod, order: list[str]) -> list[dict[str, torch.Tensor]]:
     """Begins stages, moving what trains by noise in each; the tensors at every start."""
     method.prepare()
-    data, starts = small_data(tasks=STREAM), []
+    data, starts = quick_data(tasks=STREAM), []
     by_name = {stage.task.name: stage for stage in data.stages(seed=0)}
     for number, name in enumerate(order, start=1):
         method.begin_stage(dataclasses.replace(by_name[name], number=number))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stream_kit import differing, fit, small_data, small_method, snapshot
+from stream_kit import differing, fit, quick_data, small_method, snapshot
 
 from lit_cvit.methods import SMoLoRA
 from lit_cvit.run import RunFolder
@@ -16,7 +16,7 @@ def routers(folder: Path, seed: int, **settings: Any) -> dict[str, torch.Tensor]
     """The routing matrices and fusion vectors of a run of that seed, in its first stage."""
     method = small_method(folder, SMoLoRA, **settings)
     method.prepare()
-    method.begin_stage(small_data().stages(seed=seed)[0])
+    method.begin_stage(quick_data().stages(seed=seed)[0])
     return {name: tensor for name, tensor in snapshot(method).items() if ".router." in name}
 
 
@@ -37,7 +37,7 @@ def test_a_plan_without_a_router_seed_leaves_the_routers_as_they_are(llava_folde
     """Runs of earlier versions have such plans, and their configurations name the seed."""
     method = small_method(llava_folder, SMoLoRA, router_seed=4)
     method.prepare()
-    stage = small_data().stages(seed=0)[0]
+    stage = quick_data().stages(seed=0)[0]
     plan = {key: value for key, value in method.plan_stage(stage).items() if key != "router_seed"}
     before = snapshot(method)
     method.begin_stage(stage, {**plan, "seed": 0})
@@ -51,11 +51,11 @@ def test_a_run_that_starts_from_another_keeps_its_routers(llava_folder: Path, tm
         return {name: tensor for name, tensor in state.tensors.items() if ".R_" in name}
 
     data = {"tasks": ["GQA"], "settings": {"num_train": 16, "num_test": 2}}
-    first = fit(tmp_path, small_method(llava_folder, SMoLoRA), small_data(**data), callbacks=[], seed=3).run
+    first = fit(tmp_path, small_method(llava_folder, SMoLoRA), quick_data(**data), callbacks=[], seed=3).run
     assert first.record.stage(1).plan["router_seed"] == 3
     start_from = {"start_from": str(first.path), "seed": 5}
     method = small_method(llava_folder, SMoLoRA)
-    second = fit(tmp_path, method, small_data(**data), callbacks=[], **start_from).run
+    second = fit(tmp_path, method, quick_data(**data), callbacks=[], **start_from).run
     assert "router_seed" not in second.record.stage(1).plan
     assert differing(stored(first), stored(second)) == []
     assert differing(stored(first), {n: t for n, t in routers(llava_folder, 3).items() if ".R_" in n}) == []

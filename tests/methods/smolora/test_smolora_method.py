@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from stream_kit import STREAM, Snapshots, fit, small_data, small_method, snapshot
+from stream_kit import STREAM, Snapshots, fit, quick_data, small_method, snapshot
 from transformers import AutoModel, AutoTokenizer
 
 from lit_cvit.adapters import (
@@ -52,13 +52,13 @@ class Watch(Snapshots):
 def trained(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ContinualMethod, Watch]:
     """Three stages with weight decay, which would move every block that is not held."""
     watch, method = Watch(), small_method(llava_folder, SMoLoRA, decay=0.5)
-    fit(tmp_path_factory.mktemp("smolora"), method, small_data(tasks=STREAM), callbacks=[watch])
+    fit(tmp_path_factory.mktemp("smolora"), method, quick_data(tasks=STREAM), callbacks=[watch])
     return method, watch
 
 
 def training_batch(method: ContinualMethod) -> Batch:
     """Padding on the right, answers, two tasks, a sample without an image."""
-    tasks = {task.name: task.test for task in small_data().benchmark.stream}
+    tasks = {task.name: task.test for task in quick_data().benchmark.stream}
     samples = [tasks[name].sample(index) for name, index in (("ScienceQA", 0), ("ScienceQA", 4), ("GQA", 1))]
     return method.backbone.encode(samples, with_answers=True)
 
@@ -109,7 +109,7 @@ def test_an_instruction_branch_uses_one_block_per_instruction(trained: tuple[Con
 def test_drift_lets_decay_move_blocks_that_were_not_used(llava_folder: Path, tmp_path: Path) -> None:
     watch = Watch()
     method = small_method(llava_folder, SMoLoRA, decay=0.5, unrouted="drift")
-    fit(tmp_path, method, small_data(tasks=["GQA"]), callbacks=[watch])
+    fit(tmp_path, method, quick_data(tasks=["GQA"]), callbacks=[watch])
     unused = [
         f"{bank}.blocks.{index}.A"
         for bank, blocks in watch.used[0].items()
@@ -126,7 +126,7 @@ def facts(method: ContinualMethod, samples: list[Any]) -> torch.Tensor:
 
 def prepared(folder: Path, **settings: Any) -> tuple[ContinualMethod, list[Any]]:
     """The method before any stage, and samples of two tasks under the multi-type instructions."""
-    data = small_data(instructions="multi")
+    data = quick_data(instructions="multi")
     method = small_method(folder, SMoLoRA, **settings)
     method.set_tasks(data.benchmark.stream)
     tasks = {task.name: task.test for task in data.benchmark.stream}
@@ -150,7 +150,7 @@ def test_the_official_preset_reads_the_task_and_no_instruction(llava_folder: Pat
     assert isinstance(method, SMoLoRA)
     reworded = [dataclasses.replace(sample, instruction="Say something.") for sample in samples]
     assert torch.equal(facts(method, reworded), facts(method, samples))
-    strings = small_data(instructions="multi").benchmark.task("TextVQA").instructions
+    strings = quick_data(instructions="multi").benchmark.task("TextVQA").instructions
     assert len(strings) == 5
     mean = method.encoder.encode(strings).mean(0)
     assert torch.equal(facts(method, samples)[0], mean)
@@ -191,7 +191,7 @@ def test_the_official_preset_draws_the_down_projections_as_the_code_does(llava_f
     def drawn(seed: int, **settings: Any) -> dict[str, torch.Tensor]:
         method = small_method(llava_folder, SMoLoRA, **settings)
         method.prepare()
-        method.begin_stage(small_data().stages(seed=seed)[0])
+        method.begin_stage(quick_data().stages(seed=seed)[0])
         return {name: tensor for name, tensor in snapshot(method).items() if name.endswith(".A")}
 
     official, paper = drawn(0, preset="official"), drawn(0)
@@ -288,7 +288,7 @@ def test_the_centre_is_the_mean_of_the_first_training_batch_for_good(
 def test_a_run_that_starts_from_another_keeps_its_centre(llava_folder: Path, tmp_path: Path) -> None:
     def one(task: str, **more: Any) -> ContinualTrainer:
         method = small_method(llava_folder, SMoLoRA, vu_center=True)
-        return fit(tmp_path, method, small_data(tasks=[task]), callbacks=[], **more)
+        return fit(tmp_path, method, quick_data(tasks=[task]), callbacks=[], **more)
 
     first = one("GQA")
     second = one("VQAv2", start_from=str(first.run.path))
@@ -299,8 +299,8 @@ def test_a_run_that_starts_from_another_keeps_its_centre(llava_folder: Path, tmp
 def test_a_layer_that_the_first_batch_skips_is_centred_by_the_next(llava_folder: Path) -> None:
     method = small_method(llava_folder, SMoLoRA, vu_center=True)
     method.prepare()
-    method.begin_stage(small_data().stages(seed=0)[0])
-    source = small_data().benchmark.stream[0].test
+    method.begin_stage(quick_data().stages(seed=0)[0])
+    source = quick_data().benchmark.stream[0].test
     text, image = (method.backbone.encode([source.sample(index)], with_answers=True) for index in (4, 0))
     method.on_train_batch_start(text, 0)
     first = {name: tensor.clone() for name, tensor in centres(method.tensors()).items()}
