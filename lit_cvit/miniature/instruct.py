@@ -29,13 +29,13 @@ _WORD_CUES = (
     "No whole clause, please.",
     "Just that.",
     "One word, please.",
-    "A word will do.",
+    "Say it in a word.",
 )
 _LETTER_CUES = ("Give its letter only.", "Only the letter, please.", "Just say which letter it is.")
 _SENTENCE_CUES = (
     "Describe the picture in a full sentence.",
-    "Put what you see into a sentence.",
-    "Tell me in a sentence what is shown.",
+    "Put what you see into one sentence.",
+    "Tell me what is shown, as one sentence.",
 )
 _SEEN = ("what do you see?", "what is shown?", "what does the image show?")
 _OBJECT_QUESTIONS = (
