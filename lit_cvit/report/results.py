@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lit_cvit.report.summary import run_summary
+from lit_cvit.report.tables import spread
 from lit_cvit.run import RunFolder, ScoreMatrix, Writer, read_json
 
 RESULT_SCHEMA = 1
@@ -91,6 +92,17 @@ class Result:
     def seconds(self) -> float:
         """Seconds of training and evaluation over all stages."""
         return sum(sum(stage["seconds"].values()) for stage in self.stages)
+
+
+Groups = dict[str, list[Result]]
+"""Results of the cells that differ in their seed alone, by name."""
+Value = Callable[[Result], float | None]
+"""What is read off a result; None where it has no such value."""
+
+
+def over_seeds(results: Sequence[Result], value: Value) -> str:
+    """Mean and standard deviation over seeds; empty where a run lacks the value."""
+    return spread([value(result) for result in sorted(results, key=lambda each: each.seed)])
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {

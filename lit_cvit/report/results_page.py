@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_cvit.report.results import Result, read_results
+from lit_cvit.report.results import Groups, Result, Value, over_seeds, read_results
 from lit_cvit.report.summary import run_summary
 from lit_cvit.report.tables import Cell, Table, markdown
 from lit_cvit.run import ScoreMatrix
@@ -36,9 +35,6 @@ _BLOCK = re.compile(r"(<!-- results (?P<spec>.*?) -->\n).*?(<!-- end of results 
 _KEYS = ("sweep", "table", "cells", "columns", "at", "captions")
 _CONTENT = "exact_content"
 _COLUMNS = ("AP", "MAP", "BWT", "MIF")
-
-Groups = dict[str, list[Result]]
-Value = Callable[[Result], float | None]
 
 
 def render(page: str, results: Path) -> str:
@@ -89,16 +85,6 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
     if not chosen:
         return f"(`{spec['sweep']}` is not measured yet.)\n"
     return tables[spec["table"]](chosen, spec)
-
-
-def over_seeds(results: Sequence[Result], value: Value) -> str:
-    """Mean and standard deviation over seeds; empty where a run lacks the value."""
-    values = [value(result) for result in sorted(results, key=lambda each: each.seed)]
-    known = [each for each in values if each is not None]
-    if not known or len(known) < len(values):
-        return ""
-    spread = f" \u00b1 {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.fmean(known):.1f}{spread}"
 
 
 def with_content(matrix: ScoreMatrix) -> ScoreMatrix:

@@ -10,7 +10,7 @@ from lit_cvit.metrics.continual_metric import ContinualMetric, continual_metrics
 from lit_cvit.report.tables import mean_of
 from lit_cvit.run import Cells, ScoreMatrix
 
-_HEADLINE = ("AP", "MAP", "BWT", "MIF")
+HEADLINE = ("AP", "MAP", "BWT", "MIF")
 
 
 def run_summary(matrix: ScoreMatrix, *, isolated: Sequence[float] | None = None) -> dict[str, float]:
@@ -64,7 +64,7 @@ def run_summary(matrix: ScoreMatrix, *, isolated: Sequence[float] | None = None)
 
 def headline(summary: Mapping[str, float]) -> dict[str, float]:
     """The metrics to watch while a run goes on, which are SMoLoRA's, with and without captions."""
-    return {k: value for k, value in summary.items() if k.removesuffix(WITHOUT_CAPTIONS) in _HEADLINE}
+    return {k: value for k, value in summary.items() if k.removesuffix(WITHOUT_CAPTIONS) in HEADLINE}
 
 
 def _value(metric: ContinualMetric, cells: Cells, order: Sequence[int]) -> float:

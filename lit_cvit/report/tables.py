@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,6 +93,15 @@ def mean_of(tasks: Sequence[str], row: Sequence[float | None], *, over: Sequence
     chosen = [value for task, value in zip(tasks, row, strict=True) if task in over]
     known = [value for value in chosen if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(chosen) else None
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and, from two values on, standard deviation; empty where there is no value or one is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return ""
+    deviation = f" \u00b1 {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):.1f}{deviation}"
 
 
 def markdown(table: Table, *, digits: int = 2) -> str:

@@ -15,7 +15,19 @@ from lit_cvit.__main__ import main
 from lit_cvit.stream.checkpoints import Stopped
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("analyze", "check", "convert", "fit", "plan", "predict", "prepare", "pretrain", "sweep", "test")
+VERBS = (
+    "analyze",
+    "check",
+    "compare",
+    "convert",
+    "fit",
+    "plan",
+    "predict",
+    "prepare",
+    "pretrain",
+    "sweep",
+    "test",
+)
 HEAVY = ("torch", "lightning", "transformers", "numpy", "jsonargparse")
 
 
@@ -79,6 +91,7 @@ def test_no_arguments_show_the_help_with_status_2(say) -> None:
         ("predict", "--question QUESTION"),
         ("pretrain", "--recipe.vision_steps"),
         ("convert", "--projector"),
+        ("compare", "--out OUT"),
     ],
 )
 def test_help_of_a_verb_lists_its_options(say, verb: str, option: str) -> None:
@@ -98,7 +111,7 @@ def test_version(say) -> None:
 
 
 def test_a_wrong_verb_is_refused_with_the_nearest(say) -> None:
-    known = "analyze, check, convert, fit, plan, predict, prepare, pretrain, sweep, test"
+    known = "analyze, check, compare, convert, fit, plan, predict, prepare, pretrain, sweep, test"
     message = f"lit_cvit: unknown verb 'fti'. Did you mean 'fit'? Known: {known}\n"
     assert say("fti") == (2, "", message)
 
