@@ -188,4 +188,9 @@ def _name(members: Sequence[Compared]) -> str:
         name = stems.pop()
     else:
         name = f"{first.name} and {len(members) - 1} more"
-    return name if not method or method.casefold() in name.casefold() else f"{name} ({method})"
+    return name if _folded(method) in _folded(name) else f"{name} ({method})"
+
+
+def _folded(name: str) -> str:
+    """A name without case and punctuation: `prog_lora_static` names ProgLoRAStatic."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())

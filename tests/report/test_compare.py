@@ -110,6 +110,10 @@ def test_one_result_is_not_counted_twice(tmp_path: Path, same_folder: bool) -> N
     assert ("named twice" if same_folder else f"the seed (0) of {first}") in str(caught.value)
 
 
+def test_a_name_that_says_the_method_does_not_say_it_twice(tmp_path: Path) -> None:
+    assert names(compare([make_run(tmp_path, "my_seq_lora", HALF)])) == ["my_seq_lora"]
+
+
 # -- values -------------------------------------------------------------------------------------------------
 
 
