@@ -52,6 +52,7 @@ class Backbone(ModelFiles, nn.Module):
     projector_path: ClassVar[str] = "model.multi_modal_projector"
     decoder_path: ClassVar[str] = "model.language_model"
     head_path: ClassVar[str] = "lm_head"
+    version: int = 0
     linear_groups: ClassVar[dict[str, str]] = {"ffn": "mlp.", "attention": "self_attn."}
 
     def __init__(

@@ -9,6 +9,8 @@ from lit_cvit.backbones.chat import ChatFormat
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.utils import hub
 
+VERSION = 1
+"""Of the shipped weights."""
 WEIGHTS = Path(__file__).parent / "tiny_weights"
 
 
@@ -25,6 +27,7 @@ class Tiny(Llava):
 
     def __init__(self, name_or_path: str = "tiny", max_length: int = 512, **kwargs: Any) -> None:
         super().__init__(name_or_path, max_length=max_length, **kwargs)
+        self.version = VERSION if name_or_path == "tiny" else 0
 
     @property
     def chat_format(self) -> ChatFormat:

@@ -79,7 +79,7 @@ def load_run(
     last = max(run.stages_done(), default=0) if stage is None else stage
     if stage is None and run.damage:
         raise ValueError(f"{run.damage}. Copy it again, or name the stage: the last whole one is {last}")
-    reading = Reading(reads(run, data, last), scored=scores, tuned=stage != 0)
+    reading = Reading(reads(run, data, last), scored=scores, benchmark=data.benchmark, tuned=stage != 0)
     now = conditions_now(method, str(trainer.precision), reading)
     found = require_same(run, now, allowed)
     if stage == 0:
@@ -108,7 +108,7 @@ def walk_run(path: Path | str, *, reads: TasksRead = no_task) -> Iterator[Loaded
         ValueError: as for `load_run`.
     """
     run, method, data, trainer = _rebuilt(path)
-    reading = Reading(reads(run, data, max(run.stages_done(), default=0)))
+    reading = Reading(reads(run, data, max(run.stages_done(), default=0)), benchmark=data.benchmark)
     require_same(run, conditions_now(method, str(trainer.precision), reading), ())
     _make_ready(method, data)
     for state in restored_stages(method, run):

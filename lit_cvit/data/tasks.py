@@ -212,12 +212,14 @@ class Benchmark:
         stream: Tasks to learn, in order.
         downstream: Tasks that are tested without being learned.
         miniature: Whether it stands for a larger benchmark; results on it are labelled so.
+        version: Of a benchmark whose samples are drawn: raised when the same settings draw others. Else 0.
     """
 
     name: str
     stream: tuple[Task, ...]
     downstream: tuple[Task, ...] = ()
     miniature: bool = False
+    version: int = 0
 
     def task(self, name: str) -> Task:
         """Look up a task of the benchmark by name.

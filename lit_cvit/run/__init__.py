@@ -6,7 +6,7 @@ Everything a run stores is JSON, JSON lines, CSV or safetensors. Stage numbers s
 from __future__ import annotations
 
 from lit_cvit.run.answers import AnswerJournal
-from lit_cvit.run.conditions import KINDS, Change, Conditions, changes, in_words, kinds_of
+from lit_cvit.run.conditions import KINDS, TINY, Change, Conditions, changes, in_words, kinds_of
 from lit_cvit.run.digest import (
     OF_THE_MACHINE,
     config_agrees,
@@ -32,6 +32,7 @@ __all__ = [
     "KINDS",
     "OF_THE_MACHINE",
     "SCHEMA_VERSION",
+    "TINY",
     "AnswerJournal",
     "Cells",
     "Change",

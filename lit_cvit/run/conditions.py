@@ -11,6 +11,8 @@ from typing import Any
 
 KINDS = ("backbone", "encoders", "settings", "data", "scoring")
 """Kinds of changes, as `test --allow_changes` names them."""
+TINY = "tiny"
+"""The backbone that ships with lit_cvit, among the versions."""
 _DATA = "data of "
 
 
@@ -19,6 +21,7 @@ class Conditions:
     """What decides the numbers of a run.
 
     Attributes:
+        versions: Version of what ships with lit_cvit and changes: a miniature, `tiny`.
         backbone: Digest of the backbone's files; empty where it is not recorded.
         encoders: `source` and `digest` of further models, by name.
         settings: Settings that give the stored tensors their meaning, by dotted name (`model.alpha`).
@@ -27,6 +30,7 @@ class Conditions:
         scoring: How the answers to a task are made and scored (`scorer`, `max_new_tokens`), by task.
     """
 
+    versions: Mapping[str, int] = field(default_factory=dict)
     backbone: str = ""
     encoders: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -59,6 +63,10 @@ class Change:
 def changes(before: Conditions, now: Conditions) -> list[Change]:
     """What differs of the conditions that both hold, in the order of `KINDS`."""
     found = []
+    for name, old, new in _both(before.versions, now.versions):
+        if old != new:
+            kind = "backbone" if name == TINY else "data"
+            found.append(Change(kind, f"version of {name}", old, new))
     if before.backbone and now.backbone and before.backbone != now.backbone:
         found.append(Change("backbone", "backbone digest", before.backbone, now.backbone))
     for name, old, new in _both(before.encoders, now.encoders):

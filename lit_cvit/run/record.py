@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lit_cvit.run.conditions import Conditions, changes, in_words
+from lit_cvit.run.conditions import TINY, Conditions, changes, in_words
 from lit_cvit.run.environment import describe_machine, package_versions
 from lit_cvit.run.migration import SCHEMA_VERSION, migrate_record
 
@@ -57,6 +57,7 @@ class RunRecord:
         downstream: Held-out tasks that the run tests at its end.
         captions: Tasks whose score is a caption metric; averages are also given without them.
         miniature: Whether the benchmark is a miniature; tables and figures then say so.
+        content_versions: Version of the miniature, and of `tiny`, if the run used them.
         num_stages: Stages that the run will have (one for joint training).
         backbone: Name, `digest` and source of the backbone.
         data: Digest of every task's samples, by task name; those of its training split under `GQA train`.
@@ -83,6 +84,7 @@ class RunRecord:
     downstream: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     miniature: bool = False
+    content_versions: dict[str, int] = field(default_factory=dict)
     num_stages: int = 0
     backbone: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
@@ -103,7 +105,11 @@ class RunRecord:
         """What decided the run's numbers, as far as its version recorded it."""
         names = {"class": "model.backbone", **{n: f"model.backbone.{n}" for n in ("quantization", "dtype")}}
         of_backbone = {name: self.backbone[key] for key, name in names.items() if key in self.backbone}
+        # A record that names no version is of the time before there were any.
+        first = {self.benchmark: 1} if self.miniature else {}
+        first |= {TINY: 1} if self.backbone.get("source") == "shipped" else {}
         return Conditions(
+            versions={**first, **self.content_versions},
             backbone=self.backbone.get("digest", ""),
             encoders=self.facts.get("encoders", {}),
             settings={**of_backbone, **self.settings},

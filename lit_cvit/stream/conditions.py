@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lit_cvit.data.image_digest import image_digest
-from lit_cvit.data.tasks import SampleSource, Task
+from lit_cvit.data.tasks import Benchmark, SampleSource, Task
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.run import Change, Conditions, RunFolder, changes, in_words, kinds_of
+from lit_cvit.run import TINY, Change, Conditions, RunFolder, changes, in_words, kinds_of
 
 _PRECISION, _DTYPE = "trainer.precision", "model.backbone.dtype"
 OF_COMPUTATION = (_PRECISION, _DTYPE)
@@ -40,6 +40,19 @@ def scoring(task: Task) -> dict[str, Any]:
     }
 
 
+def versions_of(method: ContinualMethod, benchmark: Benchmark | None) -> dict[str, int]:
+    """Versions of what ships with lit_cvit and changes, as far as a run uses it.
+
+    Args:
+        method: The method as configured.
+        benchmark: The benchmark, if its samples are read.
+    """
+    found = {TINY: method.backbone.version}
+    if benchmark is not None:
+        found[benchmark.name] = benchmark.version
+    return {name: version for name, version in found.items() if version}
+
+
 def images_of(splits: Mapping[str, SampleSource]) -> dict[str, dict[str, str]]:
     """`image_digest` of those splits that have image files, by name."""
     found = {name: image_digest(split) for name, split in splits.items()}
@@ -53,11 +66,13 @@ class Reading:
     Attributes:
         tasks: Tasks of the run whose test samples are read.
         scored: Whether their answers are scored as well.
+        benchmark: The run's benchmark, whose version counts where samples are read.
         tuned: Whether the method's tensors are used, and not the backbone alone.
     """
 
     tasks: Collection[Task] = ()
     scored: bool = False
+    benchmark: Benchmark | None = None
     tuned: bool = True
 
 
@@ -73,6 +88,7 @@ def conditions_now(method: ContinualMethod, precision: str, reading: Reading) ->
     needed = replace(method.access, encoders=method.encoders_at_test if reading.tuned else ())
     of_backbone = {**_of_backbone(method), _PRECISION: precision}
     return Conditions(
+        versions=versions_of(method, reading.benchmark if reading.tasks else None),
         backbone=method.backbone.describe()["digest"],
         encoders=needed.encoder_records(),
         settings=meaning(method, precision) if reading.tuned else of_backbone,

@@ -15,7 +15,7 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.data.validation.report import tolerated
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import Conditions, RunFolder, RunRecord, changes, in_words, unused_gpu
-from lit_cvit.stream.conditions import OF_COMPUTATION, images_of, meaning, scoring
+from lit_cvit.stream.conditions import OF_COMPUTATION, images_of, meaning, scoring, versions_of
 from lit_cvit.utils.suggest import unknown
 
 if TYPE_CHECKING:
@@ -90,7 +90,12 @@ def describe(
     splits |= {f"{s.task.name} train": s.task.train for s in stages if s.task.train}
     backbone, settings = method.backbone.describe(), meaning(method, precision)
     encoders = access.encoder_records()
-    ours = Conditions(backbone["digest"], encoders, settings)
+    ours = Conditions(
+        versions=versions_of(method, None),
+        backbone=backbone["digest"],
+        encoders=encoders,
+        settings=settings,
+    )
     return RunRecord(
         seed=seed,
         config_digest=config_digest,
@@ -100,6 +105,7 @@ def describe(
         downstream=[task.name for task in data.downstream],
         captions=[task.name for task in tasks if task.is_caption],
         miniature=data.benchmark.miniature,
+        content_versions=versions_of(method, data.benchmark),
         num_stages=len(stages),
         backbone=backbone,
         data={name: split.digest() for name, split in splits.items()},

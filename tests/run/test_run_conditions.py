@@ -13,6 +13,7 @@ from lit_cvit.run import KINDS, Change, Conditions, RunRecord, changes, in_words
 from lit_cvit.stream.conditions import require_same
 
 BEFORE = Conditions(
+    versions={"tiny": 1, "cvit-mini": 1},
     backbone="b",
     encoders={"mini": {"source": "hub", "digest": "e"}},
     settings={"model.alpha": 8.0, "model.encoder": "mini"},
@@ -29,6 +30,16 @@ def test_the_same_conditions_are_no_change() -> None:
 @pytest.mark.parametrize(
     ("now", "expected", "words"),
     [
+        (
+            {"versions": {"tiny": 2, "cvit-mini": 1}},
+            Change("backbone", "version of tiny", 1, 2),
+            "the version of tiny was 1, now it is 2",
+        ),
+        (
+            {"versions": {"tiny": 1, "cvit-mini": 2}},
+            Change("data", "version of cvit-mini", 1, 2),
+            "the version of cvit-mini was 1, now it is 2",
+        ),
         (
             {"backbone": "c"},
             Change("backbone", "backbone digest", "b", "c"),

@@ -41,6 +41,7 @@ def coin_mini(
         ValueError: a size or the seed is no whole number, a size is below 1, or the instruction style, the
             wording or the order is unknown.
     """
+    from lit_cvit.miniature import VERSION
     from lit_cvit.miniature.coin import TASKS, draw_asked_object
 
     check_settings("coin-mini", seed=seed, num_train=num_train, num_test=num_test)
@@ -57,4 +58,4 @@ def coin_mini(
         )
         for name in order_of("coin-mini", order, task_orders("coin"))
     )
-    return Benchmark("coin-mini", tuple(tasks), miniature=True)
+    return Benchmark("coin-mini", tuple(tasks), miniature=True, version=VERSION)

@@ -38,6 +38,7 @@ def cvit_mini(
         ValueError: a size or the seed is no whole number, a size is below 1, or the instruction style is
             unknown.
     """
+    from lit_cvit.miniature import VERSION
     from lit_cvit.miniature.cvit import PLACE_CLASSES, TASKS
 
     check_settings("cvit-mini", seed=seed, num_train=num_train, num_test=num_test, shots=shots)
@@ -54,4 +55,6 @@ def cvit_mini(
         )
 
     downstream = tuple(build(name) for name in (*ZERO_SHOT, FEW_SHOT))
-    return Benchmark("cvit-mini", tuple(build(name) for name in STREAM), downstream, miniature=True)
+    return Benchmark(
+        "cvit-mini", tuple(build(name) for name in STREAM), downstream, miniature=True, version=VERSION
+    )

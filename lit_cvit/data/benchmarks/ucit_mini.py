@@ -33,6 +33,7 @@ def ucit_mini(
     Raises:
         ValueError: a size or the seed is no whole number, a size is below 1, or the order is unknown.
     """
+    from lit_cvit.miniature import VERSION
     from lit_cvit.miniature.ucit import TASKS
 
     check_settings("ucit-mini", seed=seed, num_train=num_train, num_test=num_test)
@@ -40,4 +41,4 @@ def ucit_mini(
         TASKS[name].build(name, ucit_instructions(name), num_train=num_train, num_test=num_test, seed=seed)
         for name in order_of("ucit-mini", order, task_orders("ucit"))
     )
-    return Benchmark("ucit-mini", tuple(tasks), miniature=True)
+    return Benchmark("ucit-mini", tuple(tasks), miniature=True, version=VERSION)
