@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
+from lit_cvit.data.memory import SubsetSource
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Task
 from lit_cvit.evaluation import evaluate_task
@@ -17,8 +19,8 @@ from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
 class StageEvaluation(StageCallback):
     """Fills a row of the score matrix after every stage.
 
-    Predictions are kept as JSON lines beside each stage, the matrix is written anew, and `report/` after the
-    last stage. Every logger of the trainer then gets the row, with the stream's global step as its step:
+    Predictions are stored as JSON lines beside each stage, the matrix is written anew, and `report/` after
+    the last stage. Every logger of the trainer then gets the row, with the stream's global step as its step:
     `score/<task>`, and as far as they are defined `stage/AP`, `stage/MAP`, `stage/BWT` and `stage/MIF` (and
     `stage/AP_without_captions` and so on, where some learned tasks are captions). A resumed run logs no stage
     again; a process killed after storing a stage's scores and before logging them leaves that stage out of
@@ -39,6 +41,11 @@ class StageEvaluation(StageCallback):
         tasks: `seen` tasks the stream has learned so far, `all` tasks of the stream, or `last` for the task
             just learned, and all seen ones after the last stage.
         downstream: Whether the benchmark's zero-shot tasks are tested after the last stage.
+        num_between: How many test samples of a task are asked after stages other than its own and the last,
+            the first of its split; None asks all. Both ends of what is forgotten then stay exact, while the
+            stages between cost less.
+        predictions: Stages whose predictions are stored: `all`, the `last` (which `compare` draws samples
+            of), or `none`. Scores are stored of all.
         report: Whether `report/` is written after the last stage; its figures take about a second.
     """
 
@@ -46,18 +53,24 @@ class StageEvaluation(StageCallback):
         self,
         tasks: Literal["seen", "all", "last"] = "seen",
         downstream: bool = True,
+        num_between: int | None = None,
         report: bool = True,
+        predictions: Literal["all", "last", "none"] = "all",
     ) -> None:
         super().__init__()
+        if num_between is not None and num_between < 1:
+            raise ValueError(f"StageEvaluation: num_between must be at least 1, got {num_between}")
+        self.num_between = num_between
         self.tasks = tasks
         self.downstream = downstream
         self.report = report
+        self.predictions = predictions
         self.answered = 0
         self.asked = 0
         self.task_name = ""
 
     def on_stage_saved(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
-        chosen = self.tasks_after(trainer, stage)
+        chosen, last = self.tasks_after(trainer, stage), stage.number == len(trainer.stages)
         self.answered, self.asked = 0, sum(len(task.test) for task in chosen)
         scores: dict[str, TaskScore] = {}
         for task in chosen:
@@ -77,23 +90,31 @@ class StageEvaluation(StageCallback):
                 progress=progress,
             )
             scores[task.name] = result.score
-            trainer.run.write_predictions(stage.number, task.name, result.rows)
+            if self.predictions == "all" or (self.predictions == "last" and last):
+                trainer.run.write_predictions(stage.number, task.name, result.rows)
         seconds = sum(score.seconds for score in scores.values())
         trainer.run.save_scores(StageScores(stage.number, stage.task.name, scores), seconds=seconds)
         if trainer.is_global_zero and trainer.loggers:
             _log(trainer, scores)
         # The other ranks read what rank 0 has written.
         trainer.strategy.barrier("scores")
-        if self.report and stage.number == len(trainer.stages):
+        if self.report and last:
             write_report(trainer.run)
 
     def tasks_after(self, trainer: StreamTrainer, stage: Stage) -> tuple[Task, ...]:
-        """The tasks that are tested after a stage."""
+        """The tasks that are tested after a stage, with the samples that are asked."""
         last = stage.number == len(trainer.stages)
         held_out = trainer.data.downstream if last and self.downstream else ()
         if self.tasks == "last" and not last:
             return stage.seen[-1:]
-        return (*(trainer.data.stream if self.tasks == "all" else stage.seen), *held_out)
+        asked = trainer.data.stream if self.tasks == "all" else stage.seen
+        if self.num_between is not None and not last:
+            asked = tuple(task if task.name == stage.task.name else self._shortened(task) for task in asked)
+        return (*asked, *held_out)
+
+    def _shortened(self, task: Task) -> Task:
+        number = min(len(task.test), self.num_between or 0)
+        return replace(task, test=SubsetSource(task.test, tuple(range(number))))
 
     def _count(self, num_answered: int) -> None:
         self.answered += num_answered

@@ -20,6 +20,7 @@ OF_THE_MACHINE = (
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.checkpoint_every_n_steps",
+    "trainer.keep_stages",
     "data.num_workers",
 )
 

@@ -28,6 +28,7 @@ from lit_cvit.run.stages import (
     StageState,
     discard_stage,
     read_stage,
+    remove_state,
     stage_problem,
     write_stage,
 )
@@ -267,6 +268,17 @@ class RunFolder:
             ValueError: the stage is unknown or not trained, or a file is missing or changed; names it.
         """
         return read_stage(self.stage_folder(stage), self.record.stage(stage))
+
+    def keep_from(self, stage: int) -> None:
+        """Remove what the stages before a trained one stored of the method; their plans and scores stay.
+
+        Raises:
+            ValueError: the stage is not trained.
+        """
+        if stage not in self.stages_done():
+            raise ValueError(f"stage {stage} of {self.path} is not trained, so those before it are needed")
+        for earlier in range(1, stage):
+            remove_state(self.writer, self.stage_folder(earlier))
 
     def stage_digest(self, stage: int) -> str:
         """Digest of a trained stage, which tells whether it was trained again since."""

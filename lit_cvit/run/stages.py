@@ -81,9 +81,12 @@ def read_stage(folder: Path, entry: StageRecord) -> StageState:
     """Read a stage's files after verifying their checksums.
 
     Raises:
-        ValueError: the manifest or a file is missing or changed, or a tensor is not finite; names it.
+        ValueError: the manifest or a file is missing or changed, what was stored is removed, or a tensor is
+            not finite; names it.
     """
     problem = stage_problem(folder, checksums=True)
+    if not problem and not read_json(folder / MANIFEST)["files"]:
+        problem = "what it stored was removed for that of the next stage, as trainer.keep_stages: last asks"
     if problem:
         raise ValueError(f"stage {entry.stage} ({entry.task}) cannot be loaded: {problem}")
     from lit_cvit.utils.finite import require_finite
@@ -121,6 +124,20 @@ def stage_problem(folder: Path, *, checksums: bool) -> str | None:
         if path.stat().st_size != facts["bytes"] or (checksums and file_digest(path) != facts["sha256"]):
             return f"{path} does not match its checksum in {MANIFEST}: it was changed or damaged"
     return None
+
+
+def remove_state(writer: Writer, folder: Path) -> None:
+    """Remove what a trained stage stored of the method; it still counts as trained, its scores stay.
+
+    The manifest is first, so that a crash leaves files that nobody asks for, never a stage without its files.
+    """
+    if not writer.enabled:
+        return
+    manifest = read_json(folder / MANIFEST)
+    if manifest["files"]:
+        writer.write_json(folder / MANIFEST, {**manifest, "files": {}})
+    for name in (_TENSORS, _STATE, _EXTRA_TENSORS, _EXTRA):
+        writer.remove(folder / name)
 
 
 def discard_stage(writer: Writer, folder: Path) -> None:

@@ -23,6 +23,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
+from lit_cvit.utils.suggest import unknown
+
 _PRECISIONS = (None, "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed")
 _STEPS = "every stage trains the steps that were planned for it; set data.epochs"
 _WEIGHTS = "the method alone decides what trains, and all else is proven unchanged"
@@ -44,6 +46,7 @@ _UNFIT: Mapping[type[Callback], str] = {
     },
 }
 _NEED_A_LOGGER = (LearningRateMonitor, DeviceStatsMonitor)
+_KEEP_STAGES = ("all", "last")
 _OTHER_LOOPS = ("on_validation", "on_sanity", "on_test", "on_predict")
 
 
@@ -61,17 +64,21 @@ def refuse_negative(**settings: float | None) -> None:
             raise ValueError(f"trainer.{name} must be 0 or more, got {value}")
 
 
-def refuse_settings(devices: object, logger: object, settings: Mapping[str, Any]) -> None:
+def refuse_settings(devices: object, logger: object, keep_stages: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings before Lightning's trainer reads them, which would say it in other words.
 
     Args:
         devices: `trainer.devices` as configured.
         logger: `trainer.logger` as configured.
+        keep_stages: `trainer.keep_stages` as configured.
         settings: The trainer's settings, as configured.
 
     Raises:
-        ValueError: a precision, a callback or a number of devices has no place in a stream.
+        ValueError: a precision, a callback or a number of devices has no place in a stream, or `keep_stages`
+            has an unknown value.
     """
+    if keep_stages not in _KEEP_STAGES:
+        raise ValueError(f"trainer.keep_stages: {unknown('value', keep_stages, _KEEP_STAGES)}")
     refuse_precision(settings.get("precision"))
     refuse_callbacks(settings.get("callbacks"), has_logger=bool(logger))
     if isinstance(devices, int) and devices > 0:

@@ -166,12 +166,13 @@ def _source_stage(source: Mapping[str, Any]) -> StageState:
     # Records of earlier versions do not say which stage it was.
     stage = source.get("stage", max(origin.stages_done(), default=0))
     require_stage(origin, stage)
+    state = origin.load_stage(stage)
     if source.get("digest", origin.stage_digest(stage)) != origin.stage_digest(stage):
         raise ValueError(
             f"stage {stage} of {origin.path}, from which this run started, was trained again since; start a "
             "fresh run under another --name"
         )
-    return origin.load_stage(stage)
+    return state
 
 
 def require_stage(run: RunFolder, stage: int) -> None:

@@ -14,7 +14,7 @@ import dataclasses
 import time
 from collections.abc import Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -62,6 +62,9 @@ class ContinualTrainer(L.Trainer):
         checkpoint_every_n_steps: Optimizer steps between two checkpoints inside a stage; 0 writes one only
             after SIGTERM or Ctrl-C. A killed run loses at most so many steps, and a checkpoint costs what the
             adapters and their optimizer state take on the disk.
+        keep_stages: `last` removes what the stages before the newest stored of the method, once that one is
+            stored; scores and predictions stay. A stream of T stages then takes the space of one or two, and
+            `test`, `predict` and `analyze` have the last stage alone.
         gradient_clip_val: Largest norm of the gradients of an optimizer step; 1, as in the training of LLaVA
             and of the papers (transformers' default). Without it, a later stage's training may diverge.
         devices: Lightning's: how many processes of this machine, or which devices.
@@ -80,13 +83,14 @@ class ContinualTrainer(L.Trainer):
         run_name: str | None = None,
         start_from: str | None = None,
         checkpoint_every_n_steps: int = 100,
+        keep_stages: Literal["all", "last"] = "all",
         gradient_clip_val: float | None = 1.0,
         devices: list[int] | str | int = 1,
         strategy: str | Strategy = "auto",
         logger: Logger | Iterable[Logger] | bool | None = False,
         **kwargs: Any,
     ) -> None:
-        refuse_settings(devices, logger, kwargs)
+        refuse_settings(devices, logger, keep_stages, kwargs)
         # Lightning's 50 would leave a stage of 40 steps without a line in the log.
         self._log_every = kwargs["log_every_n_steps"] = int(kwargs.get("log_every_n_steps") or 1)
         refuse_negative(
@@ -124,7 +128,7 @@ class ContinualTrainer(L.Trainer):
         use_rank_launcher(self.strategy)
         self._signal_connector = NoSignals(self)
         self.stop = StopSignal()
-        self.checkpoint_every_n_steps = checkpoint_every_n_steps
+        self.checkpoint_every_n_steps, self.keep_stages = checkpoint_every_n_steps, keep_stages
         self.seed, self.run_root, self.run_name, self.start_from = seed, run_root, run_name, start_from
         self.config_text = "# This run was started from Python; there is no resolved configuration.\n"
         self.config_digest = ""
@@ -293,6 +297,8 @@ class ContinualTrainer(L.Trainer):
                 seconds=round(time.perf_counter() - start, 3),
                 facts={"steps": stage.num_steps, "parameters": method.parameter_counts()},
             )
+        if self.keep_stages == "last":
+            self.run.keep_from(stage.number)
         method.stage = stage
         if self.run.record.stage(stage.number).status is not Status.EVALUATED:
             self._notify("on_stage_saved", method, stage)

@@ -72,6 +72,27 @@ def test_an_unknown_choice_of_tasks_is_refused() -> None:
         StageEvaluation(tasks="first")  # type: ignore[arg-type]
 
 
+def test_num_between_shortens_other_tasks_after_stages_before_the_last() -> None:
+    data = small_data(tasks=STREAM, settings={"num_test": 6})
+    trainer = ContinualTrainer(accelerator="cpu")
+    trainer._data, trainer.stages = data, data.stages(seed=0)
+    callback = StageEvaluation(num_between=2)
+    asked = [[len(task.test) for task in callback.tasks_after(trainer, stage)] for stage in trainer.stages]
+    assert asked == [[6], [2, 6], [6, 6, 6, *[6] * len(HELD_OUT)]]
+    (short,) = [task for task in callback.tasks_after(trainer, trainer.stages[1]) if task.name == STREAM[0]]
+    assert [short.test.sample(i).id for i in range(2)] == ["test-0", "test-1"]
+
+
+def test_more_samples_between_than_there_are_is_all_of_them_and_none_is_refused() -> None:
+    data = small_data(tasks=STREAM, settings={"num_test": 3})
+    trainer = ContinualTrainer(accelerator="cpu")
+    trainer._data, trainer.stages = data, data.stages(seed=0)
+    callback = StageEvaluation(num_between=50)
+    assert [len(task.test) for task in callback.tasks_after(trainer, trainer.stages[1])] == [3, 3]
+    with pytest.raises(ValueError, match="num_between must be at least 1, got 0"):
+        StageEvaluation(num_between=0)
+
+
 def test_held_out_scores_are_kept_apart_from_the_matrix(llava_folder: Path, tmp_path: Path) -> None:
     data = small_data(tasks=["GQA"], settings={"num_test": 4})
     run = fit(tmp_path, small_method(llava_folder, ZeroShot), data, callbacks=[StageEvaluation()]).run
@@ -137,4 +158,18 @@ def test_every_logger_gets_each_stage_once_also_when_the_run_is_resumed(
         written = [row for row in csv.DictReader(table) if row["score/GQA"]]
     assert [{k: float(row[k]) for k in ("step", *second.rows[0][1])} for row in written] == [
         {"step": 4.0, **second.rows[0][1]}
+    ]
+
+
+@pytest.mark.parametrize(("predictions", "of_stages"), [("all", [1, 2]), ("last", [2]), ("none", [])])
+def test_predictions_are_stored_of_the_stages_that_are_asked_for(
+    llava_folder: Path, tmp_path: Path, predictions: Any, of_stages: list[int]
+) -> None:
+    callback = StageEvaluation(downstream=False, report=False, predictions=predictions)
+    run = fit(tmp_path, small_method(llava_folder), callbacks=[callback]).run
+    stored = [number for number in (1, 2) if list(run.stage_folder(number).glob("predictions/*.jsonl"))]
+    assert stored == of_stages
+    assert [[cell is not None for cell in row] for row in run.matrix().scores] == [
+        [True, False],
+        [True, True],
     ]
