@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stream_kit import KillAt, Killed, KillIn, fit, fragile_method, scoring, short_data, state_files
+from stream_kit import KillAt, Killed, fit, fragile_method, scoring, short_data, state_files
 
 from lit_cvit.run import RunFolder
 from lit_cvit.run.stages import remove_state
@@ -52,39 +52,22 @@ def test_the_last_stage_keeps_its_state_and_all_keep_scores_and_predictions(
         list(restored_stages(fragile_method(llava_folder), again))
 
 
-@pytest.mark.parametrize(
-    "killer",
-    [
-        lambda: KillAt(3, after=True),
-        lambda: KillIn("on_stage_saved", 2),
-        lambda: KillIn("on_stage_saved", 3),
-    ],
-    ids=["in_stage_2", "stage_2_stored", "stage_3_stored"],
-)
-def test_a_killed_run_goes_on_to_the_same_end(
-    llava_folder: Path, tmp_path: Path, whole: RunFolder, killer
-) -> None:
+def test_a_killed_run_goes_on_to_the_same_end(llava_folder: Path, tmp_path: Path, whole: RunFolder) -> None:
     every: dict[str, Any] = {"keep_stages": "last", "checkpoint_every_n_steps": 1}
+    killed = [KillAt(3, after=True), scoring()]
     with pytest.raises(Killed):
-        fit(
-            tmp_path,
-            fragile_method(llava_folder),
-            short_data(),
-            callbacks=[killer(), scoring()],
-            **every,
-        )
+        fit(tmp_path, fragile_method(llava_folder), short_data(), callbacks=killed, **every)
     resumed = fit(tmp_path, fragile_method(llava_folder), short_data(), ckpt_path="last", **every)
     require_like(whole, resumed.run)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
 def test_a_run_killed_between_storing_a_stage_and_removing_those_before_removes_them_on_resume(
-    llava_folder: Path, tmp_path: Path, whole: RunFolder, stage: int
+    llava_folder: Path, tmp_path: Path, whole: RunFolder
 ) -> None:
     remove = RunFolder.keep_from
 
     def killed(run: RunFolder, number: int) -> None:
-        if number == stage:
+        if number == 3:
             raise Killed
         remove(run, number)
 
