@@ -17,13 +17,14 @@ MATRIX = $(PYTEST) --dist loadscope -m matrix
 # Fast enough to run before every commit: no run of a stream, no process of its own.
 QUICK = tests/adapters tests/analysis tests/conventions tests/metrics tests/run tests/utils
 
-.PHONY: help quickstart baseline test test-oldest matrix matrix-due check quick method clean FORCE
+.PHONY: help quickstart baseline test test-processes test-oldest matrix matrix-due check quick method clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart  install, then learn cvit-mini with SMoLoRA (offline, CPU, a few minutes)"
 	@echo "make baseline    the same stream with one plain LoRA, and both runs in one table"
 	@echo "make test        install with the test tools, then run the tests"
+	@echo "make test-processes  the tests of whole runs that are killed or on several ranks"
 	@echo "make test-oldest the compat tests, with the oldest libraries that pyproject.toml allows"
 	@echo "make matrix      every method against everything that is promised of a method; goes on where it stopped"
 	@echo "make matrix-due  the rows of the matrix whose files have changed, and a quarter of the others by turns"
@@ -60,6 +61,9 @@ baseline: $(VENV)/offline.stamp
 test: $(VENV)/test.stamp
 	$(PYTEST)
 
+test-processes: $(VENV)/test.stamp
+	$(PYTEST) -m processes
+
 test-oldest:
 	$(MAKE) .venv-oldest/test.stamp VENV=.venv-oldest CONSTRAINTS='--constraint constraints-oldest.txt'
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m compat -p no:cacheprovider
@@ -71,7 +75,7 @@ matrix-due: $(VENV)/test.stamp
 	$(MATRIX) --rows turn
 
 method: $(VENV)/test.stamp
-	$(PYTEST) --dist loadscope -m 'matrix or not slow' -k 'not test_method_matrix or $(NAME)' \
+	$(PYTEST) --dist loadscope -m 'matrix or not (slow or processes)' -k 'not test_method_matrix or $(NAME)' \
 		$(wildcard tests/methods/$(NAME) tests/methods/test_$(NAME)*.py) tests/methods/test_method_matrix.py
 
 quick: $(VENV)/test.stamp

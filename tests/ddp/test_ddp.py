@@ -29,6 +29,8 @@ from lit_cvit.testing.kit import (
     stored_files,
 )
 
+pytestmark = pytest.mark.processes
+
 CENTRED = Row("SMoLoRA", {"vu_center": True})
 
 

@@ -16,14 +16,14 @@ ROWS = {
     "zero_shot": Row("ZeroShot"),
     "seq_lora": Row("SeqLoRA"),
     "seq_lora_full": Row("SeqLoRA", {"projector": "full"}),
-    "seq_lora_frozen": Row("SeqLoRA", {"projector": "frozen"}),
+    "seq_lora_frozen": Row("SeqLoRA", {"projector": "frozen"}, int8=False),
     "seq_lora_attention": Row("SeqLoRA", {"targets": ["ffn", "attention", "projector"]}),
     "multitask": Row("Multitask"),
     "dir_lora": Row("DirLoRA"),
     "dir_lora_full": Row("DirLoRA", {"projector": "full"}),
     "hide": Row("HiDe"),
-    "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}),
-    "hide_all": Row("HiDe", {"expand": "all"}),
+    "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}, int8=False),
+    "hide_all": Row("HiDe", {"expand": "all"}, int8=False),
     "lcia": Row("LCIA", callbacks=[{"class_path": "DynamicEMA"}]),
     # Both tasks in one group: the second stage trains it on, under the average.
     "lcia_reused": Row(
@@ -35,19 +35,19 @@ ROWS = {
         callbacks=[{"class_path": "Replay", "init_args": {"form": "term", "sizes": "similarity"}}],
     ),
     "prog_lora_dynamic": Row("ProgLoRADynamic", callbacks=[{"class_path": "TaskRecall"}]),
-    "prog_lora_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}),
+    "prog_lora_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}, int8=False),
     "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
-    "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}]),
+    "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}], int8=False),
     "smolora": Row("SMoLoRA"),
     # Its instance means count padding, as the published code's do.
     "smolora_official": Row("SMoLoRA", {"preset": "official"}, batched=False, divisible=False),
-    "smolora_top2": Row("SMoLoRA", {"top_k": 2}),
-    "smolora_vu": Row("SMoLoRA", {"use_if": False}),
-    "smolora_if": Row("SMoLoRA", {"use_vu": False}),
-    "smolora_mean": Row("SMoLoRA", {"fusion": "mean"}),
+    "smolora_top2": Row("SMoLoRA", {"top_k": 2}, int8=False),
+    "smolora_vu": Row("SMoLoRA", {"use_if": False}, int8=False),
+    "smolora_if": Row("SMoLoRA", {"use_vu": False}, int8=False),
+    "smolora_mean": Row("SMoLoRA", {"fusion": "mean"}, int8=False),
     # The centre is the mean of the first micro-batch.
-    "smolora_center": Row("SMoLoRA", {"vu_center": True}, divisible=False),
-    "smolora_full": Row("SMoLoRA", {"projector": "full"}),
+    "smolora_center": Row("SMoLoRA", {"vu_center": True}, divisible=False, int8=False),
+    "smolora_full": Row("SMoLoRA", {"projector": "full"}, int8=False),
 }
 globals().update(classes_by_row(ROWS))
 

@@ -31,6 +31,8 @@ from lit_cvit.methods import ContinualMethod
 from lit_cvit.run import RunFolder, writer
 from lit_cvit.stream.checkpoints import Stopped, checkpoint_step
 
+pytestmark = pytest.mark.processes
+
 # Two stages of 2 epochs of 2 steps.
 EPOCHS, STEPS = 2, 4
 DATA: dict[str, dict[str, Any]] = {

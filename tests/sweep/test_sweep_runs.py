@@ -16,6 +16,8 @@ from lit_cvit.report.results_page import render
 from lit_cvit.run import RunFolder, Status
 from lit_cvit.testing.kit import require_same_files, stored_files
 
+pytestmark = pytest.mark.processes
+
 # Two steps a stage. `Killed` and `Twin` differ in nothing but the name of a file that ends the process.
 SWEEP = """\
 run_root: runs

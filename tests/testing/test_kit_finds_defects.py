@@ -12,6 +12,8 @@ from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.testing import MethodTests, Row, method_tests
 from lit_cvit.testing.kit import Made
 
+pytestmark = pytest.mark.processes
+
 KIT = MethodTests()
 FOUND_BY: dict[str, tuple[Callable[[Made], None], str]] = {
     "ReadsTask": (
