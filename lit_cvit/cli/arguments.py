@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
 
 from lit_cvit.cli.errors import CleanExit
 
@@ -27,6 +30,18 @@ def options(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield option, text
         else:
             yield option, left.pop(0) if left and not left[0].startswith("--") else None
+
+
+def as_settings(option: str, text: str) -> dict[str, Any]:
+    """An option as the file that would say the same: `--data.seed 3` is `{data: {seed: 3}}`."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    for part in reversed(option.lstrip("-").split(".")):
+        value = {part: value}
+    settings: dict[str, Any] = value
+    return settings
 
 
 def own_options(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

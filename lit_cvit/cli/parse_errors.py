@@ -13,14 +13,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
-import yaml
 from jsonargparse import ArgumentError
 
-from lit_cvit.cli.arguments import CONFIG_OPTIONS, options
+from lit_cvit.cli.arguments import CONFIG_OPTIONS, as_settings, options
 from lit_cvit.cli.class_names import class_names, find_class
 from lit_cvit.cli.shipped import find_config, read_config
 from lit_cvit.cli.type_hints import allows, holds_items, is_component, settings_of, words_for
-from lit_cvit.utils.suggest import nearest, unknown
+from lit_cvit.utils.suggest import unknown, unknown_key
 
 _FRAME = ("class_path", "init_args", "dict_kwargs")
 
@@ -63,10 +62,7 @@ class _Walk:
                 self._folder = path.parent
                 self._settings("", read_config(path))
             elif text is not None:
-                value = _parsed(text)
-                for part in reversed(option.lstrip("-").split(".")):
-                    value = {part: value}
-                self._settings("", value)
+                self._settings("", as_settings(option, text))
         self._missing()
 
     def _missing(self) -> None:
@@ -92,7 +88,7 @@ class _Walk:
         for written, value in values.items():
             name = str(written).removesuffix("+")
             if fixed and name not in fixed:
-                raise ValueError(self._unknown_key(start + name))
+                raise ValueError(unknown_key(start + name, self._keys))
             if owner is not None and not fixed and name not in names:
                 raise ValueError(f"{key} ({owner.__name__}): {unknown('setting', name, names)}")
             self._given.add(start + name)
@@ -134,20 +130,3 @@ class _Walk:
                 raise ValueError(f"{key}: {unknown('key', name, _FRAME)}")
         settings = spec.get("init_args") if framed else spec
         self._settings(key, settings or {}, self._classes.get(key, base))
-
-    def _unknown_key(self, key: str) -> str:
-        # The whole key first: a parent may be misspelt. Then its last part, best under the same parent.
-        parent, _, leaf = key.rpartition(".")
-        ordered = sorted(self._keys, key=lambda each: not each.startswith(f"{parent}."))
-        leaves = {each.rpartition(".")[2]: each for each in reversed(ordered)}
-        tops = (each.partition(".")[0] for each in self._keys)
-        near = nearest(key, (*tops, *self._keys), cutoff=0.85)
-        near = near or leaves.get(nearest(leaf, leaves, cutoff=0.65), "")
-        return f"unknown option or key {key!r}. {f'Did you mean {near!r}?' if near else '`--help` lists all'}"
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -139,7 +139,8 @@ def ending_together(launcher: object, stop: StopSignal) -> Iterator[None]:
         if stop.received and isinstance(error, RuntimeError):
             raise stop.stopped() from error
         reports = _reports(error)
-        if rank() == 0 and not launcher.procs:
+        # Those that were started from here are ended below; no others can be.
+        if rank() == 0 and len(launcher.procs) + 1 < num_ranks():
             _let_the_others_ask()
         # The one that reports may still be writing its last words.
         launcher.end(within=0.0 if reports else GRACE)
@@ -189,8 +190,10 @@ def _let_the_others_ask() -> None:
     An error that all ranks raise at one step would otherwise be reported twice, whenever this one is faster.
     """
     until = time.monotonic() + _OTHERS
-    while _store().add(_ASKED, 0) < num_ranks() and time.monotonic() < until:
-        time.sleep(_POLL / 2)
+    # A launcher may hold the store instead, and have ended: then there is nothing to keep.
+    with suppress(RuntimeError):
+        while _store().add(_ASKED, 0) < num_ranks() and time.monotonic() < until:
+            time.sleep(_POLL / 2)
 
 
 def _store() -> Any:

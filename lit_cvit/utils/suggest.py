@@ -24,3 +24,18 @@ def unknown(what: str, got: object, known: Iterable[str]) -> str:
     names = list(known)
     hint = did_you_mean(got, names) if isinstance(got, str) else ""
     return f"unknown {what} {got!r}.{f' {hint}' if hint else ''} Known: {', '.join(names)}"
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Say that nothing takes a dotted key, and name the nearest of those that are known.
+
+    The whole key is compared first: a parent may be misspelt. Then its last part, best under the same parent.
+    """
+    keys = tuple(known)
+    parent, _, leaf = key.rpartition(".")
+    ordered = sorted(keys, key=lambda each: not each.startswith(f"{parent}."))
+    leaves = {each.rpartition(".")[2]: each for each in reversed(ordered)}
+    tops = (each.partition(".")[0] for each in keys)
+    near = nearest(key, (*tops, *keys), cutoff=0.85)
+    near = near or leaves.get(nearest(leaf, leaves, cutoff=0.65), "")
+    return f"unknown option or key {key!r}. {f'Did you mean {near!r}?' if near else '`--help` lists all'}"

@@ -283,6 +283,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 # -- several ranks -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_two_ranks_write_one_report_with_the_bits_of_one_rank(llava_folder: Path, tmp_path: Path) -> None:
     """Five samples of a task in batches of three: the ranks run different batches."""
     row = Row("ZeroShot", callbacks=({"class_path": "CKAAnalysis", "init_args": {"through": "current"}},))

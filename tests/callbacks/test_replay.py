@@ -250,6 +250,7 @@ def test_replayed_rows_hide_what_the_method_does_not_declare(
 # -- resume --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_a_run_killed_inside_a_later_stage_ends_bit_identical(llava_folder: Path, tmp_path: Path) -> None:
     """A reservoir as a term; the method matrix has rows of every task, and ProgLoRA's term by similarity."""
     require_equal_resume(

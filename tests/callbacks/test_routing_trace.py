@@ -258,6 +258,7 @@ def documented(language: str) -> str:
     return page.split("\n## Routing\n")[1].split(f"```{language}\n")[1].split("```")[0]
 
 
+@pytest.mark.processes
 def test_two_ranks_the_command_line_and_python_give_what_one_rank_writes(
     llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

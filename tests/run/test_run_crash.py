@@ -66,10 +66,8 @@ def test_the_fault_reaches_every_file_of_a_run(
 
 
 def test_a_crash_at_any_boundary_leaves_a_readable_run_that_ends_the_same(
-    tmp_path: Path, uninterrupted: tuple[int, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, uninterrupted: tuple[int, dict[str, bytes]]
 ) -> None:
-    # Only a power cut needs fsync; without it the hundred runs take seconds.
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     num_events, expected = uninterrupted
     for number in range(num_events):
         root = tmp_path / str(number)
@@ -83,10 +81,7 @@ def test_a_crash_at_any_boundary_leaves_a_readable_run_that_ends_the_same(
         assert contents(stream(root, KillAt(None))) == expected, f"killed at event {number}"
 
 
-def test_a_crash_while_a_stage_is_saved_again_never_leaves_a_mixture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+def test_a_crash_while_a_stage_is_saved_again_never_leaves_a_mixture(tmp_path: Path) -> None:
     number, killed = 0, True
     while killed:
         run = make_run(tmp_path / str(number))

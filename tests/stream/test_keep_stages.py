@@ -14,6 +14,8 @@ from lit_cvit.run.stages import remove_state
 from lit_cvit.stream.restore import restored_stages
 from lit_cvit.stream.trainer import ContinualTrainer
 
+pytestmark = pytest.mark.processes
+
 STATE = ["extra.json", "extra.safetensors", "method.json", "method.safetensors"]
 
 

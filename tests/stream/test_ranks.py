@@ -136,6 +136,7 @@ class Store:
 
     def add(self, key: str, number: int) -> int:
         self.asked += number
+        self._answer(b"")
         return self.asked
 
     def _answer(self, value: bytes) -> bytes:
@@ -199,14 +200,36 @@ def test_rank_0_does_not_wait_for_ranks_that_never_ask(
     assert 0.3 <= time.monotonic() - begin < 5
 
 
-def test_a_rank_that_lost_rank_0_ends_in_silence_but_an_error_of_its_own_is_reported(
-    launcher: RankLauncher, as_rank: SimpleNamespace
+def test_rank_0_does_not_wait_for_ranks_that_it_ends_itself_but_for_those_of_another_node(
+    launcher: RankLauncher, as_rank: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    as_rank.rank = 0
+    waited: list[int] = []
+    monkeypatch.setattr(ranks, "_let_the_others_ask", lambda: waited.append(ranks.num_ranks()))
+    for number in (2, 4):
+        as_rank.store = Store()
+        start(launcher, SLEEPS)
+        monkeypatch.setattr(ranks, "num_ranks", lambda number=number: number)
+        with pytest.raises(ValueError, match="broken image"), ending_together(launcher, StopSignal()):
+            raise ValueError("broken image")
+        launcher.end()
+    assert waited == [4]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_error_of_a_ranks_own_is_reported_where_the_store_has_ended(
+    launcher: RankLauncher, as_rank: SimpleNamespace, number: int
+) -> None:
+    """A launcher may hold the store in the place of rank 0."""
+    as_rank.rank, as_rank.store = number, Store(gone=True)
+    with pytest.raises(ValueError, match="broken image"), ending_together(launcher, StopSignal()):
+        raise ValueError("broken image")
+
+
+def test_a_rank_that_lost_rank_0_ends_in_silence(launcher: RankLauncher, as_rank: SimpleNamespace) -> None:
     as_rank.store = Store(gone=True)
     with pytest.raises(SystemExit), ending_together(launcher, StopSignal()):
         raise LOST
-    with pytest.raises(ValueError, match="broken image"), ending_together(launcher, StopSignal()):
-        raise ValueError("broken image")
 
 
 def test_rank_0_says_which_rank_was_killed_where_none_reports(

@@ -32,6 +32,8 @@ from lit_cvit.methods import SeqLoRA
 from lit_cvit.run import RunFolder, Status
 from lit_cvit.stream.restore import open_run
 
+pytestmark = pytest.mark.processes
+
 NAME = "smolora-cvit-mini"
 
 
