@@ -2,8 +2,8 @@
 
 An instruction-tuned model knows the forms of answers (a word, a letter, a sentence) and what things are
 called before a stream teaches it the wordings of a benchmark. No cue here is an instruction string of a
-benchmark, and names of things occur in clauses or behind an article, so a stream still teaches which form its
-wording asks for, which names its classes have, and that a class name stands by itself.
+benchmark, and names of things occur in clauses alone, so a stream still teaches which form its wording asks
+for, which names its classes have, and that a class name stands by itself.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _WORD_CUES = (
     "No whole clause, please.",
     "Just that.",
     "One word, please.",
-    "Say it in a word.",
+    "A word or a phrase will do.",
 )
 _LETTER_CUES = ("Give its letter only.", "Only the letter, please.", "Just say which letter it is.")
 _SENTENCE_CUES = (
-    "Describe the picture in a full sentence.",
+    "Describe the picture in one full sentence.",
     "Put what you see into one sentence.",
     "Tell me what is shown, as one sentence.",
 )
@@ -90,14 +90,6 @@ def _shape(scene: Scene, g: Generator) -> Turn | None:
         return None
     thing = things[int(g.integers(len(things)))]
     return _cued(f"what shape is the {thing.colour} thing?", _WORD_CUES, g), thing.name
-
-
-def _only(scene: Scene, g: Generator) -> Turn | None:
-    """The shape of the one thing there is, said alone; a cue for a sentence makes one of this question."""
-    things = shapes_of(scene)
-    if len(things) != 1:
-        return None
-    return _cued(pick(g, _SEEN), _WORD_CUES, g), things[0].name
 
 
 def _verdict(scene: Scene, g: Generator) -> Turn | None:
@@ -191,39 +183,32 @@ def _sentence(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _name(scene: Scene, g: Generator) -> Turn | None:
-    """What a thing or the ground is called: in a clause, or after a cue with its article, never by itself."""
+    """What a thing or the ground is called, in a clause."""
     things = unique(scene, corpus.by_name)
     place = PLACE_CLASSES.get((scene.pattern, scene.tint))
     if place is not None and (not things or g.random() < 0.4):
-        return _called("it might be a", place, "where might this be?", g)
+        return clause("it might be a", place, "where might this be?", g)
     if not things:
         return None
     thing = things[int(g.integers(len(things)))]
     alone = len(shapes_of(scene)) == 1 and g.random() < 0.8
-    name = OBJECT_CLASSES.get((thing.name, thing.fill))
-    if name is not None and g.random() < 0.7:
+    name = OBJECT_CLASSES.get((thing.name, thing.fill), RENDITION_CLASSES[thing.name])
+    if g.random() < 0.7:
         asked = _OBJECT_QUESTIONS if alone else (f"what object is the {thing.name}?",)
-        return _called("it is a", name, pick(g, asked), g)
+        return clause("it is a", name, pick(g, asked), g)
     it = "it" if alone else f"the {thing.name}"
-    return _called("it stands for a", RENDITION_CLASSES[thing.name], f"what does {it} stand for?", g)
-
-
-def _called(lead: str, name: str, question: str, g: Generator) -> Turn:
-    if g.random() < 0.5:
-        return _cued(question, _WORD_CUES, g), f"a {name}"
-    return clause(lead, name, question, g)
+    return clause("it stands for a", RENDITION_CLASSES[thing.name], f"what does {it} stand for?", g)
 
 
 _FORMS: dict[Skill, float] = {
     _word: 6.0,
     _shape: 2.0,
-    _only: 2.0,
     _verdict: 2.0,
     _digit: 2.0,
-    _sum: 2.0,
+    _sum: 1.0,
     _sign: 3.0,
     _extent: 2.0,
-    _letter: 3.5,
+    _letter: 1.5,
     _sentence: 2.0,
     _name: 5.0,
 }
