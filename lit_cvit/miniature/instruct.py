@@ -135,7 +135,7 @@ def _sign(scene: Scene, g: Generator) -> Turn | None:
         question = pick(g, _TITLES if asked_row == 0 else _AUTHORS)
         if row != asked_row:
             return question, "it is not there"
-    if g.random() < 0.2:
+    if g.random() < 0.1:
         return clause("it says", text, question, g)
     return _cued(question, _WORD_CUES, g), text
 
@@ -205,12 +205,12 @@ _FORMS: dict[Skill, float] = {
     _shape: 2.0,
     _verdict: 2.0,
     _digit: 2.0,
-    _sum: 1.0,
+    _sum: 0.5,
     _sign: 3.0,
     _extent: 2.0,
-    _letter: 1.5,
+    _letter: 1.0,
     _sentence: 2.0,
-    _name: 5.0,
+    _name: 4.0,
 }
 
 
