@@ -2,8 +2,8 @@
 
 An instruction-tuned model knows the forms of answers (a word, a letter, a sentence) and what things are
 called before a stream teaches it the wordings of a benchmark. No cue here is an instruction string of a
-benchmark, and names of things occur in clauses alone, so a stream still teaches which form its wording asks
-for, which names its classes have, and that a class name stands by itself.
+benchmark, and names of things occur in clauses or behind an article, so a stream still teaches which form
+its wording asks for, which names its classes have, and that a class name stands by itself.
 """
 
 from __future__ import annotations
@@ -124,19 +124,14 @@ def _sum(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _sign(scene: Scene, g: Generator) -> Turn | None:
-    """What is written, said alone or in a clause; the title stands at the top, an author at the bottom."""
+    """What is written, said alone; a title stands at the top, an author at the bottom."""
     text = written_in(scene)
     if not text:
         return None
     question = pick(g, ("what does it say?", "what is spelled out?", "which signs can you make out?"))
     row = next(thing.place // 3 for thing in scene.things if thing.is_glyph)
-    if g.random() < 0.5:
-        asked_row = int(g.choice([0, 2])) if row == 1 or g.random() < 0.3 else row
-        question = pick(g, _TITLES if asked_row == 0 else _AUTHORS)
-        if row != asked_row:
-            return question, "it is not there"
-    if g.random() < 0.1:
-        return clause("it says", text, question, g)
+    if row != 1 and g.random() < 0.5:
+        question = pick(g, _TITLES if row == 0 else _AUTHORS)
     return _cued(question, _WORD_CUES, g), text
 
 
@@ -183,11 +178,11 @@ def _sentence(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _name(scene: Scene, g: Generator) -> Turn | None:
-    """What a thing or the ground is called, in a clause."""
+    """What a thing or the ground is called: in a clause, now and then after a cue behind its article."""
     things = unique(scene, corpus.by_name)
     place = PLACE_CLASSES.get((scene.pattern, scene.tint))
     if place is not None and (not things or g.random() < 0.4):
-        return clause("it might be a", place, "where might this be?", g)
+        return _called("it might be a", place, "where might this be?", g)
     if not things:
         return None
     thing = things[int(g.integers(len(things)))]
@@ -195,9 +190,15 @@ def _name(scene: Scene, g: Generator) -> Turn | None:
     name = OBJECT_CLASSES.get((thing.name, thing.fill), RENDITION_CLASSES[thing.name])
     if g.random() < 0.7:
         asked = _OBJECT_QUESTIONS if alone else (f"what object is the {thing.name}?",)
-        return clause("it is a", name, pick(g, asked), g)
+        return _called("it is a", name, pick(g, asked), g)
     it = "it" if alone else f"the {thing.name}"
-    return clause("it stands for a", RENDITION_CLASSES[thing.name], f"what does {it} stand for?", g)
+    return _called("it stands for a", RENDITION_CLASSES[thing.name], f"what does {it} stand for?", g)
+
+
+def _called(lead: str, name: str, question: str, g: Generator) -> Turn:
+    if g.random() < 0.15:
+        return _cued(question, _WORD_CUES, g), f"a {name}"
+    return clause(lead, name, question, g)
 
 
 _FORMS: dict[Skill, float] = {
@@ -205,12 +206,12 @@ _FORMS: dict[Skill, float] = {
     _shape: 2.0,
     _verdict: 2.0,
     _digit: 2.0,
-    _sum: 0.5,
+    _sum: 1.0,
     _sign: 3.0,
     _extent: 2.0,
-    _letter: 1.0,
+    _letter: 1.5,
     _sentence: 2.0,
-    _name: 4.0,
+    _name: 5.0,
 }
 
 
