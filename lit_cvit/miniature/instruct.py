@@ -30,6 +30,7 @@ _WORD_CUES = (
     "Just that.",
     "One word, please.",
     "A word or a phrase will do.",
+    "Use a single word.",
 )
 _LETTER_CUES = ("Give its letter only.", "Only the letter, please.", "Just say which letter it is.")
 _SENTENCE_CUES = (
@@ -209,7 +210,7 @@ _FORMS: dict[Skill, float] = {
     _sum: 1.0,
     _sign: 3.0,
     _extent: 2.0,
-    _letter: 1.5,
+    _letter: 1.0,
     _sentence: 2.0,
     _name: 5.0,
 }

@@ -66,7 +66,7 @@ def test_later_configurations_and_then_the_command_line_win(tmp_path: Path) -> N
 def test_another_method_keeps_the_settings_that_it_shares(tmp_path: Path) -> None:
     method = build("--config", "quickstart", "--model", "SeqLoRA").model
     assert type(method) is SeqLoRA
-    assert (method.rank, method.alpha, method.settings.learning_rate) == (32, 64, 1e-3)
+    assert (method.rank, method.alpha, method.settings.learning_rate) == (32, 64, 3e-3)
     assert type(method.backbone).__name__ == "Tiny"
 
 
