@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from lit_cvit.data.instructions import cvit_instructions
 from lit_cvit.data.tasks import Sample
 from lit_cvit.miniature import corpus
 from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES
+from lit_cvit.miniature.recipe import Recipe
 from lit_cvit.miniature.scenes import COLOURS, PLACES, SHAPES, DrawnImage, Scene, Thing
 
 # No recipe seeds its generator so: these scenes and questions are held out.
@@ -63,10 +66,15 @@ def test_it_is_a_llava_of_transformers_own_classes(tiny: Tiny) -> None:
 
 
 def test_recipe_and_log_of_the_weights_are_kept() -> None:
-    first, *_, trained, spaced = (WEIGHTS / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert '"phase": "recipe"' in first
-    assert '"loss"' in trained
-    assert '"spacing"' in spaced
+    rows = [json.loads(row) for row in (WEIGHTS / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    recipe = rows[0]
+    assert recipe.pop("phase") == "recipe"
+    assert {key: recipe[key] for key in asdict(Recipe())} == asdict(Recipe())
+    steps = {row["phase"]: row["step"] for row in rows if "step" in row}
+    assert steps == {
+        name: recipe[f"{name}_steps"] for name in ("vision", "alignment", "language", "sight", "instruction")
+    }
+    assert rows[-1]["loss"] < 0.1
 
 
 def test_no_two_output_rows_are_alike(tiny: Tiny) -> None:

@@ -52,12 +52,6 @@ def test_an_attribute_is_said_alone_after_a_cue(skill: corpus.Skill) -> None:
         assert answer == attribute(question_of(text, instruct._WORD_CUES), shapes_in(scene))
 
 
-def test_the_one_thing_there_is_may_be_asked_for_by_what_is_seen() -> None:
-    for scene, text, answer in turns(instruct._only, 50):
-        assert answer == one(shapes_in(scene)).name
-        assert any(question in text.lower() for question in instruct._SEEN)
-
-
 def test_yes_or_no_a_digit_and_a_sign_are_said_alone_after_a_cue() -> None:
     for scene, text, answer in turns(instruct._verdict, 100):
         colour, name = question_of(text, instruct._WORD_CUES).rstrip("?").split()[-2:]
@@ -73,14 +67,15 @@ def test_one_more_and_one_less_are_counted() -> None:
 
 
 def test_a_title_is_a_sign_at_the_top_and_an_author_one_at_the_bottom() -> None:
-    given = Counter()
+    rows = Counter()
     for scene, question, answer in turns(instruct._sign, 300):
+        assert answer == written(scene)
         row = next(thing.place // 3 for thing in scene.things if thing.is_glyph)
-        asked = 0 if "title" in question else 2 if re.search("author|wrote", question) else row
-        known = {f"it says {written(scene)}", f"{written(scene)} it says", written(scene)}
-        assert answer in (known if asked == row else {"it is not there"})
-        given[answer == written(scene)] += 1
-    assert given[True] > 100
+        asked = "title" if "title" in question else "author" if re.search("author|wrote", question) else ""
+        assert asked in ("", {0: "title", 2: "author"}.get(row))
+        rows[asked] += 1
+    assert min(rows.values()) > 30
+    assert len(rows) == 3
 
 
 def test_how_far_a_thing_reaches_is_its_box() -> None:
