@@ -61,5 +61,5 @@ def test_several_gpus_share_the_step_of_the_one() -> None:
 def test_a_cpu_leaves_model_and_data_alone() -> None:
     assert set(read_config(CONFIGS / "hardware" / "cpu.yaml")) == {"trainer"}
     method, data, trainer = built("hardware/cpu")
-    assert (method.backbone.name_or_path, data.step_size) == ("tiny", 32)
+    assert (method.backbone.name_or_path, data.step_size) == ("tiny", 16)
     assert trainer.precision == "32-true"

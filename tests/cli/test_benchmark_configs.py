@@ -61,7 +61,7 @@ def test_the_header_names_paper_sizes_data_and_command(name: str) -> None:
 def test_it_builds_beside_another_configuration(there: Path, name: str) -> None:
     data = build("--config", f"benchmarks/{name}").datamodule
     assert data.benchmark_name == ("pets/pets.yaml" if name == "custom" else name.replace("_", "-"))
-    assert data.batch_size == 32, "what is not the benchmark's stays"
+    assert data.batch_size == 16, "what is not the benchmark's stays"
     stream = data.stream
     assert stream[0].test.sample(0).user_text
     assert len(stream) == {"custom": 1, "coin": 8, "coin_mini": 8}.get(name, 6)
