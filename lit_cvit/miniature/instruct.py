@@ -24,19 +24,18 @@ from lit_cvit.miniature.names import OBJECT_CLASSES, PLACE_CLASSES, RENDITION_CL
 from lit_cvit.miniature.scenes import COLOURS, FILLS, PLACES, Scene, Thing, thing_box
 
 _WORD_CUES = (
-    "Be brief.",
     "Keep it short.",
     "No whole clause, please.",
     "Just that.",
     "One word, please.",
     "A word or a phrase will do.",
-    "Use a single word.",
 )
 _LETTER_CUES = ("Give its letter only.", "Only the letter, please.", "Just say which letter it is.")
 _SENTENCE_CUES = (
     "Describe the picture in one full sentence.",
     "Put what you see into one sentence.",
     "Tell me what is shown, as one sentence.",
+    "A caption for it, please.",
 )
 _SEEN = ("what do you see?", "what is shown?", "what does the image show?")
 _OBJECT_QUESTIONS = (
@@ -197,7 +196,7 @@ def _name(scene: Scene, g: Generator) -> Turn | None:
 
 
 def _called(lead: str, name: str, question: str, g: Generator) -> Turn:
-    if g.random() < 0.15:
+    if g.random() < 0.25:
         return _cued(question, _WORD_CUES, g), f"a {name}"
     return clause(lead, name, question, g)
 
@@ -210,7 +209,7 @@ _FORMS: dict[Skill, float] = {
     _sum: 1.0,
     _sign: 3.0,
     _extent: 2.0,
-    _letter: 1.0,
+    _letter: 1.5,
     _sentence: 2.0,
     _name: 5.0,
 }
