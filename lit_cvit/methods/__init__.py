@@ -5,6 +5,7 @@ from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.methods.dir_lora import DirLoRA
 from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
+from lit_cvit.methods.moe_lora import MoELoRA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.optim import OptimizerSettings
 from lit_cvit.methods.prog_lora import ProgLoRADynamic, ProgLoRAStatic
@@ -18,6 +19,7 @@ __all__ = [
     "DataAccess",
     "DirLoRA",
     "HiDe",
+    "MoELoRA",
     "Multitask",
     "OptimizerSettings",
     "ProgLoRADynamic",

@@ -29,6 +29,8 @@ ROWS = {
     "lcia_reused": Row(
         "LCIA", {"projector": "full", "epsilon": 0.05}, callbacks=[{"class_path": "DynamicEMA"}]
     ),
+    "moe_lora": Row("MoELoRA"),
+    "moe_lora_first_token": Row("MoELoRA", {"router": "first_token", "num_experts": 2}, int8=False),
     "prog_lora_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),
     "prog_lora_static_term": Row(
         "ProgLoRAStatic",
