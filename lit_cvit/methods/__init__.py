@@ -3,10 +3,12 @@
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.methods.dir_lora import DirLoRA
+from lit_cvit.methods.dora import DoRA
 from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.moe_lora import MoELoRA
 from lit_cvit.methods.multitask import Multitask
+from lit_cvit.methods.o_lora import OLoRA
 from lit_cvit.methods.optim import OptimizerSettings
 from lit_cvit.methods.prog_lora import ProgLoRADynamic, ProgLoRAStatic
 from lit_cvit.methods.seq_lora import SeqLoRA
@@ -18,9 +20,11 @@ __all__ = [
     "ContinualMethod",
     "DataAccess",
     "DirLoRA",
+    "DoRA",
     "HiDe",
     "MoELoRA",
     "Multitask",
+    "OLoRA",
     "OptimizerSettings",
     "ProgLoRADynamic",
     "ProgLoRAStatic",
