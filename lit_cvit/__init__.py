@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lit_cvit.data.tasks import Batch, Sample, Task
     from lit_cvit.methods import (
         LCIA,
+        CLoRA,
         ContinualMethod,
         DirLoRA,
         DoRA,
@@ -58,6 +59,7 @@ _HOMES = {
     "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
     "lit_cvit.methods": (
         "LCIA",
+        "CLoRA",
         "ContinualMethod",
         "DirLoRA",
         "DoRA",
@@ -80,6 +82,7 @@ __all__ = [
     "LCIA",
     "Backbone",
     "Batch",
+    "CLoRA",
     "ContinualDataModule",
     "ContinualMethod",
     "ContinualTrainer",

@@ -2,6 +2,7 @@
 
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.methods.c_lora import CLoRA
 from lit_cvit.methods.dir_lora import DirLoRA
 from lit_cvit.methods.dora import DoRA
 from lit_cvit.methods.hide import HiDe
@@ -17,6 +18,7 @@ from lit_cvit.methods.zero_shot import ZeroShot
 
 __all__ = [
     "LCIA",
+    "CLoRA",
     "ContinualMethod",
     "DataAccess",
     "DirLoRA",

@@ -10,8 +10,8 @@ import peft
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from sizes_kit import LargestTensor
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_cvit.adapters import DoRABank, RoutingContext, joined, routing
 from lit_cvit.adapters.dora import DoRABlock, unpacked_weight
@@ -154,28 +154,13 @@ def test_on_an_8_bit_layer_the_norm_is_that_of_its_rounded_weight_before_and_aft
     assert expected.abs().max() < 1e-4
 
 
-class _Sizes(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation forms."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        # A transposed weight is a view of it.
-        if isinstance(result, torch.Tensor) and result._base is None:
-            self.largest = max(self.largest, result.numel())
-        return result
-
-
 def test_the_norm_forms_nothing_of_the_weights_size() -> None:
     weight, down = torch.randn(OUT, IN), torch.randn(RANK, IN)
     up = torch.randn(OUT, RANK)
-    with _Sizes() as sizes:
+    with LargestTensor() as sizes:
         norms = row_norms(weight, down, up, scaling=SCALING)
     torch.testing.assert_close(norms, (weight + SCALING * up @ down).norm(dim=1))
-    assert 0 < sizes.largest <= IN * RANK
+    assert 0 < sizes.elements <= IN * RANK
 
 
 def test_the_norm_of_a_16_bit_weight_is_formed_in_full_precision() -> None:

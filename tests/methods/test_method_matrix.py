@@ -29,6 +29,7 @@ ROWS = {
     "lcia_reused": Row(
         "LCIA", {"projector": "full", "epsilon": 0.05}, callbacks=[{"class_path": "DynamicEMA"}]
     ),
+    "c_lora": Row("CLoRA", {"weight": 1e4}),
     "dora": Row("DoRA"),
     "dora_full": Row("DoRA", {"projector": "full"}, int8=False),
     "moe_lora": Row("MoELoRA"),
