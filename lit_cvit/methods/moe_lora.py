@@ -2,13 +2,15 @@
 
 Source: the baseline of CoIN (Chen et al., arXiv 2403.08350; code: zackschen/CoIN,
 CoIN/peft/tuners/coinmoelora.py), which SMoLoRA, HiDe-LLaVA, ProgLoRA and LCIA compare with:
-y = W0 x + s sum_i softmax(R x)_i B_i A_i x, with E experts of rank r / E and s = alpha / r. There is no loss
-that balances the experts, and nothing grows with the tasks.
+
+    y = W0 x + s sum_i softmax(R x)_i B_i A_i x,   E experts of rank r / E, s = alpha / r.
+
+There is no loss that balances the experts, and nothing grows with the tasks.
 
 Readings and deviations:
 
-* ProgLoRA writes the router's input as the first token; the code routes every token by itself, which
-  is the default. `router: first_token` is the other reading. In a causal decoder that token has seen no
+* ProgLoRA writes the router's input as the first token; the code routes every token by itself, which is the
+  default. `router: first_token` is the other reading. In a causal decoder that token has seen no
   other, so samples that begin with the same one share a gate; in the projector it is an image's first patch.
 * The code draws a dropout mask for each expert; here the experts share their input's.
 * The code draws A from N(0, 0.01^2), which at width 4096 is the spread of LoRA's own draw, taken here.
