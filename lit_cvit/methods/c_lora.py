@@ -68,7 +68,7 @@ def interference(bank: LoRABank) -> Tensor:
     *older, newest = bank.lora_blocks()
     down = torch.cat([block.A for block in older])
     up = torch.cat([block.B for block in older], dim=1)
-    factors: Tensor = _Interference.apply(newest.A, newest.B, down, up)  # type: ignore[no-untyped-call]
+    factors: Tensor = _Interference.apply(newest.A, newest.B, down, up)
     return bank.scaling**4 * factors
 
 

@@ -81,7 +81,7 @@ def test_the_norms_are_those_of_the_newest_blocks_matrices() -> None:
     expected = sum(
         float(np.sqrt((part.detach().numpy() ** 2).sum())) for b in blocks[1:] for part in (b.A, b.B)
     )
-    assert float(norms(layers)) == pytest.approx(expected, rel=1e-6)
+    assert norms(layers).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("micro", MICRO)
