@@ -2,10 +2,10 @@
 
 Source: Wang et al., "Orthogonal Subspace Learning for Language Model Continual Learning" (arXiv 2310.14152;
 code: cmnfriend/O-LoRA). While task t trains, its loss has lambda_1 * sum_{i<t} sum |A_t A_i^T| over all
-adapted layers, as in the code (the paper writes squared entries), and lambda_2 times the norms of the
-new A and B, which the code adds where a long stream needs it. Answers come from the sum of all blocks.
+adapted layers, as in the code (the paper writes squared entries), and lambda_2 times the norms of the new A
+and B, which the code adds where a long stream needs it. Answers come from the sum of all blocks.
 
-HiDe-LLaVA compares with the form that MCITlib published (Ghy0501/MCITlib, OLoRA/), where the differences are:
+MCITlib, by the authors of HiDe-LLaVA, has another form of it (Ghy0501/MCITlib, OLoRA/):
 
 * The block of a task is trained alone, without those before it: `trained_with: own`. The original trains it
   in the sum that answers (`sum`, the default).
