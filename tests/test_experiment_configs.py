@@ -243,7 +243,8 @@ OF_PAPER: dict[str, dict[str, Check]] = {
         "epochs": epochs,
         "target_modules": targets,
         "trainable": trained,
-        "lora_rank": has("rank"),
+        # Of one expert, where there are several.
+        "lora_rank": lambda c, v: model_settings(c)["rank"] == v * model_settings(c).get("num_experts", 1),
     },
     "ProgLoRA": {"trainable": trained},
     "LCIA": {

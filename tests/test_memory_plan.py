@@ -20,7 +20,18 @@ from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.memory_plan import MemoryPlan, capacity, plan_memory, require_memory
-from lit_cvit.methods import LCIA, ContinualMethod, DirLoRA, HiDe, SeqLoRA, SMoLoRA, ZeroShot
+from lit_cvit.methods import (
+    LCIA,
+    ContinualMethod,
+    DirLoRA,
+    DoRA,
+    HiDe,
+    MoELoRA,
+    OLoRA,
+    SeqLoRA,
+    SMoLoRA,
+    ZeroShot,
+)
 from lit_cvit.stream.preflight import introduce
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.trainer import ContinualTrainer
@@ -94,6 +105,9 @@ def test_weights_take_the_predicted_bytes(
         (DirLoRA, {"projector": "full"}),
         (LCIA, {}),
         (HiDe, {"expand": []}),
+        (DoRA, {}),
+        (OLoRA, {}),
+        (MoELoRA, {}),
     ],
 )
 def test_adapters_and_their_optimizer_take_the_predicted_bytes(
@@ -157,6 +171,8 @@ def seeing_data() -> ContinualDataModule:
         (SeqLoRA, {"dropout": 0.1, "targets": ("ffn", "attention", "projector")}, {}, "32-true"),
         (SMoLoRA, {"projector": "full"}, {}, "32-true"),
         (HiDe, {"expand": []}, {}, "32-true"),
+        (MoELoRA, {}, {}, "32-true"),
+        (DoRA, {}, {"dtype": "bfloat16", "quantization": "nf4"}, "bf16-mixed"),
         (SeqLoRA, {}, {"dtype": "bfloat16", "quantization": "nf4"}, "bf16-mixed"),
     ],
 )

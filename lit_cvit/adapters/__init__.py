@@ -1,6 +1,7 @@
 """Adapters: mixtures of LoRA blocks on linear layers, their routing, and banks of projectors."""
 
 from lit_cvit.adapters.bank import LoRABank, LoRABlock, joined
+from lit_cvit.adapters.dora import DoRABank
 from lit_cvit.adapters.growth import grow
 from lit_cvit.adapters.injection import Target, inject
 from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
@@ -25,6 +26,7 @@ __all__ = [
     "DECODER",
     "PRETRAINED",
     "BankView",
+    "DoRABank",
     "LoRABank",
     "LoRABlock",
     "ProjectorBank",

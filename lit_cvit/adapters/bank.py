@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,13 @@ class LoRABlock(nn.Module):
 
     A: Tensor
     B: Tensor
+    # Names of its tensors.
+    parts: ClassVar[tuple[str, ...]] = ("A", "B")
 
-    def __init__(self, down: Tensor, up: Tensor, *, trainable: bool = True) -> None:
+    def __init__(self, *tensors: Tensor, trainable: bool = True) -> None:
         super().__init__()
-        self.register_buffer("A", down)
-        self.register_buffer("B", up)
+        for name, tensor in zip(self.parts, tensors, strict=True):
+            self.register_buffer(name, tensor)
         if trainable:
             self.unfreeze()
 
@@ -45,7 +47,7 @@ class LoRABlock(nn.Module):
 
     def freeze(self) -> None:
         """Turn A and B into buffers with the same values."""
-        for name in ("A", "B") if self.trainable else ():
+        for name in self.parts if self.trainable else ():
             value = self._parameters.pop(name)
             assert value is not None
             # A copy: an optimizer that still holds the Parameter must not reach the frozen values.
@@ -53,7 +55,7 @@ class LoRABlock(nn.Module):
 
     def unfreeze(self) -> None:
         """Turn A and B into Parameters with the same values."""
-        for name in () if self.trainable else ("A", "B"):
+        for name in () if self.trainable else self.parts:
             value = self._buffers.pop(name)
             assert value is not None
             self.register_parameter(name, nn.Parameter(value.detach().clone()))
@@ -182,8 +184,12 @@ class LoRABank(nn.Module):
             nn.init.normal_(down, std=self.init_std, generator=generator)
         up = torch.zeros(self.out_features, rank)
         device = self.base.weight.device
-        self.blocks.append(LoRABlock(down.to(device, dtype), up.to(device, dtype), trainable=trainable))
+        self.blocks.append(self.make_block(down.to(device, dtype), up.to(device, dtype), trainable=trainable))
         return self.num_blocks - 1
+
+    def make_block(self, down: Tensor, up: Tensor, *, trainable: bool) -> LoRABlock:
+        """The block of A (rank, in) and B (out, rank); a bank whose blocks hold more overrides this."""
+        return LoRABlock(down, up, trainable=trainable)
 
     def freeze_block(self, index: int) -> None:
         """Turn a block into buffers; its values stay bit-identical."""
@@ -208,6 +214,15 @@ class LoRABank(nn.Module):
         if len(blocks) == 1:
             return blocks[0].A, blocks[0].B
         return torch.cat([b.A for b in blocks]), torch.cat([b.B for b in blocks], dim=1)
+
+    def hold(self) -> None:
+        """Join the blocks until `release`: what is computed from them alone is computed once."""
+        if self.num_blocks:
+            self._joined = (self.down().detach(), self.up().detach())
+
+    def release(self) -> None:
+        """End `hold`."""
+        self._joined = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the base layer once and add the gated blocks.
@@ -298,9 +313,8 @@ def joined(banks: Iterable[LoRABank]) -> Iterator[None]:
     held = list(banks)
     try:
         for bank in held:
-            if bank.num_blocks:
-                bank._joined = (bank.down().detach(), bank.up().detach())
+            bank.hold()
         yield
     finally:
         for bank in held:
-            bank._joined = None
+            bank.release()

@@ -115,6 +115,30 @@ def mix_sums(z: Tensor, gate: Tensor | None, up: Tensor, *, ranks: Sequence[int]
     return F.linear(spread.flatten(-2), up)
 
 
+def row_norms(weight: Tensor, down: Tensor, up: Tensor, *, scaling: float) -> Tensor:
+    """The length of every row of W + s B A, without forming B A (DoRA, arXiv 2402.09353, Eq. 5).
+
+    |w + s A'b|^2 = |w|^2 + 2 s (W A')_row . b + s^2 b' (A A') b, so nothing larger than (out, R) is formed.
+    The product with W runs in W's type: it is a small correction to the lengths.
+
+    Args:
+        weight: (out, in) W.
+        down: (R, in) A.
+        up: (out, R) B.
+        scaling: The factor s.
+
+    Returns:
+        (out,) in at least float32.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    squares = torch.linalg.vector_norm(weight, dim=1, dtype=dtype).square()
+    cross = (weight @ down.T.to(weight.dtype)).to(dtype) * up
+    own = (up @ (down @ down.T)) * up
+    squares = squares + 2 * scaling * cross.sum(1) + scaling**2 * own.sum(1)
+    # Rounding may leave less than nothing of a row that B A has cancelled.
+    return squares.clamp(min=torch.finfo(dtype).tiny).sqrt()
+
+
 def sample_means(x: Tensor, mask: Tensor | None, *, row_to_sample: Tensor | None, num_samples: int) -> Tensor:
     """Mean of x over the unmasked positions of all rows of each sample (SMoLoRA Eq. 4, per instance).
 

@@ -107,6 +107,21 @@ class RoutingContext:
             )
         return num_positions != self.prompt_mask.shape[1]
 
+    def held_gate(self, bank: str, num_positions: int) -> Tensor | None:
+        """The gate that a bank of the decoder left in `memo` at the prefill; None in the prefill itself.
+
+        Raises:
+            ValueError: a decode step has no prefill in this context.
+        """
+        if not self.is_decode_step(num_positions):
+            return None
+        if bank not in self.memo:
+            raise ValueError(
+                f"bank {bank!r} got {num_positions} positions, but the prompt mask has another number "
+                "and there was no prefill in this routing context whose gate could be held"
+            )
+        return self.memo[bank]
+
 
 _ACTIVE: ContextVar[RoutingContext | None] = ContextVar("lit_cvit_routing", default=None)
 

@@ -2,10 +2,14 @@
 
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.methods.c_lora import CLoRA
 from lit_cvit.methods.dir_lora import DirLoRA
+from lit_cvit.methods.dora import DoRA
 from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
+from lit_cvit.methods.moe_lora import MoELoRA
 from lit_cvit.methods.multitask import Multitask
+from lit_cvit.methods.o_lora import OLoRA
 from lit_cvit.methods.optim import OptimizerSettings
 from lit_cvit.methods.prog_lora import ProgLoRADynamic, ProgLoRAStatic
 from lit_cvit.methods.seq_lora import SeqLoRA
@@ -14,11 +18,15 @@ from lit_cvit.methods.zero_shot import ZeroShot
 
 __all__ = [
     "LCIA",
+    "CLoRA",
     "ContinualMethod",
     "DataAccess",
     "DirLoRA",
+    "DoRA",
     "HiDe",
+    "MoELoRA",
     "Multitask",
+    "OLoRA",
     "OptimizerSettings",
     "ProgLoRADynamic",
     "ProgLoRAStatic",

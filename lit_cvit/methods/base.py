@@ -204,6 +204,18 @@ class ContinualMethod(StoredMethod):
         # Lightning divides by the accumulation, also in an epoch's short last step, and DDP by the ranks.
         return total * (weight * self.trainer.accumulate_grad_batches * self.trainer.world_size / count)
 
+    def once_per_step(self, batch: Batch, penalty: Callable[[], Tensor]) -> Tensor:
+        """A loss term of the parameters alone, which counts once in an optimizer step.
+
+        It is computed with the last micro-batch of the step, in full precision, and is zero with the others.
+        All ranks compute the same, of which DDP takes the mean.
+        """
+        if batch.place is not None and not batch.place.ends_step:
+            return torch.zeros((), device=batch.prompt_mask.device)
+        with torch.autocast(batch.prompt_mask.device.type, enabled=False):
+            # Lightning divides every micro-batch's loss by the accumulation.
+            return penalty() * self.trainer.accumulate_grad_batches
+
     def _touch(self) -> Tensor:
         """Zero, but with every trainable parameter in its graph, so DDP never waits for an unused one."""
         used = [p.reshape(-1)[:1] for p in self.parameters() if p.requires_grad]

@@ -25,12 +25,14 @@ class MethodHooks(CheckedSettings, L.LightningModule):
     """What a subclass of `ContinualMethod` overrides; nothing has to be called through `super()`.
 
     Attributes:
+        bank_class: Class of the banks that `make_bank` builds.
         rank: Total rank of the adapter of a layer.
         alpha: LoRA's alpha.
         dropout: Dropout on the adapters' input.
         num_plans: Plans of stages that were followed.
     """
 
+    bank_class: ClassVar[type[LoRABank]] = LoRABank
     settings_prefix: ClassVar[str] = "model."
     rank: int
     alpha: float
@@ -131,7 +133,7 @@ class MethodHooks(CheckedSettings, L.LightningModule):
 
     def make_bank(self, name: str, target: Target, base: nn.Linear) -> LoRABank:
         """Build the bank around one layer."""
-        return LoRABank(
+        return self.bank_class(
             base,
             name,
             kind=target.kind,

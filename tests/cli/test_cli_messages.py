@@ -19,7 +19,10 @@ from lit_cvit.methods import ZeroShot
 from lit_cvit.run import RunFolder
 
 QUICK = ("fit", "--config", "quickstart")
-METHODS = "DirLoRA, HiDe, LCIA, Multitask, ProgLoRADynamic, ProgLoRAStatic, SMoLoRA, SeqLoRA, ZeroShot"
+METHODS = (
+    "CLoRA, DirLoRA, DoRA, HiDe, LCIA, MoELoRA, Multitask, OLoRA, ProgLoRADynamic, "
+    "ProgLoRAStatic, SMoLoRA, SeqLoRA, ZeroShot"
+)
 BACKBONES = "InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny"
 OWN = "or the import path of your own (package.Class)"
 

@@ -29,6 +29,14 @@ ROWS = {
     "lcia_reused": Row(
         "LCIA", {"projector": "full", "epsilon": 0.05}, callbacks=[{"class_path": "DynamicEMA"}]
     ),
+    "c_lora": Row("CLoRA", {"weight": 1e4}),
+    "dora": Row("DoRA"),
+    "dora_full": Row("DoRA", {"projector": "full"}, int8=False),
+    "moe_lora": Row("MoELoRA"),
+    "moe_lora_first_token": Row("MoELoRA", {"router": "first_token", "num_experts": 2}, int8=False),
+    # The norms count from the first step on, so that step shows how often a penalty counts.
+    "o_lora": Row("OLoRA", {"norm_weight": 1.0}),
+    "o_lora_own": Row("OLoRA", {"trained_with": "own", "projector": "full"}, int8=False),
     "prog_lora_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),
     "prog_lora_static_term": Row(
         "ProgLoRAStatic",

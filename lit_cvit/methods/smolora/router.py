@@ -157,13 +157,9 @@ class DualRouter(Router):
     def _instance_gate(self, x: Tensor, bank: BankView, context: RoutingContext) -> Tensor:
         # The instruction does not change while decoding, so only the VU branch has anything to hold.
         holds = self.decode == "hold" and bank.kind == DECODER and self.num_vu > 0
-        if holds and context.is_decode_step(x.shape[1]):
-            if bank.name not in context.memo:
-                raise ValueError(
-                    f"bank {bank.name!r} got {x.shape[1]} positions, but the prompt mask has another number "
-                    "and there was no prefill in this routing context whose gate could be held"
-                )
-            return context.memo[bank.name]
+        held = context.held_gate(bank.name, x.shape[1]) if holds else None
+        if held is not None:
+            return held
         # Routing is decided in full precision, so that training under autocast and testing without agree.
         with torch.autocast(x.device.type, enabled=False), torch.set_grad_enabled(self._learns()):
             gate = torch.cat(self._branch_gates(x, bank, context), dim=-1)
