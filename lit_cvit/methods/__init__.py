@@ -5,6 +5,7 @@ from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.methods.c_lora import CLoRA
 from lit_cvit.methods.dir_lora import DirLoRA
 from lit_cvit.methods.dora import DoRA
+from lit_cvit.methods.ewc import EWC, EWCTIR, L2
 from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.moe_lora import MoELoRA
@@ -17,6 +18,9 @@ from lit_cvit.methods.smolora import SMoLoRA
 from lit_cvit.methods.zero_shot import ZeroShot
 
 __all__ = [
+    "EWC",
+    "EWCTIR",
+    "L2",
     "LCIA",
     "CLoRA",
     "ContinualMethod",

@@ -98,6 +98,16 @@ class AdapterSet:
         copies = self.projector_bank.projector_state() if self.projector_bank is not None else {}
         return adapter_state(self.banks) | copies
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train now, by the names of `tensors`."""
+        parts: list[tuple[str, nn.Module | None]] = []
+        for name, bank in self.banks.items():
+            parts += [(f"{name}.blocks", bank.blocks), (f"{name}.router", bank.router)]
+        if self.projector_bank is not None:
+            parts.append((f"{self.projector_bank.name}.copies", self.projector_bank.copies))
+        named = ((f"{at}.{key}", p) for at, part in parts if part for key, p in part.named_parameters())
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
     def check_frozen(self) -> None:
         """Prove that the backbone is bit for bit what was loaded.
 

@@ -6,12 +6,13 @@ and schedule, and generation. A subclass overrides a few hooks, which `lit_cvit.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cvit.adapters import (
     RoutingContext,
@@ -182,6 +183,10 @@ class ContinualMethod(StoredMethod):
             terms = {"lm": self._language_loss(batch, outputs), **self.loss_terms(batch, outputs)}
             return terms | {name: term(self, batch, outputs) for name, term in self._loss_terms.items()}
 
+    def log_step_term(self, name: str, value: Tensor) -> None:
+        """Log a term of the whole step, equal on all ranks, whose gradient `on_gradients` has added."""
+        self._step_terms[name] = value.detach().reshape(())
+
     def take_step_terms(self) -> dict[str, Tensor]:
         """The loss terms of this rank since the last call, as the optimizer step adds them up."""
         terms, self._step_terms = self._step_terms, {}
@@ -220,6 +225,22 @@ class ContinualMethod(StoredMethod):
         """Zero, but with every trainable parameter in its graph, so DDP never waits for an unused one."""
         used = [p.reshape(-1)[:1] for p in self.parameters() if p.requires_grad]
         return 0.0 * torch.cat(used).sum()
+
+    @contextlib.contextmanager
+    def between_stages(self) -> Iterator[None]:
+        """Have the method on its device and without dropout, for passes over samples in `end_stage`.
+
+        A fit leaves the model on the CPU. The trainer's `precision_plugin.forward_context` is for each pass.
+        """
+        dropouts = [module for module in self.modules() if isinstance(module, nn.Dropout) and module.training]
+        self.to(self.trainer.strategy.root_device)
+        try:
+            for module in dropouts:
+                module.eval()
+            yield
+        finally:
+            for module in dropouts:
+                module.train()
 
     @torch.no_grad()
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:

@@ -66,6 +66,11 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         return ()
 
     @property
+    def trained_copies(self) -> int:
+        """Copies of what trains, in float32, that the method holds while it trains; for the memory plan."""
+        return 0
+
+    @property
     def is_new(self) -> bool:
         """True until the first plan is followed; a run that starts from another one has no new method."""
         return self.num_plans == 0
@@ -124,7 +129,10 @@ class MethodHooks(CheckedSettings, L.LightningModule):
     # -- optimizer steps ------------------------------------------------------------------------------------
 
     def on_gradients(self, step: int) -> None:
-        """Change the gradients of a step of the stream: accumulated, averaged over ranks, not yet clipped."""
+        """Change the gradients of a step of the stream: accumulated, averaged over ranks, not yet clipped.
+
+        The gradient of a term on parameters alone is added here, once per step; `log_step_term` logs it.
+        """
 
     def on_update(self, step: int) -> None:
         """Change what the optimizer has done to the parameters in a step of the stream."""

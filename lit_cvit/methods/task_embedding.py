@@ -7,12 +7,14 @@ with their own pooling. Instruction means the whole text of the user's turn, the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lit_cvit.analysis.similarity import Transform, task_similarities
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.framing import open_images
 from lit_cvit.data.sampling import evenly_spaced
@@ -90,3 +92,50 @@ class TaskEmbedder:
         aspect, mean = backbone.image_aspect, self._images.image_mean
         images = open_images(samples, aspect=aspect, mean=mean, centred=True)
         return self._images.encode(images, backbone.model.device)
+
+
+class LearnedTasks:
+    """The embeddings of the tasks of a stream, and how alike the newest is to those before it.
+
+    It is measured when a stage is planned, stands in the plan, and is followed with it; the embeddings are
+    tensors of the method.
+
+    Args:
+        embedder: Embeds a task.
+        transform: What becomes of the cosines, see `task_similarities`.
+
+    Attributes:
+        embeddings: Of each task by modality, in the order of the stream.
+        similarity: Of the newest task with each earlier one; None where none was measured.
+    """
+
+    def __init__(self, embedder: TaskEmbedder, transform: Transform) -> None:
+        self.embedder, self.transform = embedder, transform
+        self.embeddings: list[dict[str, Tensor]] = []
+        self.similarity: list[float] | None = None
+        self._fresh: dict[str, Tensor] | None = None
+
+    def plan(self, backbone: Backbone, source: SampleSource) -> dict[str, Any]:
+        """Embed a new task; returns the keys `similarity` and `embedding` (sizes) of its plan."""
+        self._fresh = self.embedder.embed(backbone, source)
+        tasks = [[each[modality] for modality in MODALITIES] for each in (*self.embeddings, self._fresh)]
+        return {
+            "similarity": task_similarities(tasks, transform=self.transform),
+            "embedding": {modality: len(vector) for modality, vector in self._fresh.items()},
+        }
+
+    def follow(self, plan: Mapping[str, Any]) -> None:
+        """Follow a plan; one that is followed again finds its embedding among the saved tensors."""
+        self.similarity = plan.get("similarity")
+        if "embedding" in plan:
+            empty = {name: torch.zeros(size, dtype=torch.float64) for name, size in plan["embedding"].items()}
+            self.embeddings.append(self._fresh or empty)
+            self._fresh = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The embeddings, by the names that they are stored under."""
+        return {
+            f"task_embeddings.{number}.{modality}": vector
+            for number, embedding in enumerate(self.embeddings)
+            for modality, vector in embedding.items()
+        }

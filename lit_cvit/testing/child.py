@@ -99,6 +99,16 @@ class Probe(Callback):
                 grads = list(torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True))
             moved = any(grad is not None and bool(grad.any()) for grad in grads)
             self.terms[name] = self.terms.get(name, False) or moved
+        self._see_step_terms(pl_module, parameters)
+
+    def _see_step_terms(self, method: ContinualMethod, parameters: list[nn.Parameter]) -> None:
+        """The terms that the method adds to the gradients of a step: alone, they must leave something."""
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        method.on_gradients(method.trainer.global_step)
+        moved = any(p.grad is not None and bool(p.grad.any()) for p in parameters)
+        self.terms |= dict.fromkeys(method.take_step_terms(), moved)
+        method.zero_grad()
 
 
 def build(job: Job) -> tuple[ContinualMethod, ContinualDataModule, ContinualTrainer]:
