@@ -21,6 +21,8 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.memory_plan import MemoryPlan, capacity, plan_memory, require_memory
 from lit_cvit.methods import (
+    EWC,
+    L2,
     LCIA,
     ContinualMethod,
     DirLoRA,
@@ -127,6 +129,22 @@ def test_adapters_and_their_optimizer_take_the_predicted_bytes(
     assert plan.row("training", "gradients").size == bytes_of(p.grad for p in trained)
     state = [tensor for each in optimizer.state.values() for tensor in each.values()]
     assert plan.row("training", "optimizer").size == bytes_of(state)
+
+
+@pytest.mark.parametrize(("family", "copies"), [(SeqLoRA, 0), (L2, 1), (EWC, 2)])
+def test_what_a_method_holds_beside_what_trains_is_planned(
+    llava_folder: Path, family: type[ContinualMethod], copies: int
+) -> None:
+    data = small_data()
+    plan = planned(small_method(llava_folder, family), data)
+    found = {row.name: row.size for row in plan.training}
+    assert found.get("method's copies", 0) == copies * found["gradients"]
+    method = small_method(llava_folder, family)
+    introduce(method, data)
+    grown(method, data).setup("fit")
+    if isinstance(method, L2 | EWC):
+        held = [t for each in method._held for t in (each.anchor, each.weight) if t is not None]
+        assert bytes_of(held) == found["method's copies"]
 
 
 def held_by_autograd(method: ContinualMethod, batch: Batch, dtype: torch.dtype | None = None) -> int:

@@ -45,6 +45,10 @@ ROWS = {
     "prog_lora_dynamic": Row("ProgLoRADynamic", callbacks=[{"class_path": "TaskRecall"}]),
     "prog_lora_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}, int8=False),
     "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
+    "l2": Row("L2", {"strength": 0.5}),
+    "ewc": Row("EWC", {"strength": 3e5, "fisher_samples": 6, "projector": "full"}),
+    "ewc_last": Row("EWC", {"fisher_samples": 6, "fisher_group": 4, "combine": "last"}, int8=False),
+    "ewc_tir": Row("EWCTIR", {"strength": 3e6, "fisher_samples": 6, "similarity_samples": 8}),
     "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}], int8=False),
     "smolora": Row("SMoLoRA"),
     # Its instance means count padding, as the published code's do.

@@ -61,7 +61,7 @@ class EWC(AnchoredMethod):
         self,
         backbone: Backbone,
         strength: NotNegative = 5000.0,
-        fisher_samples: AtLeastOne = 256,
+        fisher_samples: AtLeastOne = 128,
         fisher_group: AtLeastOne = 1,
         combine: Literal["online", "last", "max"] = "online",
         gamma: FromZeroToOne = 1.0,

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lit_cvit.adapters import routing
-from lit_cvit.data.restricted import restrict_batch
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.methods.base import ContinualMethod
@@ -47,8 +46,7 @@ def diagonal_fisher(
 
 
 def _add_squares(method: ContinualMethod, samples: list[Sample], sums: list[Tensor]) -> None:
-    encoded = method.backbone.encode(samples, with_answers=True)
-    batch = restrict_batch(encoded, method.access.hidden(test=False)).to(method.device)
+    batch = method.backbone.encode(samples, with_answers=True).to(method.device)
     with torch.enable_grad():
         with method.trainer.precision_plugin.forward_context(), routing(method.context(batch)):
             output = method.backbone.loss(batch)

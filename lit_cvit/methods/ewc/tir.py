@@ -7,8 +7,8 @@ less alike two tasks are, the more the older one is protected. s is the product 
 answers of sigmoid(z-score of the cosine of the tasks' mean embeddings), the z-scores being among all pairs of
 tasks so far (`lit_cvit.analysis.similarity`). The anchor is what the last stage left.
 
-The official code divides each task's importance by its sum (`scale: sum`) and has lambda 1e8 for a whole
-language model. Divided by a sum, importances shrink with the number of parameters, so adapters need less.
+The official code divides each task's importance by its sum (`scale: sum`) and has lambda 1e8 where a whole
+language model trains. That sum is then 1 however many parameters there are, so adapters need far less.
 Encoders are any that the configuration names, with their own pooling; there, class tokens of BERT and ViT.
 """
 
@@ -47,7 +47,7 @@ class EWCTIR(EWC):
     def __init__(
         self,
         backbone: Backbone,
-        strength: NotNegative = 1e8,
+        strength: NotNegative = 1e4,
         scale: Literal["none", "sum"] = "sum",
         image_encoder: str = TOWER,
         text_encoder: str = MINILM,
