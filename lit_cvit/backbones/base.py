@@ -162,6 +162,11 @@ class Backbone(ModelFiles, nn.Module):
         return self.model.get_submodule(self.decoder_path)
 
     @property
+    def language_paths(self) -> dict[str, str]:
+        """Paths of what trains in full fine-tuning beside the projector, by names of our own."""
+        return {"decoder": self.decoder_path, "head": self.head_path}
+
+    @property
     def decoder_layers(self) -> nn.ModuleList:
         """The decoder's layers, from input to output."""
         layers = self.language_model.get_submodule("layers")

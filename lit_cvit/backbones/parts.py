@@ -43,6 +43,21 @@ def find_linears(
     return found
 
 
+def weights_at(network: nn.Module, paths: Mapping[str, str]) -> dict[str, nn.Parameter]:
+    """The parameters of some parts as `<part>.<name in it>`; one that several parts share comes once.
+
+    Args:
+        network: The unadapted model.
+        paths: Path of each part, by its name.
+    """
+    found: dict[str, nn.Parameter] = {}
+    for part, path in paths.items():
+        for name, parameter in network.get_submodule(path).named_parameters(prefix=part):
+            if not any(parameter is each for each in found.values()):
+                found[name] = parameter
+    return found
+
+
 def digest(modules: Iterable[tuple[str, nn.Module]], *, exclude: tuple[str, ...] = ()) -> str:
     """SHA-256 over names, types, shapes and bytes of the modules' own frozen tensors.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_cvit.adapters import DECODER, ProjectorBank, Target, grow, inject
 from lit_cvit.backbones.footprint import Outline
+from lit_cvit.backbones.parts import weights_at
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 
@@ -41,7 +42,7 @@ class Adapters(NamedTuple):
 
     Attributes:
         tensors: All of it.
-        trained: What trains then.
+        trained: What trains then, also of the model itself.
         num_banks: Banks of blocks.
         routed_ranks: Ranks of all blocks of the decoder that a router in the layer mixes.
         in_projector: Inputs and outputs, summed over the projector's layers; 0 if nothing there trains.
@@ -70,6 +71,11 @@ def grown(method: ContinualMethod, built: Outline, plans: Sequence[Mapping[str, 
         # On the meta device nothing is drawn, which would take longer than all the rest.
         with torch.device("meta"):
             grow(banks.values(), copies, plan, torch.Generator())
+    weights: list[nn.Parameter] = []
+    if method.trains and method.train_mode == "full":
+        weights = list(weights_at(built.network, method.backbone.language_paths).values())
+        for weight in weights:
+            weight.requires_grad_(True)
     added = list(chain.from_iterable(map(_without_base, (*banks.values(), *([copies] if copies else [])))))
     routed = [bank for bank in banks.values() if bank.router is not None and bank.kind == DECODER]
     routed_ranks = sum(sum(bank.ranks) for bank in routed)
@@ -81,7 +87,7 @@ def grown(method: ContinualMethod, built: Outline, plans: Sequence[Mapping[str, 
     trains = copies is not None or any(bank.kind != DECODER for bank in banks.values())
     return Adapters(
         tensors=added,
-        trained=[tensor for tensor in added if tensor.requires_grad],
+        trained=[*weights, *(tensor for tensor in added if tensor.requires_grad)],
         num_banks=len(banks),
         routed_ranks=routed_ranks,
         in_projector=sum(each.in_features + each.out_features for each in linears) if trains else 0,

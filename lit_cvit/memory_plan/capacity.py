@@ -44,9 +44,12 @@ def require_memory(plan: MemoryPlan, device: torch.device, advice: Sequence[str]
 def advice(method: ContinualMethod, data: ContinualDataModule) -> list[str]:
     """The settings that would take less memory, each as it would have to be set."""
     backbone, found = method.backbone, []
-    if backbone.quantization == "none":
+    full = method.trains and method.train_mode == "full"
+    if full:
+        found.append("model.train: adapters")
+    elif backbone.quantization == "none":
         found.append("model.backbone.quantization: nf4")
-    if backbone.dtype == "float32":
+    if backbone.dtype == "float32" and not full:
         found.append("model.backbone.dtype: bfloat16, with trainer.precision: bf16-mixed")
     if method.trains and not backbone.activation_checkpointing:
         found.append("model.backbone.activation_checkpointing: true")
@@ -61,7 +64,7 @@ def advice(method: ContinualMethod, data: ContinualDataModule) -> list[str]:
         )
     if data.eval_batch_size > 1:
         found.append(f"data.eval_batch_size: {data.eval_batch_size // 2}")
-    return [*found, "a lower model.rank, or a smaller backbone"]
+    return [*found, "a smaller backbone" if full else "a lower model.rank, or a smaller backbone"]
 
 
 def system_memory() -> int:

@@ -65,7 +65,7 @@ def plan_memory(
     cost = cost._replace(layer=cost.layer + routed // cost.num_layers)
     sizes = _Sizes(method, data, lengths, cost, adapters, largest, world_size)
     held = [Row(part, size, _stored(backbone, part)) for part, size in weights.items()]
-    if method.trains:
+    if adapters.tensors:
         how = f"{adapters.num_banks} banks, projector {method.projector}, after stage {adapters.num_stages}"
         held.append(Row("adapters", tensor_bytes(adapters.tensors), how))
     return MemoryPlan(

@@ -45,6 +45,11 @@ class AdapterSet:
         self._frozen_digest = ""
 
     @property
+    def unfrozen(self) -> tuple[str, ...]:
+        """Paths of the parts of the backbone that train themselves."""
+        return ()
+
+    @property
     def injected(self) -> bool:
         """Whether the adapters are in the backbone."""
         return self._backbone is not None

@@ -7,6 +7,7 @@ and schedule, and generation. A subclass overrides a few hooks, which `lit_cvit.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
@@ -26,6 +27,7 @@ from lit_cvit.data.sampling import mix
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods.adapter_set import PROJECTOR, AdapterSet, ProjectorCarry, ProjectorMode
+from lit_cvit.methods.full_weights import FullWeights, require_trainable
 from lit_cvit.methods.hooks import Plan
 from lit_cvit.methods.optim import OptimizerSettings
 from lit_cvit.methods.state import StoredMethod
@@ -45,6 +47,8 @@ class ContinualMethod(StoredMethod):
         targets: Groups of layers that carry adapters: any of `ffn`, `attention`, `projector`.
         projector: `lora` adapts the projector like any other target; `full` trains a copy of it as a whole;
             `frozen` leaves it alone. With `full` or `frozen`, `projector` in `targets` has no effect.
+        train: `adapters`, or `full`: the weights of decoder and output head themselves, and the projector as
+            a whole unless it is `frozen`. The settings of adapters then have no effect. Not every method can.
         projector_carry: What a fully trained projector starts a stage from: the last stage (`keep`), the
             pre-trained weights, or random ones.
         optimizer: Rates, schedule and decay.
@@ -54,9 +58,12 @@ class ContinualMethod(StoredMethod):
             and weight decay (`drift`).
 
     Raises:
-        ValueError: a setting does not fit its type hint; here and in every subclass, before it is built.
+        ValueError: a setting does not fit its type hint; here and in every subclass, before it is built. Or
+            `train` is `full`, and the method needs adapters or the backbone's weights have below 32 bits.
     """
 
+    # What `train` may be.
+    train_modes: ClassVar[tuple[str, ...]] = ("adapters",)
     # What training alone reads.
     free_settings: ClassVar[tuple[str, ...]] = (
         "dropout",
@@ -78,14 +85,16 @@ class ContinualMethod(StoredMethod):
         optimizer: OptimizerSettings | None = None,
         loss_reduction: Literal["step", "micro_batch"] = "step",
         unrouted: Literal["hold", "drift"] = "hold",
+        train: Literal["adapters", "full"] = "adapters",
     ) -> None:
         super().__init__()
+        self.train_mode = train
         self.backbone = backbone
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.targets, self.projector, self.projector_carry = tuple(targets), projector, projector_carry
         self.settings = optimizer or OptimizerSettings()
         self.loss_reduction = loss_reduction
-        self.adapters = AdapterSet(projector_carry, unrouted)
+        self.adapters = (AdapterSet if train == "adapters" else FullWeights)(projector_carry, unrouted)
         self.stage: Stage | None = None
         self.num_plans = 0
         self._num_backbone_parameters = 0
@@ -93,7 +102,10 @@ class ContinualMethod(StoredMethod):
         self._step_terms: dict[str, Tensor] = {}
         # Checkpoints hold what trains alone; `on_load_checkpoint` loads that strictly.
         self.strict_loading = False
-        if projector_carry != "keep" and projector != "full":
+        if train == "full":
+            require_trainable(type(self).__name__, backbone, self.train_modes, self._of_adapters())
+            self.projector = "frozen" if projector == "frozen" else "full"
+        if projector_carry != "keep" and self.projector != "full":
             reason = f"on a projector that does not train as a whole (projector: {projector})"
             warnings.warn(f"model.projector_carry has no effect {reason}", stacklevel=2)
 
@@ -101,7 +113,13 @@ class ContinualMethod(StoredMethod):
     def adapted_groups(self) -> tuple[str, ...]:
         """Groups of layers that get banks."""
         chosen = tuple(g for g in self.targets if g != PROJECTOR or self.projector == "lora")
-        return chosen if self.trains else ()
+        return chosen if self.trains and self.train_mode == "adapters" else ()
+
+    def _of_adapters(self) -> dict[str, tuple[Any, Any]]:
+        """The settings that are of adapters alone: their values and defaults."""
+        parameters = inspect.signature(ContinualMethod.__init__).parameters
+        names = ("rank", "alpha", "dropout", "targets")
+        return {name: (getattr(self, name), parameters[name].default) for name in names}
 
     # -- building -------------------------------------------------------------------------------------------
 

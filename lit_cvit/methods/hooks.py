@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         rank: Total rank of the adapter of a layer.
         alpha: LoRA's alpha.
         dropout: Dropout on the adapters' input.
+        train_mode: Whether `adapters` train or the `full` weights; `train` is torch's name of another thing.
         num_plans: Plans of stages that were followed.
     """
 
@@ -37,6 +38,7 @@ class MethodHooks(CheckedSettings, L.LightningModule):
     rank: int
     alpha: float
     dropout: float
+    train_mode: Literal["adapters", "full"]
     num_plans: int
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -87,7 +89,8 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         older blocks freeze), `new_projector` (whether a projector copy is added, `projector: full` only),
         `projector_copy` (key of the copy that `projector_carry` starts anew; the newest by default).
         """
-        return {"new_blocks": [self.rank] if self.is_new else [], "new_projector": self.is_new}
+        blocks = [self.rank] if self.is_new and self.train_mode == "adapters" else []
+        return {"new_blocks": blocks, "new_projector": self.is_new}
 
     def growth(self, stage: Stage) -> Plan:
         """The keys of `plan_stage` that the base applies, for the memory plan: no weights are loaded yet.

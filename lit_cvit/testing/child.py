@@ -166,7 +166,8 @@ def fit(job: Job) -> None:
         "terms": probe.terms,
         "classes": sorted(classes),
         "trains": method.trains,
-        "frozen": method.backbone.digest_frozen(),
+        "frozen": method.backbone.digest_frozen(exclude=method.adapters.unfrozen),
+        "unfrozen": method.adapters.unfrozen,
         "tensors": {name: tensor.detach().clone() for name, tensor in method.tensors().items()},
         "counts": method.parameter_counts(),
         "logits": logits(method, mixed_samples(data)),
@@ -193,7 +194,7 @@ def load(job: Job) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in method.tensors().items():
-            if name.endswith(".B") or ".copies." in name:
+            if not method.banks or name.endswith(".B") or ".copies." in name:
                 tensor.add_(torch.empty(tensor.shape).normal_(std=0.1, generator=generator).to(tensor))
     observed["together"] = _answers(method, samples)
     observed["alone"] = [_answers(method, [sample])[0] for sample in samples]

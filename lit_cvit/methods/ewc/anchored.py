@@ -46,6 +46,7 @@ class AnchoredMethod(ContinualMethod, ABC):
     """
 
     free_settings: ClassVar[tuple[str, ...]] = ("strength",)
+    train_modes: ClassVar[tuple[str, ...]] = ("adapters", "full")
     # Name of the term in the log.
     term: ClassVar[str]
 

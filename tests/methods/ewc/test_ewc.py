@@ -63,14 +63,23 @@ def tensors_of(run: RunFolder, stage: int) -> dict[str, Tensor]:
 # -- the penalty ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("halves", [False, True])
+HALVES = {"batch_size": 2, "global_batch_size": 4}
+
+
+@pytest.mark.filterwarnings("ignore:model.rank, model.alpha have no effect")
+@pytest.mark.parametrize(
+    ("settings", "sizes"), [({}, {}), ({}, HALVES), ({"train": "full"}, {})], ids=["", "halves", "full"]
+)
 @pytest.mark.parametrize("family", list(FORMS))
 def test_the_gradient_of_the_penalty_is_added_once_a_step_from_the_second_stage_on(
-    llava_folder: Path, tmp_path: Path, family: type[AnchoredMethod], halves: bool
+    llava_folder: Path,
+    tmp_path: Path,
+    family: type[AnchoredMethod],
+    settings: dict[str, Any],
+    sizes: dict[str, int],
 ) -> None:
-    method = small_method(llava_folder, family, **FORMS[family])
+    method = small_method(llava_folder, family, **FORMS[family], **settings)
     watched = Watched(method)
-    sizes = {"batch_size": 2, "global_batch_size": 4} if halves else {}
     run = trained_on(tmp_path, method, **sizes).run
     stored = tensors_of(run, 1)
     unlike = 1.0
