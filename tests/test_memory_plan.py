@@ -192,6 +192,8 @@ def seeing_data() -> ContinualDataModule:
         (MoELoRA, {}, {}, "32-true"),
         (DoRA, {}, {"dtype": "bfloat16", "quantization": "nf4"}, "bf16-mixed"),
         (SeqLoRA, {}, {"dtype": "bfloat16", "quantization": "nf4"}, "bf16-mixed"),
+        (SeqLoRA, {"train": "full"}, {}, "32-true"),
+        (SeqLoRA, {"train": "full"}, {}, "bf16-mixed"),
     ],
 )
 def test_activations_are_predicted_within_a_tenth(

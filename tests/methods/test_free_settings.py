@@ -37,4 +37,4 @@ def test_free_settings_are_settings_of_the_class_that_lists_them(kind: type[Reco
 
 def test_what_gives_tensors_their_meaning_is_no_free_setting() -> None:
     free = {name for kind in families(ContinualMethod) for name in vars(kind).get("free_settings", ())}
-    assert not free & {"rank", "alpha", "targets", "projector", "scaling", "top_k", "temperature"}
+    assert not free & {"rank", "alpha", "targets", "projector", "train", "scaling", "top_k", "temperature"}

@@ -136,6 +136,19 @@ def test_the_stronger_the_closer_to_the_stage_before(
     assert far[0] > 1.02 * far[1] > far[2] > 0
 
 
+def test_a_run_that_starts_from_another_is_held_to_it_from_its_first_stage_on(
+    llava_folder: Path, tmp_path: Path
+) -> None:
+    source = trained_on(tmp_path, small_method(llava_folder, EWC, **FORMS[EWC]), ["GQA"]).run
+    method = small_method(llava_folder, EWC, **FORMS[EWC])
+    data = quick_data(tasks=["VQAv2"])
+    run = fit(tmp_path, method, data, callbacks=[], start_from=str(source.path)).run
+    assert [row["loss/ewc"] > 0 for row in log_rows(run)] == [False, True]
+    before, after = tensors_of(source, 1), tensors_of(run, 1)
+    information = [name for name in before if name.startswith("fisher.")]
+    assert [name for name in information if not bool((after[name] >= before[name]).all())] == []
+
+
 def test_nothing_is_held_beside_a_stage(llava_folder: Path, tmp_path: Path) -> None:
     method = small_method(llava_folder, EWC, **FORMS[EWC])
     trained_on(tmp_path, method)
