@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -75,6 +76,23 @@ def test_a_text_only_batch_on_one_rank_is_no_problem(model: Path, tmp_path: Path
     pair = run_and_read(*ranks_of(made.job("pair", data={**small, "batch_size": 1})))
     assert differing(pair[0]["tensors"], pair[1]["tensors"]) == []
     require_like(pair[0], single)
+
+
+def test_penalty_and_fisher_information_of_two_ranks_are_those_of_one(model: Path, tmp_path: Path) -> None:
+    """Five samples, so that one of the ranks has more of them."""
+    made = Made(Row("EWC", {"strength": 3e5, "fisher_samples": 5}), tmp_path, model)
+    single = run_and_read(made.job("single", scored=False))[0]
+    halves = {"batch_size": BATCH // 2}
+    pair = run_and_read(*ranks_of(made.job("pair", data=halves, scored=False)))[0]
+    rows = [list(read_jsonl(RunFolder.open(each["path"]).log_path)) for each in (single, pair)]
+    terms = [[row["loss/ewc"] for row in each if "loss/ewc" in row] for each in rows]
+    assert terms[0] == pytest.approx(terms[1], rel=0.02)
+    assert terms[0][-1] > 0.01
+    found = [
+        torch.cat([t.flatten() for n, t in each["tensors"].items() if n.startswith("fisher.")])
+        for each in (single, pair)
+    ]
+    assert float((found[0] - found[1]).norm()) <= 0.02 * float(found[0].norm())
 
 
 def test_another_number_of_ranks_is_refused_with_the_reason(model: Path, tmp_path: Path) -> None:

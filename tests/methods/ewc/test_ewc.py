@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_cvit.adapters import routing
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.methods import EWC, EWCTIR, L2, ContinualMethod, SeqLoRA
+from lit_cvit.methods.ewc import diagonal_fisher, fisher
 from lit_cvit.methods.ewc.anchored import AnchoredMethod
 from lit_cvit.run import RunFolder
 from lit_cvit.stream.trainer import ContinualTrainer
@@ -192,6 +193,25 @@ def test_the_information_is_the_mean_squared_gradient_of_the_answers_loss(
         assert largest > 0, name
         torch.testing.assert_close(stored[f"fisher.{name}"].double(), value, rtol=1e-3, atol=1e-6 * largest)
     assert {name for name in stored if name.startswith("fisher.")} == {f"fisher.{name}" for name in expected}
+
+
+def test_ranks_share_the_groups_and_sum_what_they_found(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = small_method(llava_folder, EWC, **FEW)
+    run = trained_on(tmp_path, method, STREAM[:1]).run
+    source = quick_data().stream[0].train
+    assert source is not None
+    parts = []
+    monkeypatch.setattr(fisher, "num_ranks", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(fisher, "rank", lambda own=rank: own)
+        parts.append(diagonal_fisher(method, source, num_samples=5))
+    stored = tensors_of(run, 1)
+    for name, one in parts[0].items():
+        assert bool(one.any()), name
+        assert not torch.equal(one, stored[f"fisher.{name}"])
+        torch.testing.assert_close(one + parts[1][name], stored[f"fisher.{name}"], rtol=1e-4, atol=1e-12)
 
 
 def test_divided_by_its_sum_the_information_of_a_task_adds_up_to_1(
