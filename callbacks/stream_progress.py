@@ -170,7 +170,8 @@ def header(trainer: StreamTrainer, method: ContinualMethod) -> list[str]:
     lines = [
         f"method    {record.method}, seed {record.seed}",
         f"access    {trainer.access(method).words()}",
-        f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, frozen",
+        f"backbone  {record.backbone['name_or_path']}, {_millions(method)} million parameters, "
+        f"{method.frozen_words}",
         f"trains    {method.parameter_counts()['trainable']:,} parameters",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}{resumed}",
         f"planned   {planned(trainer, total_steps(trainer, method))}",

@@ -63,7 +63,7 @@ def plan_lines(cli: StreamCLI, given: Pace) -> list[str]:
         *trainer.memory_plan,
         f"method    {record.method}, seed {record.seed}",
         f"access    {trainer.access(method).words()}",
-        f"backbone  {record.backbone['name_or_path']}, frozen",
+        f"backbone  {record.backbone['name_or_path']}, {method.frozen_words}",
         f"stream    {record.benchmark}: {' > '.join(record.stream)}",
     ]
     num_steps = num_answers = 0

@@ -73,6 +73,11 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         return 0
 
     @property
+    def frozen_words(self) -> str:
+        """How much of the backbone stays as loaded, for people; a projector trains as a copy."""
+        return "frozen" if self.train_mode == "adapters" else "frozen but for decoder and output head"
+
+    @property
     def is_new(self) -> bool:
         """True until the first plan is followed; a run that starts from another one has no new method."""
         return self.num_plans == 0

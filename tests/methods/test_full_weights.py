@@ -49,6 +49,7 @@ def test_decoder_head_and_projector_train_and_the_vision_tower_stays_as_loaded(
     fit(tmp_path, method, callbacks=[])
     fresh = Llava(str(llava_folder)).load()
     assert method.banks == {}
+    assert method.frozen_words == "frozen but for decoder and output head"
     assert {n: t.tolist() for n, t in vision(method.backbone).items()} == {  # type: ignore[arg-type]
         n: t.tolist() for n, t in vision(fresh).items()
     }
