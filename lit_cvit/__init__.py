@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lit_cvit.data.stage import Stage
     from lit_cvit.data.tasks import Batch, Sample, Task
     from lit_cvit.methods import (
+        EWC,
+        EWCTIR,
+        L2,
         LCIA,
         CLoRA,
         ContinualMethod,
@@ -58,6 +61,9 @@ _HOMES = {
     "lit_cvit.data.stage": ("Stage",),
     "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
     "lit_cvit.methods": (
+        "EWC",
+        "EWCTIR",
+        "L2",
         "LCIA",
         "CLoRA",
         "ContinualMethod",
@@ -79,6 +85,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "EWC",
+    "EWCTIR",
+    "L2",
     "LCIA",
     "Backbone",
     "Batch",

@@ -18,10 +18,14 @@ from lit_cvit.methods import (
     EWCTIR,
     L2,
     LCIA,
+    CLoRA,
     ContinualMethod,
     DirLoRA,
+    DoRA,
     HiDe,
+    MoELoRA,
     Multitask,
+    OLoRA,
     ProgLoRADynamic,
     ProgLoRAStatic,
     SeqLoRA,
@@ -126,7 +130,10 @@ def test_a_run_goes_on_from_a_finished_one(llava_folder: Path, tmp_path: Path) -
 # -- who refuses it ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [SMoLoRA, HiDe, LCIA, DirLoRA, ProgLoRAStatic, ProgLoRADynamic, ZeroShot])
+@pytest.mark.parametrize(
+    "family",
+    [SMoLoRA, HiDe, LCIA, DirLoRA, ProgLoRAStatic, ProgLoRADynamic, ZeroShot, DoRA, CLoRA, MoELoRA, OLoRA],
+)
 def test_a_method_that_needs_adapters_refuses_it(llava_folder: Path, family: type[ContinualMethod]) -> None:
     with pytest.raises(ValueError, match=rf"model.train of {family.__name__} must be adapters, got 'full'"):
         full(llava_folder, family)
