@@ -142,6 +142,8 @@ class _Sizes:
                 "optimizer", 2 * size + 4 * len(trained), "AdamW: two moments of each, and a step per tensor"
             ),
         ]
+        if copies := self.method.training_copies:
+            rows.append(Row("method's copies", copies * size, f"{copies} more of what trains"))
         if self.world_size > 1:
             rows.append(Row("DDP buckets", size, "gradients once more, to be averaged"))
         answers = samples * self.lengths.answer

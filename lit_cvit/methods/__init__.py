@@ -7,6 +7,7 @@ from lit_cvit.methods.dir_lora import DirLoRA
 from lit_cvit.methods.dora import DoRA
 from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
+from lit_cvit.methods.lwf import LwF
 from lit_cvit.methods.moe_lora import MoELoRA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.o_lora import OLoRA
@@ -24,6 +25,7 @@ __all__ = [
     "DirLoRA",
     "DoRA",
     "HiDe",
+    "LwF",
     "MoELoRA",
     "Multitask",
     "OLoRA",

@@ -66,6 +66,11 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         return ()
 
     @property
+    def training_copies(self) -> int:
+        """Copies of what trains that training holds beside gradients and optimizer; for the memory plan."""
+        return 0
+
+    @property
     def is_new(self) -> bool:
         """True until the first plan is followed; a run that starts from another one has no new method."""
         return self.num_plans == 0
