@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from lit_cvit.data.stage import Stage
     from lit_cvit.data.tasks import Batch, Sample, Task
     from lit_cvit.methods import (
+        AGEM,
         LCIA,
         CLoRA,
         ContinualMethod,
         DirLoRA,
         DoRA,
+        EProj,
         HiDe,
         LwF,
         MoELoRA,
@@ -59,11 +61,13 @@ _HOMES = {
     "lit_cvit.data.stage": ("Stage",),
     "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
     "lit_cvit.methods": (
+        "AGEM",
         "LCIA",
         "CLoRA",
         "ContinualMethod",
         "DirLoRA",
         "DoRA",
+        "EProj",
         "HiDe",
         "LwF",
         "MoELoRA",
@@ -81,6 +85,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AGEM",
     "LCIA",
     "Backbone",
     "Batch",
@@ -90,6 +95,7 @@ __all__ = [
     "ContinualTrainer",
     "DirLoRA",
     "DoRA",
+    "EProj",
     "HiDe",
     "InternVL",
     "Llava",

@@ -1,10 +1,12 @@
 """Continual-learning methods, one file or folder each."""
 
 from lit_cvit.methods.access import DataAccess
+from lit_cvit.methods.agem import AGEM
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.methods.c_lora import CLoRA
 from lit_cvit.methods.dir_lora import DirLoRA
 from lit_cvit.methods.dora import DoRA
+from lit_cvit.methods.eproj import EProj
 from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.lwf import LwF
@@ -18,12 +20,14 @@ from lit_cvit.methods.smolora import SMoLoRA
 from lit_cvit.methods.zero_shot import ZeroShot
 
 __all__ = [
+    "AGEM",
     "LCIA",
     "CLoRA",
     "ContinualMethod",
     "DataAccess",
     "DirLoRA",
     "DoRA",
+    "EProj",
     "HiDe",
     "LwF",
     "MoELoRA",

@@ -7,20 +7,23 @@ with their own pooling. Instruction means the whole text of the user's turn, the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from lit_cvit.analysis.similarity import Transform, task_similarities
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.framing import open_images
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.encoders import ClipImageEncoder, SentenceEncoder, text_encoder
+from lit_cvit.methods.prompt_features import TOWER
 from lit_cvit.utils.distributed import gathered, num_ranks, rank
 
-TOWER = "tower"
 MODALITIES = ("image", "instruction", "answer")
 _CHUNK = 16
 
@@ -32,10 +35,14 @@ class TaskEmbedder:
         image_encoder: `tower`, the backbone's own vision tower, or the name or folder of a CLIP model.
         text_encoder: Name or folder of a sentence encoder or a CLIP model.
         num_samples: Training samples of a task that are embedded, evenly spaced over its rows.
+        unit: Whether a sample's embedding is brought to length 1 before the mean is taken.
     """
 
-    def __init__(self, image_encoder: str, text_encoder: str, num_samples: int) -> None:
+    def __init__(
+        self, image_encoder: str, text_encoder: str, num_samples: int, *, unit: bool = False
+    ) -> None:
         self.image_encoder, self.text_encoder, self.num_samples = image_encoder, text_encoder, num_samples
+        self.unit = unit
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,6 +85,8 @@ class TaskEmbedder:
             "instruction": self._texts.encode([sample.user_text for sample in samples]),
             "answer": self._texts.encode([sample.answers[0] for sample in samples]),
         }
+        if self.unit:
+            values = {name: functional.normalize(value.double()) for name, value in values.items()}
         counted = {
             name: torch.cat([v.double(), v.new_ones(len(v), 1).double()], dim=1) for name, v in values.items()
         }
@@ -90,3 +99,47 @@ class TaskEmbedder:
         aspect, mean = backbone.image_aspect, self._images.image_mean
         images = open_images(samples, aspect=aspect, mean=mean, centred=True)
         return self._images.encode(images, backbone.model.device)
+
+
+class ComparedTasks:
+    """The embeddings of the tasks so far; each is made when its stage is planned, and saved.
+
+    Args:
+        embedder: Makes them.
+        transform: What becomes of cosines, see `task_similarities`.
+
+    Attributes:
+        embeddings: The embedding of each task in the order of the stream.
+    """
+
+    def __init__(self, embedder: TaskEmbedder, transform: Transform) -> None:
+        self.embedder, self.transform = embedder, transform
+        self.embeddings: list[dict[str, Tensor]] = []
+        self._fresh: dict[str, Tensor] | None = None
+
+    def plan(self, backbone: Backbone, source: SampleSource) -> dict[str, Any]:
+        """What a plan says of a new task: its similarity to each earlier one, and how long its embedding is.
+
+        Every rank must call it.
+        """
+        self._fresh = self.embedder.embed(backbone, source)
+        tasks = [[each[modality] for modality in MODALITIES] for each in (*self.embeddings, self._fresh)]
+        return {
+            "similarity": task_similarities(tasks, transform=self.transform),
+            "embedding": {modality: len(vector) for modality, vector in self._fresh.items()},
+        }
+
+    def follow(self, plan: Mapping[str, Any]) -> None:
+        """Add a plan's task."""
+        # A plan that is followed again finds its embedding among the saved tensors.
+        empty = {name: torch.zeros(size, dtype=torch.float64) for name, size in plan["embedding"].items()}
+        self.embeddings.append(self._fresh or empty)
+        self._fresh = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The embeddings by names to save them under; they share memory."""
+        return {
+            f"task_embeddings.{number}.{modality}": vector
+            for number, embedding in enumerate(self.embeddings)
+            for modality, vector in embedding.items()
+        }

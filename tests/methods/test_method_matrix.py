@@ -37,6 +37,7 @@ ROWS = {
     # The norms count from the first step on, so that step shows how often a penalty counts.
     "o_lora": Row("OLoRA", {"norm_weight": 1.0}),
     "o_lora_own": Row("OLoRA", {"trained_with": "own", "projector": "full"}, int8=False),
+    "agem": Row("AGEM", callbacks=[{"class_path": "Replay", "init_args": {"form": "gradient"}}]),
     "lwf": Row("LwF"),
     "lwf_full": Row("LwF", {"projector": "full"}, int8=False),
     "prog_lora_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),

@@ -19,18 +19,17 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from lit_cvit.adapters import LoRABank, Target
-from lit_cvit.analysis.similarity import task_similarities
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.stage import Stage
 from lit_cvit.encoders import MINILM
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.adapter_set import ProjectorMode
 from lit_cvit.methods.base import ContinualMethod, Plan
-from lit_cvit.methods.task_embedding import MODALITIES, TOWER, TaskEmbedder
+from lit_cvit.methods.prompt_features import TOWER
+from lit_cvit.methods.task_embedding import ComparedTasks, TaskEmbedder
 from lit_cvit.utils.settings import AtLeastOne
 
 
@@ -77,8 +76,7 @@ class ProgLoRABase(ContinualMethod, ABC):
             reason = f"beside model.scaling {scaling}; set that to null to scale by alpha / rank"
             warn_ignored("alpha", reason)
         self.learned: list[str] = []
-        self.embeddings: list[dict[str, Tensor]] = []
-        self._fresh: dict[str, Tensor] | None = None
+        self.compared = ComparedTasks(self.embedder, similarity_transform)
         self._similarity: list[float] | None = None
 
     @property
@@ -115,20 +113,14 @@ class ProgLoRABase(ContinualMethod, ABC):
         plan: Plan = {**self.growth(stage), "task": stage.task.name}
         if self.measures:
             assert stage.task.train is not None
-            self._fresh = self.embedder.embed(self.backbone, stage.task.train)
-            tasks = [[each[modality] for modality in MODALITIES] for each in (*self.embeddings, self._fresh)]
-            plan["similarity"] = task_similarities(tasks, transform=self.similarity_transform)
-            plan["embedding"] = {modality: len(vector) for modality, vector in self._fresh.items()}
+            plan |= self.compared.plan(self.backbone, stage.task.train)
         return plan
 
     def apply_plan(self, plan: Plan) -> None:
         self.learned.append(plan["task"])
         self._similarity = plan.get("similarity")
         if "embedding" in plan:
-            # A plan that is followed again finds its embedding among the saved tensors.
-            empty = {name: torch.zeros(size, dtype=torch.float64) for name, size in plan["embedding"].items()}
-            self.embeddings.append(self._fresh or empty)
-            self._fresh = None
+            self.compared.follow(plan)
         self.weight_block(plan)
 
     def similarities(self) -> dict[str, float]:
@@ -137,11 +129,7 @@ class ProgLoRABase(ContinualMethod, ABC):
         return dict(zip(self.learned, self._similarity, strict=False))
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        return {
-            f"task_embeddings.{number}.{modality}": vector
-            for number, embedding in enumerate(self.embeddings)
-            for modality, vector in embedding.items()
-        }
+        return self.compared.tensors()
 
 
 def warn_ignored(option: str, reason: str) -> None:

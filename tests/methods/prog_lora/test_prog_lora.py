@@ -68,7 +68,7 @@ def test_replayed_rows_are_no_part_of_a_tasks_embedding(llava_folder: Path, tmp_
     for recall, callbacks in (("none", []), ("callback", [Replay(form="rows", amount=12)])):
         method = static(llava_folder, recall=recall)
         trainer = fit(tmp_path / recall, method, small_data(tasks=STREAM), callbacks=callbacks)
-        found[recall] = [stage.num_steps for stage in trainer.stages], method.embeddings
+        found[recall] = [stage.num_steps for stage in trainer.stages], method.compared.embeddings
     assert (found["none"][0], found["callback"][0]) == ([2, 2, 2], [2, 3, 4])
     for one, other in zip(found["none"][1], found["callback"][1], strict=True):
         assert {name: one[name].tolist() for name in one} == {name: other[name].tolist() for name in other}
