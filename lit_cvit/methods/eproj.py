@@ -17,14 +17,15 @@ Readings and deviations:
   projector, as the published code does.
 * LoRA. The paper freezes the language model (`lora: none`, the default). SMoLoRA and LCIA train LoRA under
   all their baselines and do not say how under this one: `own` has a block of full rank for every projector,
-  chosen with it, `shared` one that all stages train on. Their configurations take `own`: with `shared`, what
-  the projectors keep apart is forgotten in the decoder, and the published forgetting is small.
+  chosen with it, `shared` one that all stages train on. Their configurations take `own`: under `shared` the
+  decoder forgets as under SeqLoRA, while LCIA publishes a forgetting of 5.42 for it, and 37.29 for SeqLoRA.
 * A sample without an image is compared by its text alone; encoders pool as they do elsewhere in this library
   (`image_encoder: tower` is the mean over the backbone's own vision features), not by class tokens.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -83,6 +84,8 @@ class EProj(ContinualMethod):
                 f"EProj copies whole projectors: model.projector must be full, got {projector!r}"
             )
         super().__init__(backbone, projector=projector, **kwargs)
+        if lora == "none" and self.targets != ("ffn", "projector"):
+            warnings.warn("model.targets has no effect without LoRA (lora: none)", stacklevel=2)
         self.threshold, self.lora, self.similarity_transform = threshold, lora, similarity_transform
         self.embedder = TaskEmbedder(image_encoder, text_encoder, similarity_samples, unit=True)
         self.compared = ComparedTasks(self.embedder, similarity_transform)

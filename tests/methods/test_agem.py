@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from stream_kit import (
     snapshot,
 )
 from torch import Tensor
+from turned_agem import TurnedAGEM
 
 from callbacks import Replay
 from lit_cvit.adapters import routing
@@ -27,6 +27,9 @@ from lit_cvit.data.memory import cycled, memory_rows
 from lit_cvit.data.sampling import mix
 from lit_cvit.methods import AGEM, SeqLoRA
 from lit_cvit.methods.agem import project
+from lit_cvit.run import RunFolder
+from lit_cvit.testing import Row
+from lit_cvit.testing.kit import Made, require_like, run_and_read
 
 AMOUNT = 6
 Gradient = dict[str, Tensor]
@@ -71,23 +74,14 @@ def test_a_memory_without_any_gradient_changes_nothing() -> None:
 # -- in training ---------------------------------------------------------------------------------------------
 
 
-class Watched(AGEM):
-    """Keeps the gradient of each step before and after, and computes the memory's from the rows by itself.
-
-    `turned` turns the memory's gradient round: where tasks agree, that makes them disagree.
-    """
-
-    turned = False
+class Watching(AGEM):
+    """Keeps the gradient of each step before and after, and computes the memory's from the rows by itself."""
 
     def on_gradients(self, step: int) -> None:
-        given = self.memory_losses
-        if given is not None and self.turned:
-            self.memory_losses = lambda step: negated(given(step))
         before = self.gradient()
-        expected = self.memory_gradient(step) if given is not None else {}
+        memory = self.memory_gradient(step) if self.memory_losses is not None else {}
         super().on_gradients(step)
-        self.memory_losses = given
-        self.steps = [*getattr(self, "steps", []), (before, expected, self.gradient())]
+        self.steps = [*getattr(self, "steps", []), (before, memory, self.gradient())]
 
     def gradient(self) -> Gradient:
         return {n: p.grad.clone() for n, p in self.named_parameters() if p.grad is not None}
@@ -104,17 +98,21 @@ class Watched(AGEM):
         with torch.enable_grad(), routing(self.context(batch)):
             found = self.backbone.loss(batch)
             grads = torch.autograd.grad(found.loss_sum / found.num_tokens, list(named.values()))
-        return dict(zip(named, ((-g if self.turned else g) for g in grads), strict=True))
+        return dict(zip(named, grads, strict=True))
 
 
-def negated(losses: Iterator[Tensor]) -> Iterator[Tensor]:
-    return (-loss for loss in losses)
+class WatchingTurned(Watching, TurnedAGEM):
+    """The same under the memory's gradient turned round."""
+
+    def memory_gradient(self, step: int) -> Gradient:
+        return {name: -grad for name, grad in super().memory_gradient(step).items()}
 
 
-def watched(root: Path, folder: Path, *, turned: bool = False, **data: Any) -> tuple[Watched, list[Any]]:
-    method = small_method(folder, Watched)
-    assert isinstance(method, Watched)
-    method.turned = turned
+FAMILIES = (Watching, WatchingTurned)
+
+
+def watched(root: Path, folder: Path, family: type[Watching], **data: Any) -> tuple[Any, list[Any]]:
+    method = small_method(folder, family)
     callbacks = [Replay(form="gradient", amount=AMOUNT)]
     run = fit(root, method, quick_data(**data), callbacks=callbacks).run
     return method, log_rows(run)
@@ -124,11 +122,11 @@ PARTS = {"batch_size": 1, "global_batch_size": QUICK}
 
 
 @pytest.mark.parametrize("data", [{}, PARTS], ids=["whole", "accumulated"])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_accumulated_gradient_is_projected_on_that_of_the_steps_memory_rows(
-    llava_folder: Path, tmp_path: Path, turned: bool, data: dict[str, int]
+    llava_folder: Path, tmp_path: Path, family: type[Watching], data: dict[str, int]
 ) -> None:
-    method, rows = watched(tmp_path, llava_folder, turned=turned, **data)
+    method, rows = watched(tmp_path, llava_folder, family, **data)
     assert ["agem/conflict" in row for row in rows] == [False, False, True, True]
     for number, (before, memory, after) in enumerate(method.steps):
         g, got = as_vector(before.values()), as_vector(after.values())
@@ -138,7 +136,7 @@ def test_the_accumulated_gradient_is_projected_on_that_of_the_steps_memory_rows(
         r = as_vector(memory[name] for name in before)
         assert rows[number]["agem/conflict"] == float(g @ r < 0)
         np.testing.assert_allclose(got, eq_11(g, r), rtol=1e-3, atol=1e-5 * np.abs(g).max())
-    if turned:
+    if family is WatchingTurned:
         assert 1.0 in [row["agem/conflict"] for row in rows[2:]]
 
 
@@ -147,12 +145,54 @@ def test_the_projected_gradient_is_what_the_optimizer_steps_with(llava_folder: P
     plain = small_method(llava_folder, SeqLoRA)
     fit(tmp_path / "plain", plain, quick_data(), callbacks=[])
     found = {}
-    for turned in (False, True):
-        method, rows = watched(tmp_path / str(turned), llava_folder, turned=turned)
-        found[turned] = (differing(snapshot(method), snapshot(plain)), rows)
-    for changed, rows in found.values():
-        assert bool(changed) == any(row.get("agem/conflict") for row in rows)
-    assert found[True][0]
+    for family in FAMILIES:
+        method, rows = watched(tmp_path / family.__name__, llava_folder, family)
+        changed = bool(differing(snapshot(method), snapshot(plain)))
+        assert changed == any(row.get("agem/conflict") for row in rows)
+        found[family] = changed
+    assert found[WatchingTurned]
+
+
+class AsRanks(AGEM):
+    """Adds up the losses on the memory as ranks would have them, for each number of ranks."""
+
+    def on_gradients(self, step: int) -> None:
+        if self.memory_losses is None:
+            return
+        sums = []
+        for ranks in (1, 2, 3):
+            losses: list[float] = []
+            for rank in range(ranks):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(type(self.trainer), "world_size", ranks)
+                    patch.setattr(type(self.trainer), "global_rank", rank)
+                    losses += [float(loss.detach()) for loss in self.memory_losses(step)]
+            sums.append(sum(losses))
+        self.sums = [*getattr(self, "sums", []), sums]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_ranks_share_the_rows_of_a_step_also_where_one_has_none(
+    llava_folder: Path, tmp_path: Path, rows: int
+) -> None:
+    method: Any = small_method(llava_folder, AsRanks)
+    fit(tmp_path, method, callbacks=[Replay(form="gradient", amount=8, batch_size=rows)])
+    assert len(method.sums) == 2
+    for one, two, three in method.sums:
+        assert (two, three) == (pytest.approx(one, rel=1e-5), pytest.approx(one, rel=1e-5))
+
+
+@pytest.mark.processes
+def test_two_ranks_project_as_one(llava_folder: Path, tmp_path: Path) -> None:
+    memory = {"class_path": "Replay", "init_args": {"form": "gradient"}}
+    made = Made(Row("turned_agem.TurnedAGEM", callbacks=[memory]), tmp_path, llava_folder)
+    single = run_and_read(made.job("single", scored=False))[0]
+    assert differing(made.ranks[0]["tensors"], made.ranks[1]["tensors"]) == []
+    require_like(made.ranks[0], single)
+    rows = [log_rows(RunFolder.open(each["path"])) for each in (single, made.ranks[0])]
+    conflicts = [[row["agem/conflict"] for row in own[2:]] for own in rows]
+    assert conflicts[0] == conflicts[1]
+    assert 1.0 in conflicts[0]
 
 
 @pytest.mark.processes

@@ -21,6 +21,10 @@ ROWS = {
     "multitask": Row("Multitask"),
     "dir_lora": Row("DirLoRA"),
     "dir_lora_full": Row("DirLoRA", {"projector": "full"}),
+    "eproj": Row("EProj"),
+    "eproj_own": Row("EProj", {"lora": "own"}, int8=False),
+    # Both tasks in one cluster, and a block that all stages train on.
+    "eproj_reused": Row("EProj", {"threshold": 0.0, "lora": "shared"}, int8=False),
     "hide": Row("HiDe"),
     "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}, int8=False),
     "hide_all": Row("HiDe", {"expand": "all"}, int8=False),
