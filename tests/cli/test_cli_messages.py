@@ -20,10 +20,8 @@ from lit_cvit.run import RunFolder
 
 QUICK = ("fit", "--config", "quickstart")
 METHODS = (
-    "CLoRA, DirLoRA, DoRA, HiDe, LCIA, LwF, MoELoRA, Multitask, OLoRA, ProgLoRADynamic, ProgLoRAStatic, "
-    "SMoLoRA, SeqLoRA, ZeroShot"
-    "AGEM, DirLoRA, EProj, HiDe, LCIA, LwF, Multitask, ProgLoRADynamic, ProgLoRAStatic, SMoLoRA, SeqLoRA, "
-    "ZeroShot"
+    "AGEM, CLoRA, DirLoRA, DoRA, EProj, HiDe, LCIA, LwF, MoELoRA, Multitask, OLoRA, ProgLoRADynamic, "
+    "ProgLoRAStatic, SMoLoRA, SeqLoRA, ZeroShot"
 )
 BACKBONES = "InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny"
 OWN = "or the import path of your own (package.Class)"
