@@ -12,9 +12,11 @@ from lightning.pytorch.callbacks import Callback
 from stream_kit import Gradients, differing, fit, log_rows, quick_data, small_method, snapshot
 
 from lit_cvit.adapters import routing
+from lit_cvit.memory_plan import plan_memory
 from lit_cvit.methods import ContinualMethod, LwF, SeqLoRA
 from lit_cvit.methods.lwf import distillation
 from lit_cvit.run import RunFolder
+from lit_cvit.stream.preflight import introduce
 
 
 def written_out(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
@@ -168,6 +170,17 @@ def test_a_projector_that_a_stage_starts_anew_is_held_to_the_one_before(
     assert rows[2]["loss/lwf"] > 1e-6
 
 
-def test_the_memory_plan_counts_the_teacher(llava_folder: Path) -> None:
-    assert small_method(llava_folder, LwF).training_copies == 1
+def test_the_memory_plan_counts_the_teacher(llava_folder: Path, tmp_path: Path) -> None:
+    class Counting(LwF):
+        def loss_terms(self, batch: Any, outputs: Any) -> Any:
+            if self._teacher is not None:
+                copies = [copied for _, _, copied in self._teacher._copies]
+                self.copied = sum(each.numel() * each.element_size() for each in copies)
+            return super().loss_terms(batch, outputs)
+
+    method, data = small_method(llava_folder, Counting, projector="full"), quick_data()
+    introduce(method, data)
+    plan = plan_memory(method, data, data.stages(seed=0), precision="32-true")
+    fit(tmp_path, method, quick_data(), callbacks=[])
+    assert plan.row("training", "method's copies").size == method.copied  # type: ignore[attr-defined]
     assert small_method(llava_folder, LwF, distill_weight=0.0).training_copies == 0
