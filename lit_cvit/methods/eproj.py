@@ -14,7 +14,9 @@ Readings and deviations:
   length 1 (over evenly spaced training samples, as tasks are compared). A projector that is trained on keeps
   its earlier tasks in its keys, each with the same weight; there they move on to the newest.
 * No threshold is known from the papers that have EProj as a baseline. The default 1.0 gives each task a
-  projector, as the published code does.
+  projector, as the published code does. On the miniatures (`tiny`, all-MiniLM-L6-v2) the similarity of
+  GQA with VQAv2 and with VizWiz, and of the two tasks of captions, is 0.59 to 0.70, and at most 0.47 of
+  other pairs: 0.5 puts these together.
 * LoRA. The paper freezes the language model (`lora: none`, the default). SMoLoRA and LCIA train LoRA under
   all their baselines and do not say how under this one: `own` has a block of full rank for every projector,
   chosen with it, `shared` one that all stages train on. Their configurations take `own`: under `shared` the
