@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,20 +25,35 @@ from lit_cvit.utils.settings import AtLeastOne, Positive
 NAME = "replay"
 
 
+@runtime_checkable
+class ComparesGradients(Protocol):
+    """A method that compares the gradient of a step with that of the memory.
+
+    Attributes:
+        memory_losses: Of an optimizer step of the stream, the losses on the rows of the memory that go with
+            it, one for each of this rank's micro-batches of them; their sum over micro-batches and ranks is
+            the mean token loss.
+    """
+
+    memory_losses: Callable[[int], Iterator[Tensor]] | None
+
+
 class Replay(StageCallback):
     """Keeps some rows of every task and trains on them again in later stages.
 
     What: at a stage's end, positions of its task's rows are kept (`lit_cvit.data.memory`), never those of
-    replayed rows. In later stages they come back in one of two forms. `rows` mixes them into the stage's
+    replayed rows. In later stages they come back in one of three forms. `rows` mixes them into the stage's
     data: the stage gets longer, and they count like any other row. `term` takes `batch_size` of them beside
     every optimizer step, and adds `weight` times their mean token loss as `loss/replay`, going through the
-    memory again and again in new orders.
+    memory again and again in new orders. `gradient` takes them likewise, and leaves it to the method what
+    becomes of the gradient of their loss.
 
     When: with any method. `SeqLoRA` with the form `rows` is the baseline called Replay; ProgLoRA static takes
-    `term`, sizes by `similarity`, amount 200 and weight 2.
+    `term`, sizes by `similarity`, amount 200 and weight 2; `AGEM`, and it alone, takes `gradient`.
 
     Caveats: the rows are read from the data of the run, so a run that starts from another one replays its own
-    tasks alone. `term` costs a second forward pass per step, and encodes its images in the main process. A
+    tasks alone. `term` and `gradient` cost a second forward pass per step, and encode its images in the main
+    process. A
     method that keeps statistics of a task (HiDe's anchors) leaves replayed rows out of them. What is hidden
     from the method of a sample is hidden of replayed ones.
 
@@ -50,12 +67,12 @@ class Replay(StageCallback):
             init_args: {form: rows, sizes: fixed, amount: 100}
 
     Args:
-        form: `rows` in the stage's data, or a loss `term` of their own.
+        form: `rows` in the stage's data, a loss `term` of their own, or a `gradient` for the method.
         keep: `per_task` keeps rows of each task, `reservoir` one memory of `amount` rows over all tasks.
         sizes: How many rows of an old task come back: `fixed` (`amount`), a `fraction` of the task's rows, or
             by `similarity`, (1 - w) * `amount`, for a method that measures it. A reservoir comes back whole.
         amount: Rows, or with `fraction` a share of the rows.
-        weight: Factor of the loss term (lambda); no effect on `rows`.
+        weight: Factor of the loss term (lambda); no effect on the other forms.
         batch_size: Rows beside an optimizer step, over micro-batches and ranks; by default as many as the
             step has of the task's own. No effect on `rows`.
 
@@ -65,7 +82,7 @@ class Replay(StageCallback):
 
     def __init__(
         self,
-        form: Literal["rows", "term"] = "rows",
+        form: Literal["rows", "term", "gradient"] = "rows",
         keep: Literal["per_task", "reservoir"] = "per_task",
         sizes: Literal["fixed", "fraction", "similarity"] = "fixed",
         amount: Positive = 200,
@@ -97,6 +114,12 @@ class Replay(StageCallback):
     def on_stream_start(self, trainer: StreamTrainer, method: ContinualMethod) -> None:
         if self.sizes == "similarity":
             require_similarities(method, option="Replay.sizes 'similarity'")
+        compares = isinstance(method, ComparesGradients)
+        if compares != (self.form == "gradient"):
+            needed = (
+                "form 'gradient'" if compares else "another form, or a method that compares gradients (AGEM)"
+            )
+            raise ValueError(f"Replay.form {self.form!r}: {type(method).__name__} needs {needed}")
 
     def on_stage_start(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
         self._data = trainer.data
@@ -110,7 +133,11 @@ class Replay(StageCallback):
             # Here, where every rank comes by: in a step a rank may have none of its rows.
             answers, epochs = trainer.data.answer_tokens, range(trainer.data.epochs)
             self._tokens = [answers.of(self._source, epoch) for epoch in epochs]
-            method.add_loss_term(NAME, self._term)
+            if self.form == "term":
+                method.add_loss_term(NAME, self._term)
+            else:
+                assert isinstance(method, ComparesGradients)
+                method.memory_losses = partial(self._losses, method)
 
     def replayed(self, method: ContinualMethod, stage: Stage) -> list[SubsetSource]:
         """The rows of each earlier task that come back in a stage."""
@@ -149,7 +176,7 @@ class Replay(StageCallback):
             return min(int(self.amount), sum(earlier))
         return sum(map(self._memory_size, earlier))
 
-    # -- the loss term --------------------------------------------------------------------------------------
+    # -- rows beside a step ---------------------------------------------------------------------------------
 
     def chosen(self, stage: Stage, step: int) -> list[int]:
         """Positions in the memory that an optimizer step replays, over micro-batches and ranks."""
@@ -160,25 +187,49 @@ class Replay(StageCallback):
 
     def _term(self, method: ContinualMethod, batch: Batch, outputs: LossOutput) -> Tensor:
         """The mean token loss of the step's replayed rows, as much of it as this micro-batch has to give."""
-        zero = torch.zeros((), device=method.device)
-        if self._source is None:
-            return zero
+        assert batch.place is not None
+        place, trainer = batch.place, method.trainer
+        part = trainer.global_rank * place.num_micro + place.micro
+        found = self._part(method, place.step, part, trainer.world_size * place.num_micro)
+        if found is None:
+            return torch.zeros((), device=method.device)
+        return method.share_of_step(*found, weight=self.weight)
+
+    def _losses(self, method: ContinualMethod, step: int) -> Iterator[Tensor]:
+        """See `ComparesGradients`; a micro-batch has at most `data.batch_size` rows."""
         assert self._data is not None
         assert method.stage is not None
-        assert batch.place is not None
-        trainer, source, encoder = method.trainer, self._source, self._data.encoder
-        place, epoch = batch.place, trainer.current_epoch
-        chosen = self.chosen(method.stage, place.step)
-        part = trainer.global_rank * place.num_micro + place.micro
-        own = share(chosen, part, trainer.world_size * place.num_micro)
+        trainer, num_rows = method.trainer, len(self.chosen(method.stage, step))
+        num_micro = -(-num_rows // (self._data.batch_size * trainer.world_size))
+        for micro in range(num_micro):
+            part = trainer.global_rank * num_micro + micro
+            with trainer.precision_plugin.forward_context():
+                found = self._part(method, step, part, trainer.world_size * num_micro)
+            if found is not None:
+                loss, tokens = found
+                yield loss / tokens
+
+    def _part(self, method: ContinualMethod, step: int, part: int, parts: int) -> tuple[Tensor, int] | None:
+        """Part `part` of `parts` of the rows that go with a step.
+
+        Returns:
+            The sum of its token losses, and the answer tokens of all parts; None where it has no row.
+        """
+        if self._source is None:
+            return None
+        assert self._data is not None
+        assert method.stage is not None
+        source, epoch = self._source, method.trainer.current_epoch
+        chosen = self.chosen(method.stage, step)
+        own = share(chosen, part, parts)
         if not own:
-            return zero
+            return None
         tokens = int(self._tokens[epoch][chosen].sum())
-        encoded = encoder.encode([source.sample(row, epoch) for row in own], with_answers=True)
+        rows = [source.sample(row, epoch) for row in own]
+        encoded = self._data.encoder.encode(rows, with_answers=True)
         replayed = restrict_batch(encoded, method.access.hidden(test=False)).to(method.device)
         with routing(method.context(replayed)):
-            loss = method.backbone.loss(replayed).loss_sum
-        return method.share_of_step(loss, tokens, weight=self.weight)
+            return method.backbone.loss(replayed).loss_sum, tokens
 
     # -- state ----------------------------------------------------------------------------------------------
 

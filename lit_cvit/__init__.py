@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lit_cvit.data.stage import Stage
     from lit_cvit.data.tasks import Batch, Sample, Task
     from lit_cvit.methods import (
+        AGEM,
         EWC,
         EWCTIR,
         L2,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
         ContinualMethod,
         DirLoRA,
         DoRA,
+        EProj,
         HiDe,
+        LwF,
         MoELoRA,
         Multitask,
         OLoRA,
@@ -61,6 +64,7 @@ _HOMES = {
     "lit_cvit.data.stage": ("Stage",),
     "lit_cvit.data.tasks": ("Batch", "Sample", "Task"),
     "lit_cvit.methods": (
+        "AGEM",
         "EWC",
         "EWCTIR",
         "L2",
@@ -69,7 +73,9 @@ _HOMES = {
         "ContinualMethod",
         "DirLoRA",
         "DoRA",
+        "EProj",
         "HiDe",
+        "LwF",
         "MoELoRA",
         "Multitask",
         "OLoRA",
@@ -85,6 +91,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AGEM",
     "EWC",
     "EWCTIR",
     "L2",
@@ -97,11 +104,13 @@ __all__ = [
     "ContinualTrainer",
     "DirLoRA",
     "DoRA",
+    "EProj",
     "HiDe",
     "InternVL",
     "Llava",
     "LlavaNext",
     "LlavaOnevision",
+    "LwF",
     "MoELoRA",
     "Multitask",
     "OLoRA",

@@ -2,6 +2,7 @@
 
 from lit_cvit.adapters.bank import LoRABank, LoRABlock, joined
 from lit_cvit.adapters.dora import DoRABank
+from lit_cvit.adapters.frozen import FrozenCopy
 from lit_cvit.adapters.growth import grow
 from lit_cvit.adapters.injection import Target, inject
 from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
@@ -27,6 +28,7 @@ __all__ = [
     "PRETRAINED",
     "BankView",
     "DoRABank",
+    "FrozenCopy",
     "LoRABank",
     "LoRABlock",
     "ProjectorBank",

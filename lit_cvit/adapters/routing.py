@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -166,7 +166,21 @@ def checkpoint_context_fn() -> tuple[AbstractContextManager[None], AbstractConte
     Autograd may recompute in a thread of its own and after other contexts were active, so the context of the
     forward is captured here, when the checkpointed function is called.
     """
-    return contextlib.nullcontext(), _activate(_ACTIVE.get())
+    return contextlib.nullcontext(), _Again(_ACTIVE.get())
+
+
+class _Again(AbstractContextManager[None]):
+    """Activates a context whenever it is entered: each backward pass of a graph that is kept recomputes."""
+
+    def __init__(self, context: RoutingContext | None) -> None:
+        self._context = context
+        self._tokens: list[Token[RoutingContext | None]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_ACTIVE.set(self._context))
+
+    def __exit__(self, *_: object) -> None:
+        _ACTIVE.reset(self._tokens.pop())
 
 
 @dataclass(frozen=True)

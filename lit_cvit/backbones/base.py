@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from lit_cvit.backbones import agreement, loading, parts
 from lit_cvit.backbones.files import ModelFiles
-from lit_cvit.backbones.outputs import AnswerLogits, LossOutput
+from lit_cvit.backbones.outputs import AnswerLogits, AnswerStates, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.utils.suggest import unknown
@@ -233,8 +233,8 @@ class Backbone(ModelFiles, nn.Module):
         positions = self.positions(inputs)
         return self.model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
 
-    def answer_logits(self, batch: Batch, hidden: Tensor | None = None) -> AnswerLogits:
-        """Logits at the positions that predict answer tokens, and nowhere else.
+    def answer_states(self, batch: Batch, hidden: Tensor | None = None) -> AnswerStates:
+        """Hidden states at the positions that predict answer tokens; the head makes their logits.
 
         Args:
             batch: A batch with answers.
@@ -247,8 +247,15 @@ class Backbone(ModelFiles, nn.Module):
             raise ValueError("the loss needs a batch encoded with_answers=True, got one without answers")
         hidden = self.forward_hidden(batch) if hidden is None else hidden
         rows, columns = batch.answer_mask.nonzero(as_tuple=True)
-        logits = self.head(hidden[rows, columns - 1]).float()
-        return AnswerLogits(logits, batch.inputs["input_ids"][rows, columns], rows)
+        return AnswerStates(hidden[rows, columns - 1], batch.inputs["input_ids"][rows, columns], rows)
+
+    def answer_logits(self, batch: Batch, hidden: Tensor | None = None) -> AnswerLogits:
+        """Logits at the positions that predict answer tokens, and nowhere else.
+
+        Arguments and errors as in `answer_states`.
+        """
+        states, labels, rows = self.answer_states(batch, hidden)
+        return AnswerLogits(self.head(states).float(), labels, rows)
 
     def loss(self, batch: Batch, hidden: Tensor | None = None) -> LossOutput:
         """Cross entropy over the answer tokens, in float32; equal to the loss over all logits.
@@ -256,9 +263,9 @@ class Backbone(ModelFiles, nn.Module):
         Raises:
             ValueError: the batch was encoded without answers.
         """
-        logits, labels, _ = self.answer_logits(batch, hidden)
-        losses = functional.cross_entropy(logits, labels, reduction="none")
-        return LossOutput(loss_sum=losses.sum(), num_tokens=len(labels))
+        states, labels, _ = self.answer_states(batch, hidden)
+        losses = functional.cross_entropy(self.head(states).float(), labels, reduction="none")
+        return LossOutput(loss_sum=losses.sum(), num_tokens=len(labels), states=states)
 
     @torch.no_grad()
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:

@@ -142,7 +142,7 @@ class _Sizes:
                 "optimizer", 2 * size + 4 * len(trained), "AdamW: two moments of each, and a step per tensor"
             ),
         ]
-        if copies := self.method.trained_copies:
+        if copies := self.method.training_copies:
             how = f"{copies} float32 {'copy' if copies == 1 else 'copies'} of what trains, of the method"
             rows.append(Row("method's copies", 4 * copies * sum(t.numel() for t in trained), how))
         if self.world_size > 1:

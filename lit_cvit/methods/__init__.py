@@ -1,13 +1,16 @@
 """Continual-learning methods, one file or folder each."""
 
 from lit_cvit.methods.access import DataAccess
+from lit_cvit.methods.agem import AGEM
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.methods.c_lora import CLoRA
 from lit_cvit.methods.dir_lora import DirLoRA
 from lit_cvit.methods.dora import DoRA
+from lit_cvit.methods.eproj import EProj
 from lit_cvit.methods.ewc import EWC, EWCTIR, L2
 from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.lcia import LCIA
+from lit_cvit.methods.lwf import LwF
 from lit_cvit.methods.moe_lora import MoELoRA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.o_lora import OLoRA
@@ -18,6 +21,7 @@ from lit_cvit.methods.smolora import SMoLoRA
 from lit_cvit.methods.zero_shot import ZeroShot
 
 __all__ = [
+    "AGEM",
     "EWC",
     "EWCTIR",
     "L2",
@@ -27,7 +31,9 @@ __all__ = [
     "DataAccess",
     "DirLoRA",
     "DoRA",
+    "EProj",
     "HiDe",
+    "LwF",
     "MoELoRA",
     "Multitask",
     "OLoRA",

@@ -96,6 +96,19 @@ class AdapterSet:
         else:
             reinitialise(copy, generator)
 
+    def train_only(self, number: int, *, blocks: bool = True) -> None:
+        """Let one block of every bank and the projector copy of the same number train; all others freeze.
+
+        Args:
+            number: Number of block and copy.
+            blocks: False leaves all blocks as they are.
+        """
+        for bank in self.banks.values() if blocks else ():
+            for index in range(bank.num_blocks):
+                (bank.unfreeze_block if index == number else bank.freeze_block)(index)
+        for key, projector in enumerate(self.projector_bank.copies if self.projector_bank else ()):
+            projector.requires_grad_(key == number)
+
     # -- state ----------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         return ()
 
     @property
-    def trained_copies(self) -> int:
+    def training_copies(self) -> int:
         """Copies of what trains, in float32, that the method holds while it trains; for the memory plan."""
         return 0
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lit_cvit.analysis.similarity import Transform, task_similarities
 from lit_cvit.backbones.base import Backbone
@@ -20,9 +21,9 @@ from lit_cvit.backbones.framing import open_images
 from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.tasks import Sample, SampleSource
 from lit_cvit.encoders import ClipImageEncoder, SentenceEncoder, text_encoder
+from lit_cvit.methods.prompt_features import TOWER
 from lit_cvit.utils.distributed import gathered, num_ranks, rank
 
-TOWER = "tower"
 MODALITIES = ("image", "instruction", "answer")
 _CHUNK = 16
 
@@ -34,10 +35,14 @@ class TaskEmbedder:
         image_encoder: `tower`, the backbone's own vision tower, or the name or folder of a CLIP model.
         text_encoder: Name or folder of a sentence encoder or a CLIP model.
         num_samples: Training samples of a task that are embedded, evenly spaced over its rows.
+        unit: Whether a sample's embedding is brought to length 1 before the mean is taken.
     """
 
-    def __init__(self, image_encoder: str, text_encoder: str, num_samples: int) -> None:
+    def __init__(
+        self, image_encoder: str, text_encoder: str, num_samples: int, *, unit: bool = False
+    ) -> None:
         self.image_encoder, self.text_encoder, self.num_samples = image_encoder, text_encoder, num_samples
+        self.unit = unit
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +85,8 @@ class TaskEmbedder:
             "instruction": self._texts.encode([sample.user_text for sample in samples]),
             "answer": self._texts.encode([sample.answers[0] for sample in samples]),
         }
+        if self.unit:
+            values = {name: functional.normalize(value.double()) for name, value in values.items()}
         counted = {
             name: torch.cat([v.double(), v.new_ones(len(v), 1).double()], dim=1) for name, v in values.items()
         }

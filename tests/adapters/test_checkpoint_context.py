@@ -86,6 +86,18 @@ def test_recomputation_inside_another_context_still_uses_its_own() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def test_a_graph_that_is_kept_recomputes_for_every_backward_pass() -> None:
+    """As where two terms of a step share a forward pass and the gradient of each is asked for."""
+    model = _model()
+    x = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(3))
+    with routing(_context(1)):
+        y = checkpoint(model, x, use_reentrant=False, context_fn=checkpoint_context_fn)
+    loss, parameters = y.square().sum(), list(model.parameters())
+    first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert active() is None
+
+
 def test_contexts_nest_and_are_restored_even_after_an_error() -> None:
     outer, inner = _context(1), _context(2)
     with routing(outer):

@@ -278,7 +278,7 @@ def test_the_state_is_plain_and_comes_back() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"form": "loss"}, "Replay.form must be one of rows, term; got 'loss'"),
+        ({"form": "loss"}, "Replay.form must be one of rows, term, gradient; got 'loss'"),
         ({"keep": "all"}, "Replay.keep must be one of per_task, reservoir; got 'all'"),
         ({"sizes": "random"}, "Replay.sizes must be one of fixed, fraction, similarity; got 'random'"),
         ({"amount": 0}, "Replay.amount must be more than 0, got 0"),

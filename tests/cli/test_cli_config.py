@@ -28,7 +28,8 @@ def test_every_shipped_configuration_builds(name: str) -> None:
     here = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
     cli = build("--config", "quickstart", "--config", name, *here)
     shipped = {"DirLoRA", "HiDe", "LCIA", "Multitask", "SMoLoRA", "SeqLoRA", "ZeroShot"}
-    shipped |= {"CLoRA", "DoRA", "MoELoRA", "OLoRA", "ProgLoRADynamic", "ProgLoRAStatic"}
+    shipped |= {"AGEM", "CLoRA", "DoRA", "EProj", "LwF", "MoELoRA", "OLoRA"}
+    shipped |= {"ProgLoRADynamic", "ProgLoRAStatic"}
     assert type(cli.model).__name__ in shipped
 
 

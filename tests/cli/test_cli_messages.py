@@ -20,7 +20,7 @@ from lit_cvit.run import RunFolder
 
 QUICK = ("fit", "--config", "quickstart")
 METHODS = (
-    "CLoRA, DirLoRA, DoRA, HiDe, LCIA, MoELoRA, Multitask, OLoRA, ProgLoRADynamic, "
+    "AGEM, CLoRA, DirLoRA, DoRA, EProj, HiDe, LCIA, LwF, MoELoRA, Multitask, OLoRA, ProgLoRADynamic, "
     "ProgLoRAStatic, SMoLoRA, SeqLoRA, ZeroShot"
 )
 BACKBONES = "InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny"

@@ -316,6 +316,7 @@ def test_a_method_imports_another_method_only_to_inherit_from_it() -> None:
         "full_weights",
         "hooks",
         "optim",
+        "prompt_features",
         "state",
         "task_embedding",
     }

@@ -23,6 +23,10 @@ ROWS = {
     "multitask": Row("Multitask"),
     "dir_lora": Row("DirLoRA"),
     "dir_lora_full": Row("DirLoRA", {"projector": "full"}),
+    "eproj": Row("EProj"),
+    "eproj_own": Row("EProj", {"lora": "own"}, int8=False),
+    # Both tasks in one cluster, and a block that all stages train on.
+    "eproj_reused": Row("EProj", {"threshold": 0.0, "lora": "shared"}, int8=False),
     "hide": Row("HiDe"),
     "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}, int8=False),
     "hide_all": Row("HiDe", {"expand": "all"}, int8=False),
@@ -39,6 +43,9 @@ ROWS = {
     # The norms count from the first step on, so that step shows how often a penalty counts.
     "o_lora": Row("OLoRA", {"norm_weight": 1.0}),
     "o_lora_own": Row("OLoRA", {"trained_with": "own", "projector": "full"}, int8=False),
+    "agem": Row("AGEM", callbacks=[{"class_path": "Replay", "init_args": {"form": "gradient"}}]),
+    "lwf": Row("LwF"),
+    "lwf_full": Row("LwF", {"projector": "full"}, int8=False),
     "prog_lora_static": Row("ProgLoRAStatic", callbacks=[{"class_path": "Replay"}]),
     "prog_lora_static_term": Row(
         "ProgLoRAStatic",

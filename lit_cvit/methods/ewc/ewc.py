@@ -81,7 +81,7 @@ class EWC(AnchoredMethod):
         return self.strength / 2
 
     @property
-    def trained_copies(self) -> int:
+    def training_copies(self) -> int:
         """The anchors and the information."""
         return 2
 

@@ -35,6 +35,6 @@ class L2(AnchoredMethod):
         return self.strength
 
     @property
-    def trained_copies(self) -> int:
+    def training_copies(self) -> int:
         """The anchors."""
         return 1

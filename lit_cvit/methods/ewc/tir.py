@@ -25,7 +25,8 @@ from lit_cvit.encoders import MINILM
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import Plan
 from lit_cvit.methods.ewc.ewc import EWC
-from lit_cvit.methods.task_embedding import TOWER, LearnedTasks, TaskEmbedder
+from lit_cvit.methods.prompt_features import TOWER
+from lit_cvit.methods.task_embedding import LearnedTasks, TaskEmbedder
 from lit_cvit.utils.settings import AtLeastOne, NotNegative
 
 
@@ -70,7 +71,7 @@ class EWCTIR(EWC):
         return ()
 
     @property
-    def trained_copies(self) -> int:
+    def training_copies(self) -> int:
         """The anchors, the importances, and these as they are scaled in a stage."""
         return 3
 

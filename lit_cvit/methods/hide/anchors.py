@@ -6,20 +6,13 @@ Source: HiDe-LLaVA, arXiv 2503.12941, Eq. 2 and 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lit_cvit.methods.prompt_features import Features
 from lit_cvit.utils.distributed import summed
-
-
-class Features(NamedTuple):
-    """One modality of a batch: features (S, d), and which samples have it (S,)."""
-
-    values: Tensor
-    present: Tensor
 
 
 class Anchors(nn.Module):

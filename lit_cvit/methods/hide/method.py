@@ -42,7 +42,6 @@ The paper's Table 3 counts a fused layer once and an expanded one T times, witho
 from __future__ import annotations
 
 import warnings
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -50,19 +49,18 @@ import torch
 from torch import Tensor, nn
 
 from lit_cvit.adapters import DECODER, LoRABank, Target
-from lit_cvit.adapters.kernels import mix_sums, sample_means
+from lit_cvit.adapters.kernels import mix_sums
 from lit_cvit.backbones.base import Backbone
-from lit_cvit.backbones.framing import open_images
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
-from lit_cvit.encoders import MINILM, ClipImageEncoder, SentenceEncoder, text_encoder
+from lit_cvit.encoders import MINILM
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod, Plan
-from lit_cvit.methods.hide.anchors import Anchors, Features, anchor_weights
+from lit_cvit.methods.hide.anchors import Anchors, anchor_weights
 from lit_cvit.methods.hide.placement import Layers, Role, layers_to_expand, place
+from lit_cvit.methods.prompt_features import TOWER, Features, PromptFeatures
 from lit_cvit.utils.settings import NotNegative, Positive
 
-TOWER = "tower"
 _MODALITIES = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
 # Defaults of the options that only expanded or only fused layers read.
 _EXPANDING: dict[str, object] = {
@@ -147,6 +145,7 @@ class HiDe(ContinualMethod):
         self.anchors = nn.ModuleDict()
         self.roles: dict[int, Role] = {}
         self._divided: list[int] | None = None
+        self._prompts = PromptFeatures(backbone, image_encoder, text_encoder)
 
     def _check(self) -> None:
         if self.image_weight + self.text_weight <= 0:
@@ -242,46 +241,13 @@ class HiDe(ContinualMethod):
         for modality, features in self.features(batch).items():
             self._anchors(modality).add(features.values, counted & features.present)
 
-    @torch.no_grad()
     def features(self, batch: Batch) -> dict[str, Features]:
         """What is compared with the anchors, by modality; in full precision in training and at test."""
-        found = {}
-        with torch.autocast(batch.prompt_mask.device.type, enabled=False):
-            if "image" in self.modalities:
-                found["image"] = self._image_features(batch)
-            if "text" in self.modalities:
-                values = self._texts.encode([sample.user_text for sample in batch.samples])
-                present = batch.prompt_mask.new_ones(len(batch))
-                found["text"] = Features(values.to(present.device), present)
-        return found
-
-    def _image_features(self, batch: Batch) -> Features:
-        rows = batch.image_rows
-        if self._images is None:
-            values = self.backbone.image_features(batch)
-        else:
-            aspect, mean = self.backbone.image_aspect, self._images.image_mean
-            images = open_images(batch.samples, aspect=aspect, mean=mean, centred=True)
-            values = self._images.encode(images, rows.device)
-        means = sample_means(values.float(), None, row_to_sample=rows, num_samples=len(batch))
-        return Features(means, batch.prompt_mask.new_zeros(len(batch)).index_fill(0, rows, True))
-
-    @cached_property
-    def _texts(self) -> SentenceEncoder:
-        return text_encoder(self.text_encoder)
-
-    @cached_property
-    def _images(self) -> ClipImageEncoder | None:
-        return None if self.image_encoder == TOWER else ClipImageEncoder(self.image_encoder)
+        found = {"image": self._prompts.of_images, "text": self._prompts.of_texts}
+        return {modality: found[modality](batch) for modality in self.modalities}
 
     def _width(self, modality: str) -> int:
-        if modality == "text":
-            return self._texts.dimension
-        if self._images is not None:
-            return self._images.dimension
-        none = torch.zeros(0, dtype=torch.int64)
-        batch = Batch({}, answer_mask=None, prompt_mask=none.bool(), image_rows=none, samples=[])
-        return self.backbone.image_features(batch).shape[1]
+        return self._prompts.text_width if modality == "text" else self._prompts.image_width
 
     def _anchors(self, modality: str) -> Anchors:
         found = self.anchors[modality]

@@ -130,12 +130,7 @@ class LCIA(ContinualMethod):
         known += [text for text in plan["instructions"] if text not in known]
         self.group, self._threshold = group, plan["epsilon"]
         self._chosen.clear()
-        for bank in self.banks.values():
-            for index in range(bank.num_blocks):
-                (bank.unfreeze_block if index == group else bank.freeze_block)(index)
-        if self.projector_bank is not None:
-            for key, projector in enumerate(self.projector_bank.copies):
-                projector.requires_grad_(key == group)
+        self.adapters.train_only(group)
 
     def _start_group(self, group: int, plan: Plan) -> None:
         """Give a new group's adapters their first values where they are not just fresh ones."""

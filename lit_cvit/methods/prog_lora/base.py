@@ -28,7 +28,8 @@ from lit_cvit.encoders import MINILM
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.adapter_set import ProjectorMode
 from lit_cvit.methods.base import ContinualMethod, Plan
-from lit_cvit.methods.task_embedding import TOWER, LearnedTasks, TaskEmbedder
+from lit_cvit.methods.prompt_features import TOWER
+from lit_cvit.methods.task_embedding import LearnedTasks, TaskEmbedder
 from lit_cvit.utils.settings import AtLeastOne
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from lit_cvit.adapters import RoutingContext, load_adapter_state, routing
-from lit_cvit.methods.hide.anchors import Anchors, Features, anchor_weights
+from lit_cvit.methods.hide.anchors import Anchors, anchor_weights
 from lit_cvit.methods.hide.method import HiDeBank
+from lit_cvit.methods.prompt_features import Features
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LAYERS = ["linear_a", "linear_b_bias"]
