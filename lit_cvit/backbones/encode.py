@@ -53,6 +53,7 @@ class SampleEncoder:
         max_length: Longest sequence, in tokens with the image's.
         image_inputs: Which of the image processor's tensors the model takes.
         answer_tokens: Special tokens that an answer may have, as far as the tokenizer has them.
+        reserved: Positions before every text, after padding on the left, whose embeddings a method fills.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class SampleEncoder:
         max_length: int,
         image_inputs: Sequence[str] = ("pixel_values",),
         answer_tokens: Sequence[str] = (),
+        reserved: int = 0,
     ) -> None:
+        self.reserved = reserved
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.chat = chat
@@ -120,7 +123,7 @@ class SampleEncoder:
             for sample, whole in zip(chunk, tokens["input_ids"], strict=True):
                 more = self._in_image(sample, measured) - 1
                 ids = self._prompt_ids(sample) if sample.history else whole
-                length = len(ids) + more * ids.count(self.image_id)
+                length = self.reserved + len(ids) + more * ids.count(self.image_id)
                 self._require_fit(sample, length)
                 lengths.append(length)
         return lengths
@@ -152,7 +155,7 @@ class SampleEncoder:
             self._in_image(sample, {})
         text, _ = self._rendered(sample, with_answers=with_answers)
         in_image = 0 if sample.image is None else self._most_in_image
-        if _most_tokens(text) + in_image <= self.max_length:
+        if self.reserved + _most_tokens(text) + in_image <= self.max_length:
             return
         self._row(sample, self._in_image(sample, {}), with_answers=with_answers)
 
@@ -201,7 +204,7 @@ class SampleEncoder:
 
         With answers the rows are padded on the right and `answer_mask` marks every answer and its end
         token, those of earlier turns too. Without, the last turn is open, rows are padded on the left and
-        `answer_mask` is None. In both, `prompt_mask` leaves out padding and all answers.
+        `answer_mask` is None. In both, `prompt_mask` leaves out padding, answers and what is reserved.
 
         Args:
             samples: At least one sample.
@@ -226,13 +229,14 @@ class SampleEncoder:
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids = torch.full(shape, self.pad_id, dtype=torch.int64)
         attention = torch.zeros(shape, dtype=torch.int64)
-        in_answer = torch.zeros(shape, dtype=torch.bool)
+        in_answer, reserved = torch.zeros(2, *shape, dtype=torch.bool)
         for number, row in enumerate(rows):
             start = 0 if with_answers else shape[1] - len(row.ids)
             columns = slice(start, start + len(row.ids))
             ids[number, columns] = torch.tensor(row.ids)
             attention[number, columns] = 1
             in_answer[number, columns] = torch.tensor(row.in_answer)
+            reserved[number, start : start + self.reserved] = True
         inputs = {"input_ids": ids, "attention_mask": attention}
         if images:
             tensors = self.image_processor(images=images, return_tensors="pt")
@@ -240,7 +244,7 @@ class SampleEncoder:
         return Batch(
             inputs=inputs,
             answer_mask=in_answer if with_answers else None,
-            prompt_mask=attention.bool() & ~in_answer,
+            prompt_mask=attention.bool() & ~in_answer & ~reserved,
             image_rows=torch.tensor(image_rows, dtype=torch.int64),
             samples=list(samples),
             indices=list(indices) or [-1] * len(samples),
@@ -259,7 +263,7 @@ class SampleEncoder:
     def _row(self, sample: Sample, image_tokens: int, *, with_answers: bool) -> _Row:
         text, spans = self._rendered(sample, with_answers=with_answers)
         tokens = self._tokens(text, [start for start, _ in spans], with_answers=with_answers)
-        row = _Row([], [])
+        row = _Row([self.pad_id] * self.reserved, [False] * self.reserved)
         first = spans[0][0] if spans else len(text)
         for token, (start, end) in zip(tokens.ids, tokens.offsets, strict=True):
             copies = image_tokens if token == self.image_id else 1
@@ -347,6 +351,7 @@ class SampleEncoder:
             repr(self.num_image_tokens),
             self.image_aspect,
             self.max_length,
+            *([self.reserved] if self.reserved else []),
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

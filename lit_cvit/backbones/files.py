@@ -31,6 +31,8 @@ class ModelFiles(RecordedSettings, ABC):
     trust_remote_code: bool
     image_aspect: Literal["pad", "crop"]
     max_length: int
+    # Positions before every text whose embeddings a method fills, see `reserve`.
+    reserved: int = 0
 
     # -- what a family says ---------------------------------------------------------------------------------
 
@@ -99,7 +101,17 @@ class ModelFiles(RecordedSettings, ABC):
             max_length=self.max_length,
             image_inputs=self.image_inputs,
             answer_tokens=self.answer_tokens,
+            reserved=self.reserved,
         )
+
+    def reserve(self, positions: int) -> None:
+        """Begin every sequence with so many positions, which count as its first; a method fills them.
+
+        They hold the padding token, are attended to, and are part of no prompt mask.
+        """
+        self.reserved = positions
+        # A cached one has none.
+        self.__dict__.pop("encoder", None)
 
     @property
     def tokenizer(self) -> Any:

@@ -63,7 +63,9 @@ class TrainBuilder:
                 f"samples {ids} of task {samples[0].task!r} have {found} answer tokens, {asked.tokens} were "
                 "measured; the digest of their split or of the encoder misses something that decides them"
             )
-        batch = dataclasses.replace(batch, step_tokens=asked.step_tokens, place=asked.place)
+        batch = dataclasses.replace(
+            batch, step_tokens=asked.step_tokens, step_samples=asked.step_samples, place=asked.place
+        )
         return restrict_batch(batch, self.hidden)
 
 

@@ -96,12 +96,14 @@ class MicroBatch:
         place: Its place in the stage.
         tokens: Answer tokens of its counted samples.
         step_tokens: Answer tokens of the whole step, over micro-batches and ranks.
+        step_samples: Samples of the whole step.
     """
 
     picks: tuple[Pick, ...]
     place: Place
     tokens: int = 0
     step_tokens: int = 0
+    step_samples: int = 0
 
 
 AnswerTokensOfEpoch = Callable[[int], Tensor]
@@ -219,7 +221,7 @@ class TrainBatchSampler(Sampler[MicroBatch]):
             picks = tuple(Pick(index, self.epoch) for index in indices[own])
             filler = (Pick(indices[0], self.epoch, counted=False),)
             place = Place(self.epoch * self.num_steps + step, micro, num_micro)
-            dealt.append(MicroBatch(picks or filler, place, sum(counts[own]), sum(counts)))
+            dealt.append(MicroBatch(picks or filler, place, sum(counts[own]), sum(counts), len(indices)))
         return dealt
 
 

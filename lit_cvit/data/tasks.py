@@ -249,6 +249,7 @@ class Batch:
         indices: Position of each sample in its split; -1 where there is none.
         step_tokens: Answer tokens of the whole optimizer step that this batch is a part of, over all
             micro-batches and ranks; 0 for a batch that is not of a stage's training data.
+        step_samples: Samples of that step, likewise.
         place: Where it stands in its stage; None for a batch that is not of a stage's training data.
     """
 
@@ -259,6 +260,7 @@ class Batch:
     samples: Sequence[Sample]
     indices: Sequence[int] = field(default_factory=list)
     step_tokens: int = 0
+    step_samples: int = 0
     place: Place | None = None
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from lit_cvit.methods.dora import DoRA
 from lit_cvit.methods.eproj import EProj
 from lit_cvit.methods.ewc import EWC, EWCTIR, L2
 from lit_cvit.methods.hide import HiDe
+from lit_cvit.methods.l2p import L2P
 from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.lwf import LwF
 from lit_cvit.methods.moe_lora import MoELoRA
@@ -25,6 +26,7 @@ __all__ = [
     "EWC",
     "EWCTIR",
     "L2",
+    "L2P",
     "LCIA",
     "CLoRA",
     "ContinualMethod",

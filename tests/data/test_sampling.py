@@ -134,10 +134,10 @@ def test_a_rank_without_a_sample_in_the_last_step_gets_one_filler() -> None:
     assert epoch_order(5, seed=0, stage=1, epoch=0).tolist() == [3, 1, 0, 4, 2]
     tokens = torch.tensor([1, 2, 4, 8, 16])
     (full, last), (full_too, filler) = samplers(5, 2, 1, 2, answer_tokens=lambda epoch: tokens)
-    assert full == MicroBatch((Pick(3, 0), Pick(1, 0)), Place(0, 0, 1), 10, 27)
-    assert full_too == MicroBatch((Pick(0, 0), Pick(4, 0)), Place(0, 0, 1), 17, 27)
-    assert last == MicroBatch((Pick(2, 0),), Place(1, 0, 1), 4, 4)
-    assert filler == MicroBatch((Pick(2, 0, counted=False),), Place(1, 0, 1), 0, 4)
+    assert full == MicroBatch((Pick(3, 0), Pick(1, 0)), Place(0, 0, 1), 10, 27, 4)
+    assert full_too == MicroBatch((Pick(0, 0), Pick(4, 0)), Place(0, 0, 1), 17, 27, 4)
+    assert last == MicroBatch((Pick(2, 0),), Place(1, 0, 1), 4, 4, 1)
+    assert filler == MicroBatch((Pick(2, 0, counted=False),), Place(1, 0, 1), 0, 4, 1)
 
 
 def test_the_last_step_is_shared_evenly() -> None:

@@ -54,6 +54,8 @@ ROWS = {
     "prog_lora_dynamic": Row("ProgLoRADynamic", callbacks=[{"class_path": "TaskRecall"}]),
     "prog_lora_dynamic_no_recall": Row("ProgLoRADynamic", {"recall": "none"}, int8=False),
     "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
+    "l2p": Row("L2P"),
+    "l2p_lora": Row("L2P", {"targets": ["ffn"], "projector": "full", "pool_size": 6}, int8=False),
     "l2": Row("L2", {"strength": 0.5}),
     "ewc": Row("EWC", {"strength": 3e5, "fisher_samples": 6, "projector": "full"}),
     "ewc_last": Row("EWC", {"fisher_samples": 6, "fisher_group": 4, "combine": "last"}, int8=False),
