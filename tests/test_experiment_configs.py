@@ -153,7 +153,7 @@ def test_the_command_puts_method_backbone_machine_and_experiment_together(name: 
     assert data["global_batch_size"] % (data["batch_size"] * int(gpus[0])) == 0
     on_24gb = "One 24 GB GPU, weights in 4 bits:" in header(name)
     assert on_24gb == (quantization == "nf4") == (configs[2] == "hardware/one_24gb_gpu")
-    assert on_24gb or name in ("lcia_coin_13b", "eproj_coin_13b")
+    assert on_24gb or name in ("lcia_coin_13b", "eproj_coin_13b", "pgp_coin_13b")
 
 
 @pytest.mark.parametrize("name", NAMES)

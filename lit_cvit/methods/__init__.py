@@ -16,6 +16,7 @@ from lit_cvit.methods.moe_lora import MoELoRA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.o_lora import OLoRA
 from lit_cvit.methods.optim import OptimizerSettings
+from lit_cvit.methods.pgp import L2PPGP, PGP
 from lit_cvit.methods.prog_lora import ProgLoRADynamic, ProgLoRAStatic
 from lit_cvit.methods.seq_lora import SeqLoRA
 from lit_cvit.methods.smolora import SMoLoRA
@@ -27,7 +28,9 @@ __all__ = [
     "EWCTIR",
     "L2",
     "L2P",
+    "L2PPGP",
     "LCIA",
+    "PGP",
     "CLoRA",
     "ContinualMethod",
     "DataAccess",

@@ -56,6 +56,13 @@ ROWS = {
     "seq_lora_replay": Row("SeqLoRA", callbacks=[{"class_path": "Replay"}]),
     "l2p": Row("L2P"),
     "l2p_lora": Row("L2P", {"targets": ["ffn"], "projector": "full", "pool_size": 6}, int8=False),
+    "pgp": Row("PGP", {"feature_samples": 6, "energy": 0.6}),
+    "pgp_gradients": Row(
+        "PGP",
+        {"feature_samples": 6, "projects": "gradients", "up": True, "energy": 0.5, "projector": "full"},
+        int8=False,
+    ),
+    "l2p_pgp": Row("L2PPGP", {"feature_samples": 6}),
     "l2": Row("L2", {"strength": 0.5}),
     "ewc": Row("EWC", {"strength": 3e5, "fisher_samples": 6, "projector": "full"}),
     "ewc_last": Row("EWC", {"fisher_samples": 6, "fisher_group": 4, "combine": "last"}, int8=False),
