@@ -85,7 +85,18 @@ def require_trainable(
             f"model.train 'full' needs model.backbone.dtype float32, got {backbone.dtype!r}: steps of the "
             "size of a learning rate are lost in 16 bits; trainer.precision bf16-mixed computes in them"
         )
+    warn_unused(settings, "with model.train: full", stacklevel=4)
+
+
+def warn_unused(settings: Mapping[str, tuple[Any, Any]], why: str, *, stacklevel: int = 3) -> None:
+    """Warn of settings of adapters that are not at their defaults, where nothing is adapted.
+
+    Args:
+        settings: Settings by name: value and default.
+        why: The reason, after "have no effect".
+        stacklevel: As in `warnings.warn`.
+    """
     ignored = [f"model.{name}" for name, (value, default) in settings.items() if value != default]
     if ignored:
         verb = "has" if len(ignored) == 1 else "have"
-        warnings.warn(f"{', '.join(ignored)} {verb} no effect with model.train: full", stacklevel=3)
+        warnings.warn(f"{', '.join(ignored)} {verb} no effect {why}", stacklevel=stacklevel)

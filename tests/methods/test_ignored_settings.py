@@ -11,7 +11,7 @@ import torch
 from stream_kit import small_data, small_method
 
 from lit_cvit.adapters import routing
-from lit_cvit.methods import ContinualMethod, EProj, SeqLoRA, SMoLoRA
+from lit_cvit.methods import L2P, ContinualMethod, EProj, SeqLoRA, SMoLoRA
 
 NO_VU = "without a visual-understanding branch (use_vu: false)"
 NO_IF = "without an instruction-following branch (use_if: false)"
@@ -51,6 +51,7 @@ def reported(folder: Path, family: type[ContinualMethod], settings: dict[str, An
             "model.router_seed has no effect where no branch has blocks to choose from",
         ),
         (EProj, {"targets": ("attention",)}, "model.targets has no effect without LoRA (lora: none)"),
+        (L2P, {}, "model.rank, model.alpha have no effect where no layer carries LoRA (model.targets: [])"),
         (SeqLoRA, {"projector_carry": "reset_pretrained"}, f"{CARRY} (projector: lora)"),
         (
             SMoLoRA,
@@ -78,6 +79,7 @@ def test_a_setting_without_effect_is_named_with_the_reason(
         (SMoLoRA, {"router_seed": 3, "use_vu": False}),
         (SMoLoRA, {"router_seed": 3, **ONE_BLOCK}),
         (EProj, {}),
+        (L2P, {"targets": ("ffn",)}),
         (EProj, {"targets": ("attention",), "lora": "own"}),
         (SeqLoRA, {"projector_carry": "keep", "projector": "frozen"}),
         (SeqLoRA, {"projector_carry": "reinit_random", "projector": "full"}),

@@ -17,6 +17,7 @@ Readings and deviations:
   of the text, and all else moves up; every batch of the backbone has room for them.
 * Prompts start from embeddings of random tokens (arXiv 2104.08691) and not from U(-1, 1), which in a decoder
   is far from any token. Keys are drawn from U(-1, 1), as in the published code.
+* The query costs one more pass of the encoder over a batch's images.
 * A query is the mean over the backbone's own vision features, or of a CLIP model, and not a class token.
   With `text_encoder` the user's text is the other half of it, each half of length 1. A sample without an
   image has zeros for it: without a text encoder it always takes the first prompts and pulls no key.
@@ -41,6 +42,7 @@ from lit_cvit.data.sampling import mix
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods.access import DataAccess
 from lit_cvit.methods.base import ContinualMethod, Plan
+from lit_cvit.methods.full_weights import warn_unused
 from lit_cvit.methods.l2p.pool import PromptPool, majority, nearest
 from lit_cvit.methods.prompt_features import TOWER, PromptFeatures
 from lit_cvit.utils.settings import AtLeastOne, NotNegative
@@ -85,6 +87,9 @@ class L2P(ContinualMethod):
         super().__init__(backbone, targets=targets, **kwargs)
         if top_k > pool_size:
             raise ValueError(f"model.top_k must be at most model.pool_size {pool_size}, got {top_k}")
+        if not self.adapted_groups:
+            unused = {name: pair for name, pair in self._of_adapters().items() if name != "targets"}
+            warn_unused(unused, f"where no layer carries LoRA (model.targets: {list(targets)})")
         self.pool_size, self.prompt_length, self.top_k = pool_size, prompt_length, top_k
         self.pull, self.choice = pull, choice
         self.image_encoder, self.text_encoder = image_encoder, text_encoder

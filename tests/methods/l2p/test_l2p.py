@@ -18,6 +18,9 @@ from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.methods import L2P
 from lit_cvit.methods.l2p.pool import majority, nearest
 
+# The fits of the tests set them for every method.
+pytestmark = pytest.mark.filterwarnings("ignore:model.rank, model.alpha have no effect")
+
 SAMPLES = [
     Sample("wide", "VQA", "What colour is the square?", "Answer briefly.", ("red",), Noise(0)),
     Sample("text", "QA", "Which of these is a planet? " * 3, "", ("Mars is one.",)),

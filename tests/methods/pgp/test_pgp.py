@@ -17,6 +17,9 @@ from lit_cvit.methods import L2PPGP, PGP, ContinualMethod, SeqLoRA
 from lit_cvit.methods.pgp import extended, without
 from lit_cvit.methods.pgp.projected import ProjectedMethod
 
+# The fits of the tests set them for every method.
+pytestmark = pytest.mark.filterwarnings("ignore:model.rank, model.alpha have no effect")
+
 FEW: dict[str, Any] = {"feature_samples": 5}
 HALVES = {"batch_size": 2, "global_batch_size": 4}
 
