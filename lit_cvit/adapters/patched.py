@@ -109,9 +109,10 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0]
-        weight = _dense(ctx.shape, ctx.saved_tensors).to(grad.dtype)
-        return (grad @ weight, None, *(None for _ in ctx.saved_tensors))
+        # Once: under activation checkpointing what is kept can be taken a single time.
+        parts, grad = ctx.saved_tensors, grads[0]
+        weight = _dense(ctx.shape, parts).to(grad.dtype)
+        return (grad @ weight, None, *(None for _ in parts))
 
 
 def _dense(shape: tuple[int, int], parts: Sequence[Tensor]) -> Tensor:

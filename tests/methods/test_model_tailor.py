@@ -10,6 +10,7 @@ import pytest
 import torch
 from stream_kit import Snapshots, fit, log_rows, quick_data, small_method
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lit_cvit.adapters import PatchedBank
 from lit_cvit.methods import ModelTailor, SeqLoRA
@@ -166,6 +167,20 @@ def test_the_layer_multiplies_by_base_patches_and_block_and_keeps_none_of_them_d
     torch.testing.assert_close(x.grad, again.grad, rtol=1e-5, atol=1e-5)
     assert bank.block(0).B.grad is not None
     assert len(bank.blocks) == 1
+
+
+def test_the_layer_computes_in_the_type_of_autocast_and_again_under_activation_checkpointing() -> None:
+    bank = _bank()
+    x = torch.randn(2, 5, IN, generator=_generator(7)).requires_grad_()
+    (plain,) = torch.autograd.grad(bank(x).square().sum(), x)
+    (again,) = torch.autograd.grad(checkpoint(bank, x, use_reentrant=False).square().sum(), x)
+    assert torch.equal(again, plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = bank(x)
+        assert bank.delta(x).dtype == y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), bank(x), rtol=0.05, atol=0.1)
+    (mixed,) = torch.autograd.grad(y.float().square().sum(), x)
+    torch.testing.assert_close(mixed, plain, rtol=0.1, atol=0.5)
 
 
 def test_a_patch_refuses_another_number_of_entries() -> None:
