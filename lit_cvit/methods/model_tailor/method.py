@@ -6,9 +6,10 @@ adapted layer's change is reduced to a sparse patch (`tailor`), and all its othe
 pre-trained values. The next stage begins from the weights with that patch, and with a new LoRA block.
 
 Layers are calibrated in order, each on the outputs of those before it as they are after their patches, by
-evenly spaced training samples of the stage. Only the inputs' second moments of one decoder layer, and the
-dense change of one linear layer, are in memory at a time. The patches lie beside the weights, which stay as
-they are (`PatchedBank`).
+evenly spaced training samples of the stage: a stage ends with as many forward passes of one sample as there
+are calibration samples times decoder layers, which the ranks share. Only the inputs' second moments of one
+decoder layer, and the dense change of one linear layer, are in memory at a time. The patches lie beside the
+weights, which stay as they are (`PatchedBank`).
 
 Readings and deviations:
 
