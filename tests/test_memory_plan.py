@@ -28,6 +28,7 @@ from lit_cvit.methods import (
     DirLoRA,
     DoRA,
     HiDe,
+    ModelTailor,
     MoELoRA,
     OLoRA,
     SeqLoRA,
@@ -110,6 +111,8 @@ def test_weights_take_the_predicted_bytes(
         (DoRA, {}),
         (OLoRA, {}),
         (MoELoRA, {}),
+        (ModelTailor, {}),
+        (ModelTailor, {"against": "stage"}),
     ],
 )
 def test_adapters_and_their_optimizer_take_the_predicted_bytes(

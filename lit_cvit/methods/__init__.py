@@ -12,6 +12,7 @@ from lit_cvit.methods.hide import HiDe
 from lit_cvit.methods.l2p import L2P
 from lit_cvit.methods.lcia import LCIA
 from lit_cvit.methods.lwf import LwF
+from lit_cvit.methods.model_tailor import ModelTailor
 from lit_cvit.methods.moe_lora import MoELoRA
 from lit_cvit.methods.multitask import Multitask
 from lit_cvit.methods.o_lora import OLoRA
@@ -40,6 +41,7 @@ __all__ = [
     "HiDe",
     "LwF",
     "MoELoRA",
+    "ModelTailor",
     "Multitask",
     "OLoRA",
     "OptimizerSettings",

@@ -23,6 +23,7 @@ from lit_cvit.methods import (
     DirLoRA,
     DoRA,
     HiDe,
+    ModelTailor,
     MoELoRA,
     Multitask,
     OLoRA,
@@ -132,7 +133,20 @@ def test_a_run_goes_on_from_a_finished_one(llava_folder: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "family",
-    [SMoLoRA, HiDe, LCIA, DirLoRA, ProgLoRAStatic, ProgLoRADynamic, ZeroShot, DoRA, CLoRA, MoELoRA, OLoRA],
+    [
+        SMoLoRA,
+        HiDe,
+        LCIA,
+        DirLoRA,
+        ProgLoRAStatic,
+        ProgLoRADynamic,
+        ZeroShot,
+        DoRA,
+        CLoRA,
+        MoELoRA,
+        OLoRA,
+        ModelTailor,
+    ],
 )
 def test_a_method_that_needs_adapters_refuses_it(llava_folder: Path, family: type[ContinualMethod]) -> None:
     with pytest.raises(ValueError, match=rf"model.train of {family.__name__} must be adapters, got 'full'"):

@@ -38,6 +38,8 @@ ROWS = {
     "c_lora": Row("CLoRA", {"weight": 1e4}),
     "dora": Row("DoRA"),
     "dora_full": Row("DoRA", {"projector": "full"}, int8=False),
+    "model_tailor": Row("ModelTailor", {"calibration_samples": 6, "projector": "full"}),
+    "model_tailor_stage": Row("ModelTailor", {"calibration_samples": 6, "against": "stage"}, int8=False),
     "moe_lora": Row("MoELoRA"),
     "moe_lora_first_token": Row("MoELoRA", {"router": "first_token", "num_experts": 2}, int8=False),
     # The norms count from the first step on, so that step shows how often a penalty counts.
