@@ -20,8 +20,8 @@ from lit_cvit.run import RunFolder
 
 QUICK = ("fit", "--config", "quickstart")
 METHODS = (
-    "AGEM, CLoRA, DirLoRA, DoRA, EProj, EWC, EWCTIR, HiDe, L2, LCIA, LwF, MoELoRA, ModelTailor, Multitask, "
-    "OLoRA, ProgLoRADynamic, ProgLoRAStatic, SMoLoRA, SeqLoRA, ZeroShot"
+    "AGEM, CLoRA, DirLoRA, DoRA, EProj, EWC, EWCTIR, HiDe, L2, L2P, L2PPGP, LCIA, LwF, MoELoRA, ModelTailor, "
+    "Multitask, OLoRA, PGP, ProgLoRADynamic, ProgLoRAStatic, SMoLoRA, SeqLoRA, ZeroShot"
 )
 BACKBONES = "InternVL, Llava, LlavaNext, LlavaOnevision, Qwen2VL, Qwen3VL, Tiny"
 OWN = "or the import path of your own (package.Class)"
