@@ -55,6 +55,7 @@ quickstart: $(VENV)/offline.stamp
 	$(BIN)/python -m lit_cvit fit --config configs/quickstart.yaml
 
 baseline: $(VENV)/offline.stamp
+	test -e runs/smolora-cvit-mini || $(MAKE) quickstart
 	$(BIN)/python -m lit_cvit fit --config configs/quickstart.yaml --model SeqLoRA --name seqlora-cvit-mini
 	$(BIN)/python -m lit_cvit compare runs/seqlora-cvit-mini runs/smolora-cvit-mini
 

@@ -53,9 +53,8 @@ class Replay(StageCallback):
 
     Caveats: the rows are read from the data of the run, so a run that starts from another one replays its own
     tasks alone. `term` and `gradient` cost a second forward pass per step, and encode its images in the main
-    process. A
-    method that keeps statistics of a task (HiDe's anchors) leaves replayed rows out of them. What is hidden
-    from the method of a sample is hidden of replayed ones.
+    process. A method that keeps statistics of a task (HiDe's anchors) leaves replayed rows out of them. What
+    is hidden from the method of a sample is hidden of replayed ones.
 
     Example::
 

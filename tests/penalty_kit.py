@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stream_kit import fit, small_data, small_method
+from stream_kit import fit, quick_data, small_data, small_method, snapshot
 
 from lit_cvit.methods import ContinualMethod
 from lit_cvit.stream.stage_callback import StageCallback
@@ -62,3 +62,25 @@ def step_gradients(
     fit(root, method, data, callbacks=[seen])
     assert len(seen.steps) == 3
     return method, seen.steps
+
+
+def stages_of(
+    folder: Path, root: Path, family: type[ContinualMethod]
+) -> tuple[ContinualMethod, list[dict[str, torch.Tensor]]]:
+    """A fit of two stages with weight decay, and a copy of all tensors after each."""
+    after: list[dict[str, torch.Tensor]] = []
+
+    class Recording(StageCallback):
+        def on_stage_end(self, trainer: Any, method: ContinualMethod, stage: Any) -> None:
+            after.append(snapshot(method))
+
+    method = small_method(folder, family, decay=0.5)
+    fit(root, method, quick_data(), callbacks=[Recording()])
+    return method, after
+
+
+def require_old_blocks(method: ContinualMethod, after: list[dict[str, torch.Tensor]]) -> None:
+    """Each stage has left a block of full rank, and the first is bit for bit what its stage left."""
+    assert [bank.ranks for bank in method.banks.values()] == [(32, 32)] * len(method.banks)
+    assert after[0]
+    assert all(torch.equal(after[1][name], tensor) for name, tensor in after[0].items())

@@ -242,7 +242,11 @@ class LoRABank(nn.Module):
         if not self.num_blocks or (context is not None and context.bypass):
             return y
         # The sum is formed in the wider type and rounded once.
-        return (y + self.delta(x)).to(y.dtype)
+        return self.combined(y, x).to(y.dtype)
+
+    def combined(self, y: Tensor, x: Tensor) -> Tensor:
+        """The base layer's output y with what the blocks add; a bank of another rule overrides this."""
+        return y + self.delta(x)
 
     def delta(self, x: Tensor) -> Tensor:
         """What the blocks add to the base layer's output, under the active context."""

@@ -64,27 +64,18 @@ class DoRABank(LoRABank):
         super().release()
         self._held_scale = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the base layer once, add the block, and scale the outputs.
-
-        Args:
-            x: (rows, positions, in), or (rows, in) where the rows are flattened patches.
-
-        Returns:
-            The output, shaped as the base layer's and of its dtype.
+    def combined(self, y: Tensor, x: Tensor) -> Tensor:
+        """The base layer's output y with what the block adds, scaled; the bias stays as it is.
 
         Raises:
             ValueError: the context gives the bank a gate.
         """
-        y = self.base(x)
         context = active()
-        if not self.num_blocks or (context is not None and context.bypass):
-            return y
         if context is not None and context.gate_for(self.name) is not None:
             raise ValueError(f"bank {self.name!r} has one norm for all samples and takes no gate")
         bias = self.bias
         product = self._scale() * ((y if bias is None else y - bias) + self.delta(x))
-        return (product if bias is None else product + bias).to(y.dtype)
+        return product if bias is None else product + bias
 
 
 def unpacked_weight(layer: nn.Linear) -> Tensor:

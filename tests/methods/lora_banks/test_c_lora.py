@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from penalty_kit import MICRO, Gradients, step_gradients
+from penalty_kit import MICRO, Gradients, require_old_blocks, stages_of, step_gradients
 from sizes_kit import LargestTensor
-from stream_kit import fit, log_rows, quick_data, small_method, snapshot
+from stream_kit import fit, log_rows, quick_data, small_method
 from torch import nn
 
 from lit_cvit.adapters import LoRABank
@@ -114,16 +114,8 @@ def test_a_larger_weight_makes_the_interference_smaller_and_is_logged(
 
 
 def test_old_blocks_stay_and_the_sum_of_all_answers(llava_folder: Path, tmp_path: Path) -> None:
-    after: list[dict[str, torch.Tensor]] = []
-
-    class Recording(CLoRA):
-        def end_stage(self, stage: object) -> None:
-            after.append(snapshot(self))
-
-    method = small_method(llava_folder, Recording, decay=0.5)
-    fit(tmp_path, method, quick_data(), callbacks=[])
-    assert [bank.ranks for bank in method.banks.values()] == [(32, 32)] * len(method.banks)
-    assert all(torch.equal(after[1][name], tensor) for name, tensor in after[0].items())
+    method, after = stages_of(llava_folder, tmp_path, CLoRA)
+    require_old_blocks(method, after)
     assert {name.rsplit(".", 1)[1] for name in after[1]} == {"A", "B"}, "nothing but factors is stored"
     bank = method.banks["decoder.0.mlp.up_proj"]
     x = torch.randn(2, 3, bank.in_features, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from penalty_kit import MICRO, step_gradients
+from penalty_kit import MICRO, require_old_blocks, stages_of, step_gradients
 from prog_kit import mixed_batch
-from stream_kit import fit, log_rows, quick_data, small_method, snapshot
+from stream_kit import fit, log_rows, quick_data, small_method
 from torch import nn
 
 from lit_cvit.adapters import LoRABank, LoRABlock, RoutingContext, routing
@@ -122,16 +122,8 @@ def test_a_larger_weight_makes_what_it_weighs_smaller(
 
 
 def test_old_blocks_stay_and_new_ones_are_added(llava_folder: Path, tmp_path: Path) -> None:
-    after: list[dict[str, torch.Tensor]] = []
-
-    class Recording(OLoRA):
-        def end_stage(self, stage: object) -> None:
-            after.append(snapshot(self))
-
-    method = small_method(llava_folder, Recording, decay=0.5)
-    fit(tmp_path, method, quick_data(), callbacks=[])
-    assert [bank.ranks for bank in method.banks.values()] == [(32, 32)] * len(method.banks)
-    assert all(torch.equal(after[1][name], tensor) for name, tensor in after[0].items())
+    method, after = stages_of(llava_folder, tmp_path, OLoRA)
+    require_old_blocks(method, after)
 
 
 @pytest.mark.parametrize(("trained_with", "gate"), [("sum", None), ("own", [0.0, 1.0])])
