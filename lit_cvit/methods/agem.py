@@ -1,4 +1,4 @@
-"""AGEM: one LoRA trained on through all tasks, never against the gradient of a memory of the earlier ones.
+"""AGEM: what trains goes on through all tasks, never against the gradient of a memory of the earlier ones.
 
 Source: Efficient Lifelong Learning with A-GEM (Chaudhry et al., ICLR 2019, arXiv 1812.00420, Sec. 4, Eq. 11);
 a baseline of CITB and of LCIA's Table 8. Where the gradient g of an optimizer step and the gradient r of the
@@ -24,7 +24,7 @@ Readings and deviations:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ from lit_cvit.utils.distributed import summed
 
 
 class AGEM(ContinualMethod):
-    """One block per adapted layer, trained stage after stage; needs `callbacks.Replay` with `form: gradient`.
+    """One block per adapted layer, or with `train: full` all weights; needs `Replay` with `form: gradient`.
 
     Args:
         backbone: The pre-trained model.
@@ -47,6 +47,8 @@ class AGEM(ContinualMethod):
             for each of this rank's micro-batches of them; their sum over micro-batches and ranks is the mean
             token loss. `Replay` gives it, from the second stage on.
     """
+
+    train_modes: ClassVar[tuple[str, ...]] = ("adapters", "full")
 
     def __init__(self, backbone: Backbone, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)

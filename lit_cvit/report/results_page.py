@@ -6,14 +6,14 @@
 What stands between the two lines is replaced. Keys of a marker, of which `sweep` and `table` are required:
 
 * `sweep`: name of the sweep, a folder of results.
-* `table`: `metrics`, `tasks` (scores by task), `downstream`, `cost`, or one of `results_claims.py`: `ranks`,
-  `order` or `kept`.
+* `table`: `metrics`, `tasks` (scores by task), `downstream`, one of `results_costs.py`: `cost` or `efficiency`,
+  or of `results_claims.py`: `ranks`, `order` or `kept`.
 * `cells`: groups of cells (names without the seed), as a list, or as a mapping to what the table calls them;
   by default all, in the order of their names. A group whose cells are not measured yet has no row.
 * `columns` (of `metrics`): names of metrics, likewise; by default AP, MAP, BWT and MIF.
 * `at` (of `tasks`): `own`, right after a task's own stage, or `end`, after the last stage (the default).
 * `captions`: `content` counts captions by exact content, in percent like all other tasks.
-* `published` (of the last three): name of a table in `published.json`.
+* `published` (of the claims): name of a table in `published.json`.
 * `over` (of `kept`), `measure` (of `order`: `average` or `downstream`): see there.
 
 A value is the mean over seeds and, from two on, the standard deviation.
@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_cvit.report import results_claims
+from lit_cvit.report import results_claims, results_costs
 from lit_cvit.report.results import Groups, Result, Value, over_seeds, read_results
 from lit_cvit.report.summary import run_summary
 from lit_cvit.report.tables import Cell, Table, markdown
@@ -82,7 +82,8 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
         "metrics": _metrics,
         "tasks": _tasks,
         "downstream": _downstream,
-        "cost": _cost,
+        "cost": results_costs.cost,
+        "efficiency": results_costs.efficiency,
         "ranks": results_claims.ranks,
         "order": results_claims.order,
         "kept": results_claims.kept,
@@ -179,18 +180,3 @@ def _downstream(groups: Groups, spec: Mapping[str, Any]) -> str:
         for task in runs[0].downstream.tasks
     ]
     return markdown(Table(("", "task", "seeds", "score", "MIF"), tuple(rows)))
-
-
-def _cost(groups: Groups, spec: Mapping[str, Any]) -> str:
-    runs = [run for each in groups.values() for run in each]
-    total = {
-        activity: sum(stage["seconds"].get(activity, 0.0) for run in runs for stage in run.stages)
-        for activity in ("train", "evaluate")
-    }
-    threads = sorted({run.run["machine"]["num_threads"] for run in runs})
-    memory = [peak for run in runs if (peak := run.measured["peak_memory"]) is not None]
-    most = f"; at most {max(memory) / 2**30:.1f} GiB of main memory" if memory else ""
-    return (
-        f"{len(runs)} runs with {', '.join(map(str, threads))} thread(s) each: {total['train'] / 60:.0f} "
-        f"minutes of training and {total['evaluate'] / 60:.0f} minutes of evaluation{most}.\n"
-    )

@@ -111,8 +111,13 @@ class WatchingTurned(Watching, TurnedAGEM):
 FAMILIES = (Watching, WatchingTurned)
 
 
-def watched(root: Path, folder: Path, family: type[Watching], **data: Any) -> tuple[Any, list[Any]]:
-    method = small_method(folder, family)
+WHOLE = {"train": "full", "rate": 1e-3}
+
+
+def watched(
+    root: Path, folder: Path, family: type[Watching], settings: dict[str, Any] | None = None, **data: Any
+) -> tuple[Any, list[Any]]:
+    method = small_method(folder, family, **(settings or {}))
     callbacks = [Replay(form="gradient", amount=AMOUNT)]
     run = fit(root, method, quick_data(**data), callbacks=callbacks).run
     return method, log_rows(run)
@@ -122,11 +127,16 @@ PARTS = {"batch_size": 1, "global_batch_size": QUICK}
 
 
 @pytest.mark.parametrize("data", [{}, PARTS], ids=["whole", "accumulated"])
+@pytest.mark.parametrize("settings", [{}, WHOLE], ids=["adapters", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_accumulated_gradient_is_projected_on_that_of_the_steps_memory_rows(
-    llava_folder: Path, tmp_path: Path, family: type[Watching], data: dict[str, int]
+    llava_folder: Path,
+    tmp_path: Path,
+    family: type[Watching],
+    settings: dict[str, Any],
+    data: dict[str, int],
 ) -> None:
-    method, rows = watched(tmp_path, llava_folder, family, **data)
+    method, rows = watched(tmp_path, llava_folder, family, settings, **data)
     assert ["agem/conflict" in row for row in rows] == [False, False, True, True]
     for number, (before, memory, after) in enumerate(method.steps):
         g, got = as_vector(before.values()), as_vector(after.values())

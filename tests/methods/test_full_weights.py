@@ -14,6 +14,7 @@ from lit_cvit.adapters import routing
 from lit_cvit.backbones import Llava
 from lit_cvit.memory_plan import advice, plan_memory
 from lit_cvit.methods import (
+    AGEM,
     EWC,
     EWCTIR,
     L2,
@@ -153,7 +154,7 @@ def test_a_method_that_needs_adapters_refuses_it(llava_folder: Path, family: typ
         full(llava_folder, family)
 
 
-@pytest.mark.parametrize("family", [SeqLoRA, Multitask, L2, EWC, EWCTIR])
+@pytest.mark.parametrize("family", [SeqLoRA, Multitask, L2, EWC, EWCTIR, AGEM])
 def test_a_method_that_needs_none_takes_it(llava_folder: Path, family: type[ContinualMethod]) -> None:
     assert full(llava_folder, family).adapted_groups == ()
 

@@ -72,6 +72,12 @@ ROWS = {
     "seq_ft": Row("SeqLoRA", {"train": "full", **SLOW}, quantised=False),
     "l2_full": Row("L2", {"train": "full", "projector": "frozen", "strength": 0.5, **SLOW}, quantised=False),
     "ewc_full": Row("EWC", {"train": "full", "strength": 3e3, "fisher_samples": 6, **SLOW}, quantised=False),
+    "agem_full": Row(
+        "AGEM",
+        {"train": "full", **SLOW},
+        callbacks=[{"class_path": "Replay", "init_args": {"form": "gradient"}}],
+        quantised=False,
+    ),
     "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}], int8=False),
     "smolora": Row("SMoLoRA"),
     # Its instance means count padding, as the published code's do.

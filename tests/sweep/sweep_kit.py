@@ -40,7 +40,12 @@ def small_result(group: str, seed: int, *, own: float = 80.0, end: float = 40.0)
         run={"method": group, "config_digest": "00", "machine": {"num_threads": 1}},
         config={"seed_everything": seed},
         stages=[
-            {"stage": stage, "task": task, "seconds": {"train": 60.0, "evaluate": 30.0}, "facts": {}}
+            {
+                "stage": stage,
+                "task": task,
+                "seconds": {"train": 60.0, "evaluate": 30.0},
+                "facts": {"parameters": {"trainable": 2000, "stored": 2000 * stage, "backbone": 10**6}},
+            }
             for stage, task in enumerate(matrix.stages, start=1)
         ],
         matrix=matrix,

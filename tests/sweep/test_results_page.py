@@ -10,6 +10,7 @@ from sweep_kit import small_result
 
 from lit_cvit.report import run_summary
 from lit_cvit.report.results import read_result, write_result
+from lit_cvit.report.results_headers import render_header
 from lit_cvit.report.results_page import render, with_content
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,25 @@ def test_downstream_and_cost_have_tables_of_their_own(results: Path) -> None:
     )
 
 
+def test_the_efficiency_table_has_parameters_seconds_and_memory_of_every_row(results: Path) -> None:
+    found = generated(results, '{"sweep": "study", "table": "efficiency", "cells": ["B"]}')
+    assert found.splitlines()[-1] == "| B | 1 | 2.0 | 4.0 | 4.0 | 120.0 | 60.0 | 1024.0 |"
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("A", "AP 37.5 \u00b1 3.5, BWT -40.0 \u00b1 0.0, MIF 80.0 \u00b1 0.0 (2 seeds)."),
+        ("B", "AP 45.0, BWT -20.0, MIF 80.0 (1 seed)."),
+        ("C", "not measured yet."),
+    ],
+)
+def test_a_configuration_says_what_to_expect(results: Path, group: str, expected: str) -> None:
+    header = "# A title.\n# Expect on x-mini (results/study, {}): {}\nmodel:\n"
+    found = render_header(header.format(group, "AP 1.0 (1 seed)."), results)
+    assert found == header.format(group, expected)
+
+
 def test_what_is_not_measured_yet_is_named(results: Path) -> None:
     assert "not measured yet" in generated(results, '{"sweep": "other", "table": "cost"}')
     assert "not measured yet" in generated(results, '{"sweep": "study", "table": "cost", "cells": ["C"]}')
@@ -111,9 +131,9 @@ def test_a_wrong_marker_is_refused(results: Path, spec: str, words: str) -> None
 
 def test_the_committed_pages_are_what_the_committed_results_generate() -> None:
     command = runpy.run_path(str(ROOT / "examples" / "results" / "page.py"))
-    for path in command["PAGES"]:
+    for path, generated in (command["PAGES"] | command["HEADERS"]).items():
         page = path.read_text(encoding="utf-8")
-        assert render(page, command["RESULTS"]) == page, "run `python examples/results/page.py`"
+        assert generated(page, command["RESULTS"]) == page, "run `python examples/results/page.py`"
 
 
 def test_metrics_of_committed_results_are_those_of_their_matrices() -> None:
