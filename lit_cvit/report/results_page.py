@@ -6,8 +6,8 @@
 What stands between the two lines is replaced. Keys of a marker, of which `sweep` and `table` are required:
 
 * `sweep`: name of the sweep, a folder of results.
-* `table`: `metrics`, `tasks` (scores by task), `downstream`, one of `results_costs.py`: `cost` or `efficiency`,
-  or of `results_claims.py`: `ranks`, `order` or `kept`.
+* `table`: `metrics`, `tasks` (scores by task), `downstream`, `cost` and `efficiency`
+  (`results_costs.py`), `ranks`, `order` and `kept` (`results_claims.py`).
 * `cells`: groups of cells (names without the seed), as a list, or as a mapping to what the table calls them;
   by default all, in the order of their names. A group whose cells are not measured yet has no row.
 * `columns` (of `metrics`): names of metrics, likewise; by default AP, MAP, BWT and MIF.
