@@ -1,11 +1,11 @@
-"""Every shipped configuration learns each of the three streams, and goes on after a kill as if there had been none."""
+"""Every shipped configuration learns each of the three streams, and a killed run ends as a whole one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from stream_kit import Killed, KillAt, log_rows, state_files
+from stream_kit import KillAt, Killed, log_rows, state_files
 
 from lit_cvit.cli.shipped import CONFIGS
 from lit_cvit.cli.stream_cli import StreamCLI
