@@ -100,6 +100,11 @@ Value = Callable[[Result], float | None]
 """What is read off a result; None where it has no such value."""
 
 
+def summary_metric(name: str) -> Value:
+    """A summary metric of the matrix; None where it is not defined."""
+    return lambda result: run_summary(result.matrix).get(name)
+
+
 def over_seeds(results: Sequence[Result], value: Value) -> str:
     """Mean and standard deviation over seeds; empty where a run lacks the value."""
     return spread([value(result) for result in sorted(results, key=lambda each: each.seed)])

@@ -13,8 +13,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 from lit_cvit.metrics.rank_correlation import rank_correlation
-from lit_cvit.report.results import Groups, Result, over_seeds
-from lit_cvit.report.summary import run_summary
+from lit_cvit.report.results import Groups, Result, over_seeds, summary_metric
 from lit_cvit.report.tables import Cell, Table, markdown
 from lit_cvit.utils.suggest import unknown
 
@@ -90,9 +89,8 @@ def _mean_score(runs: Sequence[Result], task: str, *, own: bool = False) -> floa
     return statistics.fmean(scores)
 
 
-def average(result: Result) -> float | None:
-    """The final average over tasks, in percent."""
-    return run_summary(result.matrix).get("AP")
+average = summary_metric("AP")
+"""The final average over tasks, in percent."""
 
 
 def _downstream(result: Result) -> float | None:

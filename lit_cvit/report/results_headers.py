@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lit_cvit.report.results import Value, over_seeds, read_results
-from lit_cvit.report.results_page import with_content
-from lit_cvit.report.summary import run_summary
+from lit_cvit.report.results import over_seeds, read_results, summary_metric
+from lit_cvit.report.results_page import counted
 
 _LINE = re.compile(
     r"^(# Expect on [\w-]+ \(results/(?P<sweep>[\w-]+), (?P<group>[\w-]+)\):).*$", re.MULTILINE
@@ -34,13 +33,10 @@ def render_header(text: str, results: Path) -> str:
 
 
 def _expected(folder: Path, group: str) -> str:
-    runs = [run for run in read_results(folder) if run.group == group]
+    runs = [counted(run, "content") for run in read_results(folder) if run.group == group]
     if not runs:
         return "not measured yet."
 
-    def metric(name: str) -> Value:
-        return lambda run: run_summary(with_content(run.matrix)).get(name)
-
-    shown = {name: over_seeds(runs, metric(name)) for name in _METRICS}
+    shown = {name: over_seeds(runs, summary_metric(name)) for name in _METRICS}
     words = ", ".join(f"{name} {value}" for name, value in shown.items() if value)
     return f"{words} ({len(runs)} seed{'s' * (len(runs) > 1)})."

@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cvit.report import results_claims, results_costs
-from lit_cvit.report.results import Groups, Result, Value, over_seeds, read_results
-from lit_cvit.report.summary import run_summary
+from lit_cvit.report.results import Groups, Result, Value, over_seeds, read_results, summary_metric
 from lit_cvit.report.tables import Cell, Table, markdown
 from lit_cvit.run import ScoreMatrix
 from lit_cvit.utils.suggest import unknown
@@ -92,7 +91,7 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
         raise ValueError(f"results: {unknown('table', spec['table'], tables)}")
     groups: Groups = {}
     for result in read_results(results / spec["sweep"]):
-        groups.setdefault(result.group, []).append(_counted(result, spec.get("captions", "")))
+        groups.setdefault(result.group, []).append(counted(result, spec.get("captions", "")))
     names = _named(spec.get("cells", sorted(groups)))
     chosen = {shown: groups[name] for name, shown in names.items() if name in groups}
     if not chosen:
@@ -118,7 +117,12 @@ def with_content(matrix: ScoreMatrix) -> ScoreMatrix:
     return replace(matrix, captions=(), scores=rows)
 
 
-def _counted(result: Result, captions: str) -> Result:
+def counted(result: Result, captions: str) -> Result:
+    """Results with their captions counted as a marker says: by exact `content`, or as they are (empty).
+
+    Raises:
+        ValueError: `captions` is something else, or content was not scored.
+    """
     if captions not in ("", "content"):
         raise ValueError(f"results: {unknown('kind of captions', captions, ['content'])}")
     if not captions:
@@ -132,12 +136,8 @@ def _named(names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
 
 def _metrics(groups: Groups, spec: Mapping[str, Any]) -> str:
     columns = _named(spec.get("columns", _COLUMNS))
-
-    def metric(name: str) -> Value:
-        return lambda result: run_summary(result.matrix).get(name)
-
     rows: list[tuple[Cell, ...]] = [
-        (shown, len(runs), *(over_seeds(runs, metric(name)) for name in columns))
+        (shown, len(runs), *(over_seeds(runs, summary_metric(name)) for name in columns))
         for shown, runs in groups.items()
     ]
     return markdown(Table(("", "seeds", *columns.values()), tuple(rows)))
