@@ -89,8 +89,12 @@ def test_downstream_and_cost_have_tables_of_their_own(results: Path) -> None:
 
 
 def test_the_efficiency_table_has_parameters_seconds_and_memory_of_every_row(results: Path) -> None:
-    found = generated(results, '{"sweep": "study", "table": "efficiency", "cells": ["B"]}')
-    assert found.splitlines()[-1] == "| B | 1 | 2.0 | 4.0 | 4.0 | 120.0 | 60.0 | 1024.0 |"
+    merged = small_result("B", 0)
+    merged.stages[-1]["facts"]["parameters"]["loaded"] = 3000
+    write_result(results / "merging" / "B-0.json", merged)
+    for sweep, at_test in (("study", "4.0"), ("merging", "3.0")):
+        found = generated(results, f'{{"sweep": "{sweep}", "table": "efficiency", "cells": ["B"]}}')
+        assert found.splitlines()[-1] == f"| B | 1 | 2.0 | 4.0 | {at_test} | 120.0 | 60.0 | 1024.0 |"
 
 
 @pytest.mark.parametrize(
