@@ -22,12 +22,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lit_cvit.cli.arguments import CONFIG_OPTIONS, options
 from lit_cvit.cli.errors import CleanExit
+from lit_cvit.cli.isolated import Isolated
 from lit_cvit.cli.packages import missing_package
 from lit_cvit.cli.parse_errors import explain
 from lit_cvit.cli.shipped import find_config, read_config
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import ContinualMethod
-from lit_cvit.run import OF_THE_MACHINE, config_digest
+from lit_cvit.run import OF_THE_MACHINE, config_digest, usual_name
 from lit_cvit.stream.trainer import ContinualTrainer
 
 
@@ -163,6 +164,21 @@ class StreamCLI(LightningCLI):
         trainer.config_text = yaml.safe_dump(config, sort_keys=False)
         trainer.config_digest = config_digest(config, ignore=OF_THE_MACHINE)
         return trainer
+
+    def before_fit(self) -> None:
+        """Lightning calls it before the run.
+
+        Raises:
+            Isolated: there is to be a run for every task instead.
+        """
+        trainer, data = self.trainer, self.datamodule
+        assert isinstance(data, ContinualDataModule)
+        assert isinstance(trainer, ContinualTrainer)
+        if data.isolated:
+            name = (
+                trainer.run_name or f"{usual_name(type(self.model).__name__, data.benchmark.name)}-isolated"
+            )
+            raise Isolated([task.name for task in data.stream], name)
 
     def resolved_config(self) -> dict[str, Any]:
         """The whole configuration as plain values, without what names one run of it."""

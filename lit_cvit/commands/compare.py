@@ -28,6 +28,14 @@ def run(argv: Sequence[str]) -> int:
         metavar="PATH",
         help="run folders, or results of a sweep: JSON files or their folder; the first is the reference",
     )
+    parser.add_argument(
+        "--isolated",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        default=[],
+        help="runs of each task alone (`fit --data.isolated true`), or their results: gives ProgLoRA's FWT",
+    )
     parser.add_argument("--out", type=Path, default=None, help="folder for compare.md and compare.csv")
     chosen = parser.parse_args(argv)
 
@@ -37,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
     from lit_cvit.report.compare import compare
     from lit_cvit.run import Writer
 
-    comparison = compare(chosen.paths)
+    comparison = compare(chosen.paths, chosen.isolated)
     console = Console(highlight=False, soft_wrap=True)
     for line in compare_tables.heading(comparison):
         console.print(line, markup=False)

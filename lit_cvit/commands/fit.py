@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 def run(argv: Sequence[str]) -> int:
     """Run the verb; options are those of the classes in the configuration."""
+    from lit_cvit.cli.isolated import Isolated, fit_each
     from lit_cvit.cli.stream_cli import StreamCLI
 
-    StreamCLI(argv)
+    try:
+        StreamCLI(argv)
+    except Isolated as asked:
+        return fit_each(argv, asked)
     return 0

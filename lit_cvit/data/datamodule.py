@@ -48,6 +48,8 @@ class ContinualDataModule(L.LightningDataModule):
         eval_batch_size: Samples decoded at once.
         epochs: Passes over a task's training data in its stage.
         num_workers: Loader processes; 0 loads in the main process.
+        isolated: Whether each task is learned by itself, from the pre-trained model, in a run of its own: the
+            command line makes one run after the other.
 
     Attributes:
         measured: Lengths of test samples that are known already.
@@ -65,6 +67,7 @@ class ContinualDataModule(L.LightningDataModule):
         eval_batch_size: int = 64,
         epochs: int = 1,
         num_workers: int = 0,
+        isolated: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -83,6 +86,7 @@ class ContinualDataModule(L.LightningDataModule):
             log.warning("data.order has no effect beside data.tasks, which is an order itself")
         self.batch_size, self.global_batch_size = batch_size, global_batch_size
         self.eval_batch_size, self.epochs, self.num_workers = eval_batch_size, epochs, num_workers
+        self.isolated = isolated
         self.measured = Measured()
         self._encoder: Encoder | None = None
         self._answer_tokens: AnswerTokens | None = None

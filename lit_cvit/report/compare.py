@@ -20,9 +20,11 @@ from lit_cvit.report.compare_refusals import (
     require_comparable,
     require_finished,
     require_same_samples,
+    require_same_test,
 )
+from lit_cvit.report.isolated import FWT, isolated_runs, isolated_scores
 from lit_cvit.report.summary import headline, run_summary
-from lit_cvit.utils.wording import counted
+from lit_cvit.utils.wording import counted, listed
 
 AP, MIF = "AP", "MIF"
 DIFFERENCES = (AP, AP + WITHOUT_CAPTIONS, MIF)
@@ -78,14 +80,16 @@ class Comparison:
         return self.rows[0].group.runs[0]
 
 
-def compare(paths: Sequence[Path]) -> Comparison:
+def compare(paths: Sequence[Path], isolated: Sequence[Path] = ()) -> Comparison:
     """Compare runs that were asked and scored alike.
 
     Args:
         paths: Run folders, results of a sweep, or folders of them; groups keep this order.
+        isolated: Runs of single tasks alone, of which those that belong to a run give its forward transfer.
 
     Raises:
-        ValueError: a path cannot be read, or a run cannot be compared with one before it; says why.
+        ValueError: a path cannot be read, a run cannot be compared with one before it, or an isolated run
+            belongs to none of the runs; says why.
     """
     runs = read_compared(paths)
     for run in runs:
@@ -97,12 +101,33 @@ def compare(paths: Sequence[Path]) -> Comparison:
     groups = groups_of(runs)
     answered = {run.source: final_answers(run) for run in runs}
     require_same_samples(runs, answered)
-    first, *others = (_row(group, runs[0].matrix.tasks) for group in groups)
+    alone = _isolated(runs, isolated)
+    first, *others = (_row(group, runs[0].matrix.tasks, alone) for group in groups)
     return Comparison((first, *(_held_against(first, row, answered) for row in others)))
 
 
-def _row(group: Group, tasks: Sequence[str]) -> Row:
-    summaries = [headline(run_summary(run.matrix)) for run in group.runs]
+def _isolated(runs: Sequence[Compared], paths: Sequence[Path]) -> dict[str, list[float]]:
+    """Scores of isolated runs, by the source of the run that they belong to."""
+    alone, scores, used = read_compared(paths), {}, set()
+    for run in runs:
+        found = isolated_runs(run, alone)
+        for each in found.values():
+            require_same_test(each, run)
+        if found:
+            scores[run.source] = isolated_scores(run, found)
+            used |= {each.source for each in found.values()}
+    unused = [each.source for each in alone if each.source not in used]
+    if unused:
+        raise ValueError(
+            f"--isolated: {listed(unused)} belongs to none of the runs: it has to be of one of their tasks "
+            "alone, with the seed and the configuration of one of them"
+        )
+    return scores
+
+
+def _row(group: Group, tasks: Sequence[str], isolated: Mapping[str, Sequence[float]]) -> Row:
+    wholes = [run_summary(run.matrix, isolated=isolated.get(run.source)) for run in group.runs]
+    summaries = [{name: each[name] for name in (*headline(each), FWT) if name in each} for each in wholes]
     metrics = {name: [each.get(name, math.nan) for each in summaries] for name in summaries[0]}
     metrics = {name: values for name, values in metrics.items() if all(map(math.isfinite, values))}
     return Row(group, metrics, {task: [_final(run, task) for run in group.runs] for task in tasks})

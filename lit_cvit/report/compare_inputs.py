@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Compared:
         group: What runs that differ in their seed alone have in common, and no other has.
         record: The run's record; that of results has no stages.
         matrix: Scores by stage and task.
+        config: The resolved configuration; empty for a run that was started from Python.
         run: The run folder, which holds predictions; None for results.
         sweep_group: Name of the group in its sweep; empty for a run folder.
     """
@@ -41,6 +42,7 @@ class Compared:
     group: str
     record: RunRecord
     matrix: ScoreMatrix
+    config: Mapping[str, Any]
     run: RunFolder | None = None
     sweep_group: str = ""
 
@@ -129,6 +131,7 @@ def _of_result(path: Path, result: Result) -> Compared:
         group=f"results of {result.sweep}: {result.group}",
         record=RunRecord.from_json(plain, source=path),
         matrix=result.matrix,
+        config=result.config,
         sweep_group=result.group,
     )
 
@@ -136,7 +139,8 @@ def _of_result(path: Path, result: Result) -> Compared:
 def _of_run(path: Path) -> Compared:
     run = RunFolder.open(path)
     name = path.resolve().name
-    return Compared(str(path), name, f"run of {_configuration(run)}", run.record, run.matrix(), run)
+    config = migrate_config(found, schema=run.record.schema) if (found := mapping_in(run.config_path)) else {}
+    return Compared(str(path), name, f"run of {_configuration(run)}", run.record, run.matrix(), config, run)
 
 
 def _configuration(run: RunFolder) -> str:

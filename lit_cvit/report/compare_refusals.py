@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,20 @@ def require_comparable(run: Compared, first: Compared) -> None:
         reasons.append(f"its benchmark is {mine.benchmark}, not {theirs.benchmark}")
     if set(run.matrix.tasks) != set(first.matrix.tasks):
         reasons.append(f"its tasks are {', '.join(run.matrix.tasks)}, not {', '.join(first.matrix.tasks)}")
-    found = changes(_tested_under(theirs), _tested_under(mine))
+    tasks = set(mine.stream) & set(theirs.stream)
+    found = changes(_tested_under(theirs, tasks), _tested_under(mine, tasks))
     _refuse(run, first, [*reasons, *map(_in_words, found)])
+
+
+def require_same_test(alone: Compared, run: Compared) -> None:
+    """Refuse an isolated run whose task was tested on other data, or scored in another way, than in a run.
+
+    Raises:
+        ValueError: it was; names both runs and what differs with both values.
+    """
+    tasks = set(alone.matrix.stages)
+    found = changes(_tested_under(run.record, tasks), _tested_under(alone.record, tasks))
+    _refuse(alone, run, [*map(_in_words, found)])
 
 
 def require_same_samples(runs: Sequence[Compared], answered: Mapping[str, Predictions]) -> None:
@@ -123,9 +135,9 @@ def final_answers(run: Compared) -> Predictions:
     return found
 
 
-def _tested_under(record: RunRecord) -> Conditions:
-    """The conditions of the tests of a run's stream; what it was trained with may differ."""
-    whole, tasks = record.conditions, set(record.stream)
+def _tested_under(record: RunRecord, tasks: Collection[str]) -> Conditions:
+    """The conditions of the tests of some tasks; what was trained with may differ."""
+    whole = record.conditions
     return Conditions(
         versions=whole.versions,
         data={name: digest for name, digest in whole.data.items() if name in tasks},

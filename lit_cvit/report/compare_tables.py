@@ -7,6 +7,7 @@ import statistics
 from lit_cvit.metrics.continual import WITHOUT_CAPTIONS
 from lit_cvit.report.bootstrap import NUM_RESAMPLES
 from lit_cvit.report.compare import DIFFERENCES, Comparison, Difference, Row
+from lit_cvit.report.isolated import FWT
 from lit_cvit.report.summary import HEADLINE
 from lit_cvit.report.tables import CAPTION_MARK, Cell, Table, csv_text, markdown, spread
 from lit_cvit.report.write import MINIATURE
@@ -92,8 +93,8 @@ def _numbers(row: Row, names: list[str], tasks: tuple[str, ...], compared: list[
 
 
 def _metrics(comparison: Comparison) -> list[str]:
-    """The metrics that some group has; joint training has no MAP and BWT."""
-    order = [name + ending for ending in ("", WITHOUT_CAPTIONS) for name in HEADLINE]
+    """The metrics that some group has; joint training has no MAP and BWT, FWT needs isolated runs."""
+    order = [*(name + ending for ending in ("", WITHOUT_CAPTIONS) for name in HEADLINE), FWT]
     return [name for name in order if any(name in row.metrics for row in comparison.rows)]
 
 

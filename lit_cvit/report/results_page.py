@@ -10,7 +10,8 @@ What stands between the two lines is replaced. Keys of a marker, of which `sweep
   (`results_costs.py`), `ranks`, `order` and `kept` (`results_claims.py`).
 * `cells`: groups of cells (names without the seed), as a list, or as a mapping to what the table calls them;
   by default all, in the order of their names. A group whose cells are not measured yet has no row.
-* `columns` (of `metrics`): names of metrics, likewise; by default AP, MAP, BWT and MIF.
+* `columns` (of `metrics`): names of metrics, likewise; by default AP, MAP, BWT and MIF. `ProgLoRA FWT` needs
+  cells of each task alone in the same sweep (`isolated.py`).
 * `at` (of `tasks`): `own`, right after a task's own stage, or `end`, after the last stage (the default).
 * `captions`: `content` counts captions by exact content, in percent like all other tasks.
 * `published` (of the claims): name of a table in `published.json`.
@@ -25,11 +26,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lit_cvit.report import results_claims, results_costs
+from lit_cvit.report.isolated import FWT, isolated_runs, isolated_scores
 from lit_cvit.report.results import Groups, Result, Value, over_seeds, read_results, summary_metric
+from lit_cvit.report.summary import run_summary
 from lit_cvit.report.tables import Cell, Table, markdown
 from lit_cvit.run import ScoreMatrix
 from lit_cvit.utils.suggest import unknown
@@ -77,8 +81,9 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
     Raises:
         ValueError: a key has an unknown value, or a file of results is not valid.
     """
+    groups: Groups = {}
     tables: dict[str, Callable[[Groups, Mapping[str, Any]], str]] = {
-        "metrics": _metrics,
+        "metrics": partial(_metrics, groups),
         "tasks": _tasks,
         "downstream": _downstream,
         "cost": results_costs.cost,
@@ -89,7 +94,6 @@ def block(spec: Mapping[str, Any], results: Path) -> str:
     }
     if spec["table"] not in tables:
         raise ValueError(f"results: {unknown('table', spec['table'], tables)}")
-    groups: Groups = {}
     for result in read_results(results / spec["sweep"]):
         groups.setdefault(result.group, []).append(counted(result, spec.get("captions", "")))
     names = _named(spec.get("cells", sorted(groups)))
@@ -134,10 +138,20 @@ def _named(names: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     return dict(names) if isinstance(names, Mapping) else {name: name for name in names}
 
 
-def _metrics(groups: Groups, spec: Mapping[str, Any]) -> str:
+def _metrics(everything: Groups, groups: Groups, spec: Mapping[str, Any]) -> str:
     columns = _named(spec.get("columns", _COLUMNS))
+    alone = [result for results in everything.values() for result in results]
+
+    def forward_transfer(result: Result) -> float | None:
+        found = isolated_runs(result, alone)
+        # Before all of them are measured there is none yet.
+        if not set(result.matrix.tasks) <= set(found):
+            return None
+        return run_summary(result.matrix, isolated=isolated_scores(result, found))[FWT]
+
+    values = {name: forward_transfer if name == FWT else summary_metric(name) for name in columns}
     rows: list[tuple[Cell, ...]] = [
-        (shown, len(runs), *(over_seeds(runs, summary_metric(name)) for name in columns))
+        (shown, len(runs), *(over_seeds(runs, value) for value in values.values()))
         for shown, runs in groups.items()
     ]
     return markdown(Table(("", "seeds", *columns.values()), tuple(rows)))

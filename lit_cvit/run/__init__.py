@@ -20,7 +20,7 @@ from lit_cvit.run.files import read_json, read_jsonl, read_tensors
 from lit_cvit.run.folder import RunFolder
 from lit_cvit.run.lock import LockLost, RunInUse, RunLock
 from lit_cvit.run.migration import SCHEMA_VERSION, migrate_config
-from lit_cvit.run.naming import file_name
+from lit_cvit.run.naming import file_name, usual_name
 from lit_cvit.run.newest import newest_record, newest_run, run_records
 from lit_cvit.run.record import RunRecord, StageRecord, Status
 from lit_cvit.run.scores import Cells, ScoreMatrix, StageScores, TaskScore
@@ -72,4 +72,5 @@ __all__ = [
     "tensors_digest",
     "unpack",
     "unused_gpu",
+    "usual_name",
 ]

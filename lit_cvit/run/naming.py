@@ -14,6 +14,11 @@ def file_name(name: str) -> str:
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def usual_name(method: str, benchmark: str) -> str:
+    """Name of a run's folder where none is given."""
+    return f"{method}-{benchmark}".lower()
+
+
 def new_folder(root: Path, name: str) -> Path:
     """Make a folder that did not exist: `name`, or `name-2`, `name-3` ..."""
     root.mkdir(parents=True, exist_ok=True)

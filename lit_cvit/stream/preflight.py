@@ -34,7 +34,14 @@ def check_data(method: ContinualMethod, data: ContinualDataModule, *, reports: b
 
     Raises:
         BenchmarkError: something is wrong; lists it.
+        ValueError: the tasks are to be learned in runs of their own.
     """
+    if data.isolated:
+        raise ValueError(
+            "data.isolated: a run learns its tasks one after the other. `python -m lit_cvit fit` makes a run "
+            "for each; from Python give ContinualDataModule(tasks=[...]) one task, in a sweep write "
+            f"grid: {{data.tasks: {[[task.name] for task in data.stream]}}}"
+        )
     found = data.check(encoder=method.backbone.encoder)
     warnings = [f"{report.task}: {warning}" for report in found for warning in report.warnings]
     for line in (unused_gpu(), tolerated(found), *warnings):

@@ -22,6 +22,7 @@ from lit_cvit.run import (
     migrate_config,
     newest_record,
     run_records,
+    usual_name,
 )
 from lit_cvit.utils.distributed import from_first, num_ranks, rank
 from lit_cvit.utils.wording import listed
@@ -67,7 +68,7 @@ def open_run(record: RunRecord, *, root: str, name: str | None, config_text: str
         ValueError: the run that would be resumed was made under other conditions, or by an earlier version,
             or another living process writes it.
     """
-    usual = f"{record.method}-{record.benchmark}".lower()
+    usual = usual_name(record.method, record.benchmark)
     if resume:
         newest = newest_record(root, record.config_digest, name=name)
         if newest is None or newest[1].schema < SCHEMA_VERSION:

@@ -45,9 +45,10 @@ def make_run(
     ids: Mapping[str, Sequence[str]] | None = None,
     references: str = "yes",
     predictions: bool = True,
+    learned: str = "all",
     **changes: Any,
 ) -> Path:
-    """A run folder of two stages, or of joint training.
+    """A run folder of two stages, or of one: joint training, or that of a single task.
 
     Args:
         root: Its parent.
@@ -61,6 +62,7 @@ def make_run(
         ids: Ids of samples, by default 0, 1 ...
         references: The reference of every sample.
         predictions: Whether predictions are stored.
+        learned: What the stage of a run of one stage has learned.
         changes: Changes to the record.
     """
     made = record(**changes)
@@ -68,23 +70,23 @@ def make_run(
     run = RunFolder.create(root, name, text, record=made)
     forms = in_form or {}
     for stage in range(1, (made.num_stages if trained is None else trained) + 1):
-        learned = made.stream[stage - 1] if made.num_stages > 1 else "all"
-        run.plan_stage(stage, learned, {})
+        task = made.stream[stage - 1] if made.num_stages > 1 else learned
+        run.plan_stage(stage, task, {})
         run.save_stage(stage, {"w": torch.ones(1)}, {})
         last = stage == made.num_stages
         of_task = dict(final) if last else {"QA": (own or {"QA": [1.0] * len(final["QA"])})["QA"]}
         tasks = {}
-        for task, scores in of_task.items():
-            form = forms.get(task, [1.0] * len(scores)) if last else [1.0] * len(scores)
+        for name, scores in of_task.items():
+            form = forms.get(name, [1.0] * len(scores)) if last else [1.0] * len(scores)
             mean = 100 * sum(scores) / len(scores)
-            whole = (percent or {}).get(task, mean) if last else mean
-            tasks[task] = TaskScore(score=whole, count=len(scores), mif=100 * sum(form) / len(form))
-            names = (ids or {}).get(task, [f"{task}-{number}" for number in range(len(scores))])
+            whole = (percent or {}).get(name, mean) if last else mean
+            tasks[name] = TaskScore(score=whole, count=len(scores), mif=100 * sum(form) / len(form))
+            names = (ids or {}).get(name, [f"{name}-{number}" for number in range(len(scores))])
             rows = [
                 {"id": sample, "references": [references], "score": score, "format_ok": bool(ok)}
                 for sample, score, ok in zip(names, scores, form, strict=True)
             ]
             if predictions:
-                run.write_predictions(stage, task, rows)
-        run.save_scores(StageScores(stage, learned, tasks))
+                run.write_predictions(stage, name, rows)
+        run.save_scores(StageScores(stage, task, tasks))
     return run.path
