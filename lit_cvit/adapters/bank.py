@@ -184,8 +184,12 @@ class LoRABank(nn.Module):
             nn.init.normal_(down, std=self.init_std, generator=generator)
         up = torch.zeros(self.out_features, rank)
         device = self.base.weight.device
-        self.blocks.append(self.make_block(down.to(device, dtype), up.to(device, dtype), trainable=trainable))
+        self.place(self.make_block(down.to(device, dtype), up.to(device, dtype), trainable=trainable))
         return self.num_blocks - 1
+
+    def place(self, block: LoRABlock) -> None:
+        """Put a new block behind the others; a bank that keeps fewer overrides this."""
+        self.blocks.append(block)
 
     def make_block(self, down: Tensor, up: Tensor, *, trainable: bool) -> LoRABlock:
         """The block of A (rank, in) and B (out, rank); a bank whose blocks hold more overrides this."""

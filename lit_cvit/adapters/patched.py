@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_cvit.adapters.bank import LoRABank
+from lit_cvit.adapters.bank import LoRABank, LoRABlock
 
 
 class Patch(nn.Module):
@@ -56,19 +56,11 @@ class PatchedBank(LoRABank):
         self.patch_size, self.patch_each = 0, False
         self.patches = nn.ModuleList()
 
-    def add_block(
-        self,
-        rank: int,
-        generator: torch.Generator,
-        *,
-        trainable: bool = True,
-        dtype: torch.dtype = torch.float32,
-    ) -> int:
+    def place(self, block: LoRABlock) -> None:
         """Put a new block in the place of the last one, and add the patch that it will leave."""
-        self.blocks = nn.ModuleList()
+        self.blocks = nn.ModuleList([block])
         if self.patch_each or not self.patches:
             self.patches.append(Patch(self.patch_size, self.base.weight.device))
-        return super().add_block(rank, generator, trainable=trainable, dtype=dtype)
 
     def patch(self, number: int) -> Patch:
         """One patch; negative numbers count from the last."""

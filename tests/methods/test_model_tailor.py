@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_cvit.adapters import PatchedBank
-from lit_cvit.methods import ModelTailor, SeqLoRA
-from lit_cvit.methods.model_tailor import method as method_module
+from lit_cvit.methods import ModelTailor, SeqLoRA, calibration
 from lit_cvit.methods.model_tailor import num_kept, tailor, tailored
 
 OUT, IN, COLUMNS, KEPT, OMEGA = 12, 21, 8, 0.25, 0.7
@@ -269,9 +268,9 @@ def test_the_hessian_is_that_of_the_inputs_and_ranks_sum_their_shares(
         x = torch.cat(seen).double()
         torch.testing.assert_close(whole.double(), 2 / 5 * x.T @ x, rtol=1e-4, atol=1e-6)
         parts = []
-        monkeypatch.setattr(method_module, "num_ranks", lambda: 2)
+        monkeypatch.setattr(calibration, "num_ranks", lambda: 2)
         for number in (0, 1):
-            monkeypatch.setattr(method_module, "rank", lambda own=number: own)
+            monkeypatch.setattr(calibration, "rank", lambda own=number: own)
             parts.append(method._hessians([bank], source)[bank.name])
     assert not torch.equal(parts[0], whole)
     torch.testing.assert_close(parts[0] + parts[1], whole, rtol=1e-4, atol=1e-6)

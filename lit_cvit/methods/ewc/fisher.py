@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lit_cvit.adapters import routing
 from lit_cvit.data.sampling import evenly_spaced
-from lit_cvit.data.tasks import Sample, SampleSource
+from lit_cvit.data.tasks import Batch, SampleSource
 from lit_cvit.methods.base import ContinualMethod
-from lit_cvit.utils.distributed import num_ranks, rank, summed
+from lit_cvit.methods.calibration import dealt_batches
+from lit_cvit.utils.distributed import summed
 
 
 def diagonal_fisher(
@@ -36,17 +37,15 @@ def diagonal_fisher(
         By canonical name of what trains, in float32 on the method's device.
     """
     rows = evenly_spaced(len(source), num_samples)
-    groups = [rows[start : start + group] for start in range(0, len(rows), group)]
     with method.between_stages():
         trained = method.adapters.trained()
         sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in trained.items()}
-        for chosen in groups[rank() :: num_ranks()]:
-            _add_squares(method, [source.sample(row) for row in chosen], list(sums.values()))
-        return {name: summed(value).div_(len(groups)) for name, value in sums.items()}
+        for _, batch in dealt_batches(method, source, rows, group=group):
+            _add_squares(method, batch, list(sums.values()))
+        return {name: summed(value).div_(-(-len(rows) // group)) for name, value in sums.items()}
 
 
-def _add_squares(method: ContinualMethod, samples: list[Sample], sums: list[Tensor]) -> None:
-    batch = method.backbone.encode(samples, with_answers=True).to(method.device)
+def _add_squares(method: ContinualMethod, batch: Batch, sums: list[Tensor]) -> None:
     with torch.enable_grad():
         with method.trainer.precision_plugin.forward_context(), routing(method.context(batch)):
             output = method.backbone.loss(batch)

@@ -42,8 +42,9 @@ from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import SampleSource
 from lit_cvit.methods.base import ContinualMethod, Plan
+from lit_cvit.methods.calibration import dealt_batches
 from lit_cvit.methods.model_tailor.tailor import Compensation, num_kept, tailored
-from lit_cvit.utils.distributed import num_ranks, rank, summed
+from lit_cvit.utils.distributed import summed
 from lit_cvit.utils.settings import AtLeastOne, FromZeroToOne, Range
 
 
@@ -145,8 +146,7 @@ class ModelTailor(ContinualMethod):
             bank.name: torch.zeros(bank.in_features, bank.in_features, device=self.device) for bank in banks
         }
         with _collected(banks, sums):
-            for row in rows[rank() :: num_ranks()]:
-                batch = self.backbone.encode([source.sample(row)], with_answers=True).to(self.device)
+            for _, batch in dealt_batches(self, source, rows):
                 with self.trainer.precision_plugin.forward_context(), routing(self.context(batch)):
                     self.backbone.loss(batch)
         return {name: summed(total).mul_(2 / len(rows)) for name, total in sums.items()}

@@ -29,8 +29,9 @@ from lit_cvit.data.sampling import evenly_spaced
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch, SampleSource
 from lit_cvit.methods.base import ContinualMethod, Plan
+from lit_cvit.methods.calibration import dealt_batches
 from lit_cvit.methods.pgp.subspace import extended, without
-from lit_cvit.utils.distributed import gathered, num_ranks, rank
+from lit_cvit.utils.distributed import gathered
 from lit_cvit.utils.settings import AtLeastOne
 
 Rows = dict[str, list[Tensor]]
@@ -129,9 +130,8 @@ class ProjectedMethod(ContinualMethod, ABC):
     def _inputs(self, source: SampleSource) -> dict[str, list[tuple[int, Tensor]]]:
         """Inputs by name, on the CPU, as pairs of a sample's number and (n, d); this rank's share."""
         found: dict[str, list[tuple[int, Tensor]]] = {name: [] for name in self.projected()}
-        numbers = evenly_spaced(len(source), self.feature_samples)
-        for number in numbers[rank() :: num_ranks()]:
-            batch = self.backbone.encode([source.sample(number)], with_answers=True).to(self.device)
+        chosen = evenly_spaced(len(source), self.feature_samples)
+        for number, batch in dealt_batches(self, source, chosen):
             rows: Rows = {name: [] for name in found}
             with (
                 self.trainer.precision_plugin.forward_context(),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lit_cvit.adapters import routing
 from lit_cvit.data.sampling import evenly_spaced
-from lit_cvit.methods import EWC, EWCTIR, L2, ContinualMethod, SeqLoRA
-from lit_cvit.methods.ewc import diagonal_fisher, fisher
+from lit_cvit.methods import EWC, EWCTIR, L2, ContinualMethod, SeqLoRA, calibration
+from lit_cvit.methods.ewc import diagonal_fisher
 from lit_cvit.methods.ewc.anchored import AnchoredMethod
 from lit_cvit.run import RunFolder
 from lit_cvit.stream.trainer import ContinualTrainer
@@ -203,9 +203,9 @@ def test_ranks_share_the_groups_and_sum_what_they_found(
     source = quick_data().stream[0].train
     assert source is not None
     parts = []
-    monkeypatch.setattr(fisher, "num_ranks", lambda: 2)
+    monkeypatch.setattr(calibration, "num_ranks", lambda: 2)
     for rank in (0, 1):
-        monkeypatch.setattr(fisher, "rank", lambda own=rank: own)
+        monkeypatch.setattr(calibration, "rank", lambda own=rank: own)
         parts.append(diagonal_fisher(method, source, num_samples=5))
     stored = tensors_of(run, 1)
     for name, one in parts[0].items():
