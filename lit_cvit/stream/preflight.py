@@ -16,7 +16,7 @@ from lit_cvit.data.validation.report import tolerated
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import Conditions, RunFolder, RunRecord, changes, in_words, unused_gpu
 from lit_cvit.stream.conditions import OF_COMPUTATION, images_of, meaning, scoring, versions_of
-from lit_cvit.utils.suggest import unknown
+from lit_cvit.utils.wording import listed
 
 if TYPE_CHECKING:
     from lit_cvit.methods.access import DataAccess
@@ -61,7 +61,7 @@ def require_callbacks(method: ContinualMethod, callbacks: Sequence[Callback]) ->
         if required not in families:
             raise ValueError(
                 f"{type(method).__name__} as configured needs the callback {required}; add it under "
-                f"trainer.callbacks. {unknown('callback', required, names)}"
+                f"trainer.callbacks, where there is {listed(names) or 'none'}"
             )
 
 
