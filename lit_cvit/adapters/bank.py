@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_cvit.adapters.kernels import gate_to_rows, mix_blocks
+from lit_cvit.adapters.kernels import add_up, gate_to_rows, weigh_blocks
 from lit_cvit.adapters.routing import DECODER, BankView, Router, RoutingContext, active, current
 
 
@@ -249,31 +249,29 @@ class LoRABank(nn.Module):
         return self.combined(y, x).to(y.dtype)
 
     def combined(self, y: Tensor, x: Tensor) -> Tensor:
-        """The base layer's output y with what the blocks add; a bank of another rule overrides this."""
-        return y + self.delta(x)
+        """An output y of the base layer, shaped as its own, with what the blocks add under the active context.
 
-    def delta(self, x: Tensor) -> Tensor:
-        """What the blocks add to the base layer's output, under the active context."""
+        A bank of another rule overrides this.
+        """
         rows = x.unsqueeze(1) if x.dim() == 2 else x
         down, up = self._weights()
         # Outside of autocast the blocks compute in their own type, also on a 16-bit base.
         typed = rows if torch.is_autocast_enabled(x.device.type) else rows.to(down.dtype)
         z = F.linear(self.dropout(typed), down)
-        added = self.mix(z, self._gate(rows, z, up), up)
-        return added.squeeze(1) if x.dim() == 2 else added
+        weighted = self.mix(z, self._gate(rows, z, up))
+        return add_up(y, weighted.squeeze(1) if x.dim() == 2 else weighted, up, scaling=self.scaling)
 
-    def mix(self, z: Tensor, gate: Tensor | None, up: Tensor) -> Tensor:
+    def mix(self, z: Tensor, gate: Tensor | None) -> Tensor:
         """Mix the blocks in rank space; a bank of another rule overrides this.
 
         Args:
             z: (rows, positions, R), the joined down-projection A_cat x.
             gate: Broadcasts over (rows, positions, blocks); None means all ones.
-            up: (out, R), the joined up-projections B_cat.
 
         Returns:
-            (rows, positions, out).
+            (rows, positions, R), which the joined up-projections take.
         """
-        return mix_blocks(z, gate, up, ranks=self.ranks, scaling=self.scaling)
+        return weigh_blocks(z, gate, ranks=self.ranks)
 
     def _gate(self, x: Tensor, z: Tensor, up: Tensor) -> Tensor | None:
         if self.router is None and self.default_gate == "ones":

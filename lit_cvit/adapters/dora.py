@@ -74,7 +74,7 @@ class DoRABank(LoRABank):
         if context is not None and context.gate_for(self.name) is not None:
             raise ValueError(f"bank {self.name!r} has one norm for all samples and takes no gate")
         bias = self.bias
-        product = self._scale() * ((y if bias is None else y - bias) + self.delta(x))
+        product = self._scale() * super().combined(y if bias is None else y - bias, x)
         return product if bias is None else product + bias
 
 

@@ -65,40 +65,39 @@ def gate_to_rows(gate: Tensor, row_to_sample: Tensor | None) -> Tensor:
     return gate
 
 
-def mix_blocks(z: Tensor, gate: Tensor | None, up: Tensor, *, ranks: Sequence[int], scaling: float) -> Tensor:
-    """Scale the rank coordinates by their blocks' gates and project up: s * B_cat (gate (x) z).
+def weigh_blocks(z: Tensor, gate: Tensor | None, *, ranks: Sequence[int]) -> Tensor:
+    """Scale the rank coordinates by their blocks' gates: gate (x) z.
 
     Args:
         z: (rows, positions, R), the joined down-projection A_cat x.
         gate: Broadcasts over (rows, positions, blocks), see `gate_to_rows`; None means all ones.
-        up: (out, R), the joined up-projections B_cat.
         ranks: Rank of each block, in the order of z.
-        scaling: The factor s.
 
     Returns:
-        (rows, positions, out).
+        (rows, positions, R), for `add_up`.
     """
-    # The factor is applied on the narrow side, where it touches R numbers a position instead of `out`.
-    weighted = z * scaling if gate is None else z * (expand_gate(gate, ranks) * scaling).to(z.dtype)
-    return F.linear(weighted, up)
+    if gate is None:
+        return z
+    if len(set(ranks)) == 1:
+        # Broadcasting: a gate as wide as z would be written and read once more, and so would its gradient.
+        return (z.unflatten(-1, (len(ranks), ranks[0])) * gate.unsqueeze(-1).to(z.dtype)).flatten(-2)
+    return z * expand_gate(gate, ranks).to(z.dtype)
 
 
-def mix_sums(z: Tensor, gate: Tensor | None, up: Tensor, *, ranks: Sequence[int], scaling: float) -> Tensor:
-    """The product of the gated sums, cross terms included: s * (sum_i gate_i B_i) (sum_j gate_j A_j) x.
+def weigh_sums(z: Tensor, gate: Tensor | None, *, ranks: Sequence[int]) -> Tensor:
+    """The rank coordinates of the product of the gated sums, (sum_i gate_i B_i) (sum_j gate_j A_j) x.
 
-    HiDe's official fusion. The sum over j is formed in rank space and handed to every B_i, so neither the
-    weights are added up nor is a tensor of size blocks * out_features formed. A gate of one block alone gives
-    what `mix_blocks` gives.
+    HiDe's official fusion, cross terms included. The sum over j is formed in rank space and handed to every
+    B_i, so neither the weights are added up nor is a tensor of size blocks * out_features formed. A gate of
+    one block alone gives what `weigh_blocks` gives.
 
     Args:
         z: (rows, positions, R), the joined down-projection A_cat x.
         gate: Broadcasts over (rows, positions, blocks), see `gate_to_rows`; None means all ones.
-        up: (out, R), the joined up-projections B_cat.
         ranks: Rank of each block, in the order of z; all equal.
-        scaling: The factor s.
 
     Returns:
-        (rows, positions, out).
+        (rows, positions, R), for `add_up`.
 
     Raises:
         ValueError: the ranks differ.
@@ -107,12 +106,31 @@ def mix_sums(z: Tensor, gate: Tensor | None, up: Tensor, *, ranks: Sequence[int]
         raise ValueError(f"the sum of A_i needs blocks of one rank, got ranks {tuple(ranks)}")
     blocks = z.unflatten(-1, (len(ranks), ranks[0]))
     if gate is None:
-        spread = (blocks.sum(-2, keepdim=True) * scaling).expand_as(blocks)
-    else:
-        weights = gate.unsqueeze(-1)
-        total = (blocks * weights.to(z.dtype)).sum(-2, keepdim=True)
-        spread = total * (weights * scaling).to(z.dtype)
-    return F.linear(spread.flatten(-2), up)
+        return blocks.sum(-2, keepdim=True).expand_as(blocks).flatten(-2)
+    weights = gate.unsqueeze(-1).to(z.dtype)
+    return ((blocks * weights).sum(-2, keepdim=True) * weights).flatten(-2)
+
+
+def add_up(y: Tensor, weighted: Tensor, up: Tensor, *, scaling: float) -> Tensor:
+    """y + s * B_cat weighted.
+
+    Args:
+        y: (..., out).
+        weighted: (..., R), what `weigh_blocks` or `weigh_sums` gave.
+        up: (out, R), the joined up-projections B_cat.
+        scaling: The factor s.
+
+    Returns:
+        (..., out) in the wider type of y and the product.
+    """
+    kind = y.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    # Autocast casts all three to its type, which would round a wider y.
+    if y.dtype == torch.get_autocast_dtype(kind) if autocast else y.dtype == weighted.dtype == up.dtype:
+        # One pass over the outputs instead of two, and none for the factor.
+        total = torch.addmm(y.flatten(0, -2), weighted.flatten(0, -2), up.T, alpha=scaling)
+        return total.view(y.shape)
+    return y + F.linear(weighted * scaling, up)
 
 
 def row_norms(weight: Tensor, down: Tensor, up: Tensor, *, scaling: float) -> Tensor:
@@ -143,7 +161,8 @@ def sample_means(x: Tensor, mask: Tensor | None, *, row_to_sample: Tensor | None
     """Mean of x over the unmasked positions of all rows of each sample (SMoLoRA Eq. 4, per instance).
 
     Args:
-        x: (rows, positions, d), or (rows, d) for flattened patches, which are one position each.
+        x: (rows, positions, d), or (rows, d) for flattened patches, which are one position each; finite also
+            where it is masked.
         mask: (rows, positions) True at positions that count; None counts all.
         row_to_sample: (rows,) sample index of each row; None where rows are the samples.
         num_samples: Number of samples S.
@@ -156,8 +175,11 @@ def sample_means(x: Tensor, mask: Tensor | None, *, row_to_sample: Tensor | None
     if mask is None:
         sums = x.sum(1, dtype=dtype)
         counts = sums.new_full((x.shape[0],), x.shape[1])
+    elif x.dtype == dtype:
+        # A product reads the input once, where filling the masked positions would write and read a copy.
+        sums = torch.bmm(mask.to(dtype).unsqueeze(1), x).squeeze(1)
+        counts = mask.sum(1, dtype=dtype)
     else:
-        # Filling, not multiplying: attention may leave NaN at padding, and 0 * NaN is NaN.
         sums = x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, dtype=dtype)
         counts = mask.sum(1, dtype=dtype)
     if row_to_sample is not None:
@@ -204,20 +226,21 @@ def fusion_direction(vector: Tensor, up: Tensor, gate: Tensor, *, scaling: float
     return gate * (scaling * (vector @ up))
 
 
-def adaptive_fusion(z_vu: Tensor, z_if: Tensor, *, direction_vu: Tensor, direction_if: Tensor) -> Tensor:
+def adaptive_fusion(z: Tensor, *, direction_vu: Tensor, direction_if: Tensor) -> Tensor:
     """Weights of the two branches at each position (SMoLoRA Eq. 8-9), without forming the branches.
 
     I . (B z) = (I B) . z, so the logit of a branch of width `out` needs only its rank coordinates.
 
     Args:
-        z_vu: (rows, positions, R_vu) rank coordinates of the visual-understanding branch, not yet gated.
-        z_if: (rows, positions, R_if) the same for the instruction-following branch.
+        z: (rows, positions, R_vu + R_if) rank coordinates of the visual-understanding branch, then of the
+            instruction-following one, not yet gated.
         direction_vu: (rows, R_vu) from `fusion_direction`.
         direction_if: (rows, R_if) from `fusion_direction`.
 
     Returns:
         (rows, positions, 2): alpha and beta, summing to 1.
     """
-    logit_vu = torch.bmm(z_vu, direction_vu.unsqueeze(-1).to(z_vu.dtype))
-    logit_if = torch.bmm(z_if, direction_if.unsqueeze(-1).to(z_if.dtype))
-    return torch.cat([logit_vu, logit_if], dim=-1).softmax(-1)
+    # One product of all coordinates: the gradient of a slice is a copy of the whole that is mostly zeros.
+    sizes = (direction_vu.shape[-1], direction_if.shape[-1])
+    directions = torch.stack([F.pad(direction_vu, (0, sizes[1])), F.pad(direction_if, (sizes[0], 0))], dim=-1)
+    return torch.bmm(z, directions.to(z.dtype)).softmax(-1)

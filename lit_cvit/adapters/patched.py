@@ -81,13 +81,13 @@ class PatchedBank(LoRABank):
         block = self.block(0)
         return self.scaling * (block.B.detach() @ block.A.detach())
 
-    def delta(self, x: Tensor) -> Tensor:
-        """What patches and block add to the base layer's output."""
-        added = super().delta(x)
+    def combined(self, y: Tensor, x: Tensor) -> Tensor:
+        """The base layer's output y with what patches and block add."""
+        total = super().combined(y, x)
         shape = (self.out_features, self.in_features)
         # As the block does, the patches compute in float32 outside of autocast.
-        product: Tensor = _Product.apply(x.to(added.dtype), shape, *self.patches.buffers())
-        return added + product
+        product: Tensor = _Product.apply(x.to(total.dtype), shape, *self.patches.buffers())
+        return total + product
 
 
 class _Product(torch.autograd.Function):

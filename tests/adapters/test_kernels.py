@@ -5,13 +5,14 @@ import torch
 
 from lit_cvit.adapters.kernels import (
     adaptive_fusion,
+    add_up,
     expand_gate,
     fusion_direction,
     gate_to_rows,
-    mix_blocks,
-    mix_sums,
     sample_means,
     top_k_gate,
+    weigh_blocks,
+    weigh_sums,
 )
 
 
@@ -56,13 +57,14 @@ def test_mixture_equals_the_sum_over_blocks(shape: tuple[int, ...]) -> None:
         part = z[..., start : start + rank] @ up[:, start : start + rank].T
         expected += scaling * gate[..., block].unsqueeze(-1) * part
         start += rank
-    torch.testing.assert_close(mix_blocks(z, gate, up, ranks=ranks, scaling=scaling), expected)
+    found = add_up(torch.zeros(2, 5, 6), weigh_blocks(z, gate, ranks=ranks), up, scaling=scaling)
+    torch.testing.assert_close(found, expected)
 
 
 def test_mixture_without_a_gate_weighs_all_blocks_one() -> None:
-    z, up = _randn(2, 5, 4), _randn(6, 4, seed=1)
-    without = mix_blocks(z, None, up, ranks=(2, 2), scaling=0.5)
-    assert torch.equal(without, mix_blocks(z, torch.ones(2), up, ranks=(2, 2), scaling=0.5))
+    z = _randn(2, 5, 4)
+    without = weigh_blocks(z, None, ranks=(2, 2))
+    assert torch.equal(without, weigh_blocks(z, torch.ones(2), ranks=(2, 2)))
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1, 3), (2, 5, 3)])
@@ -73,24 +75,24 @@ def test_product_of_sums_has_every_cross_term(shape: tuple[int, ...]) -> None:
         for j in range(3):
             part = z[..., 2 * j : 2 * j + 2] @ up[:, 2 * i : 2 * i + 2].T
             expected += 0.5 * (gate[..., i] * gate[..., j]).unsqueeze(-1) * part
-    torch.testing.assert_close(mix_sums(z, gate, up, ranks=(2, 2, 2), scaling=0.5), expected)
+    found = add_up(torch.zeros(2, 5, 7), weigh_sums(z, gate, ranks=(2, 2, 2)), up, scaling=0.5)
+    torch.testing.assert_close(found, expected)
 
 
 def test_product_of_sums_without_a_gate_weighs_all_blocks_one() -> None:
-    z, up = _randn(2, 5, 4), _randn(6, 4, seed=1)
-    without = mix_sums(z, None, up, ranks=(2, 2), scaling=0.5)
-    assert torch.equal(without, mix_sums(z, torch.ones(2), up, ranks=(2, 2), scaling=0.5))
+    z = _randn(2, 5, 4)
+    without = weigh_sums(z, None, ranks=(2, 2))
+    assert torch.equal(without, weigh_sums(z, torch.ones(2), ranks=(2, 2)))
 
 
 def test_of_one_block_alone_both_mixtures_give_the_same_bits() -> None:
-    z, up, alone = _randn(2, 5, 6), _randn(7, 6, seed=1), torch.tensor([[0.0, 0.0, 1.0]])
-    product = mix_sums(z, alone, up, ranks=(2, 2, 2), scaling=0.5)
-    assert torch.equal(product, mix_blocks(z, alone, up, ranks=(2, 2, 2), scaling=0.5))
+    z, alone = _randn(2, 5, 6), torch.tensor([[0.0, 0.0, 1.0]])
+    assert torch.equal(weigh_sums(z, alone, ranks=(2, 2, 2)), weigh_blocks(z, alone, ranks=(2, 2, 2)))
 
 
 def test_product_of_sums_refuses_blocks_of_different_ranks() -> None:
     with pytest.raises(ValueError, match=r"needs blocks of one rank, got ranks \(1, 3\)"):
-        mix_sums(_randn(1, 1, 4), None, _randn(2, 4), ranks=(1, 3), scaling=1.0)
+        weigh_sums(_randn(1, 1, 4), None, ranks=(1, 3))
 
 
 def test_sample_mean_counts_unmasked_positions_only() -> None:
@@ -114,10 +116,32 @@ def test_sample_mean_of_flattened_patches_counts_each_row_once() -> None:
     assert means.tolist() == [[2.0], [0.0], [10.0]]
 
 
-def test_sample_mean_ignores_nan_at_masked_positions() -> None:
-    x = torch.tensor([[[1.0], [float("nan")]]])
-    means = sample_means(x, torch.tensor([[True, False]]), row_to_sample=None, num_samples=1)
-    assert means.tolist() == [[1.0]]
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_sample_mean_of_another_type_is_that_of_float32(dtype: torch.dtype) -> None:
+    x = _randn(2, 5, 3).bfloat16()
+    mask = torch.tensor([[True, True, False, True, True], [False, False, True, False, True]])
+    expected = sample_means(x.float(), mask, row_to_sample=None, num_samples=2)
+    found = sample_means(x.to(dtype), mask, row_to_sample=None, num_samples=2)
+    torch.testing.assert_close(found.float(), expected)
+
+
+@pytest.mark.parametrize("wide", ["y", "up"])
+def test_a_product_of_another_type_is_added_in_the_wider_one(wide: str) -> None:
+    y, weighted, up = _randn(2, 5, 6), _randn(2, 5, 4, seed=1), _randn(6, 4, seed=2)
+    if wide == "y":
+        weighted, up = weighted.bfloat16(), up.bfloat16()
+    else:
+        y = y.bfloat16()
+    found = add_up(y, weighted, up, scaling=0.5)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, y + 0.5 * weighted @ up.T, rtol=1e-2, atol=1e-2)
+
+
+def test_autocast_does_not_round_a_wider_output() -> None:
+    y, weighted, up = _randn(2, 5, 6), _randn(2, 5, 4, seed=1), _randn(6, 4, seed=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(add_up(y, torch.zeros_like(weighted), up, scaling=0.5), y)
+        assert add_up(y.bfloat16(), weighted, up, scaling=0.5).dtype == torch.bfloat16
 
 
 def test_sample_mean_of_half_precision_does_not_overflow() -> None:
@@ -156,8 +180,7 @@ def test_fusion_in_rank_space_equals_fusion_of_formed_branches() -> None:
     ]
     expected = torch.stack([branches[0] @ i_vu, branches[1] @ i_if], dim=-1).softmax(-1)
     weights = adaptive_fusion(
-        z_vu,
-        z_if,
+        torch.cat([z_vu, z_if], dim=-1),
         direction_vu=fusion_direction(i_vu, up_vu, gate_vu, scaling=scaling),
         direction_if=fusion_direction(i_if, up_if, gate_if, scaling=scaling),
     )

@@ -49,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cvit.adapters import DECODER, LoRABank, Target
-from lit_cvit.adapters.kernels import mix_sums
+from lit_cvit.adapters.kernels import weigh_sums
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Batch
@@ -79,10 +79,8 @@ class HiDeBank(LoRABank):
 
     crossed = False
 
-    def mix(self, z: Tensor, gate: Tensor | None, up: Tensor) -> Tensor:
-        if not self.crossed:
-            return super().mix(z, gate, up)
-        return mix_sums(z, gate, up, ranks=self.ranks, scaling=self.scaling)
+    def mix(self, z: Tensor, gate: Tensor | None) -> Tensor:
+        return weigh_sums(z, gate, ranks=self.ranks) if self.crossed else super().mix(z, gate)
 
 
 class HiDe(ContinualMethod):

@@ -188,8 +188,7 @@ class DualRouter(Router):
         split = sum(bank.ranks[: self.num_vu])
         ranks_vu, ranks_if = bank.ranks[: self.num_vu], bank.ranks[self.num_vu :]
         weights = adaptive_fusion(
-            z[..., :split],
-            z[..., split:],
+            z,
             direction_vu=fusion_direction(
                 self.I_vu, bank.up[:, :split], expand_gate(gate_vu, ranks_vu).squeeze(1), scaling=bank.scaling
             ),

@@ -16,7 +16,7 @@ from lit_cvit.adapters import (
     load_adapter_state,
     routing,
 )
-from lit_cvit.adapters.kernels import mix_blocks
+from lit_cvit.adapters.kernels import weigh_blocks
 from lit_cvit.methods.smolora.router import DualRouter
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -150,7 +150,7 @@ def test_recorded_branches_are_the_mixture_under_the_recorded_one_hot_gate(name:
     for key, chosen in (("vu_branch", slice(0, half)), ("if_branch", slice(half, None))):
         gate = torch.zeros_like(data["router_onehot"])
         gate[:, chosen] = data["router_onehot"][:, chosen]
-        branch = mix_blocks(z, gate.unsqueeze(1), bank.up(), ranks=bank.ranks, scaling=bank.scaling)
+        branch = bank.scaling * weigh_blocks(z, gate.unsqueeze(1), ranks=bank.ranks) @ bank.up().T
         tolerance = {"atol": 1e-4, "rtol": 1e-4} if name.startswith("fp16") else VALUES
         torch.testing.assert_close(branch, data[key], **tolerance)
 
