@@ -242,7 +242,7 @@ def saved_bytes(work: Work, variant: Variant) -> int:
 
 
 def require_equal(work: Work, made: dict[str, Variant], originals: dict[str, nn.Module]) -> None:
-    """Equal weights give equal outputs: PEFT's as ours, the loop's as the mixture's, eight blocks' as one's."""
+    """Check that equal weights give equal outputs: PEFT's as ours, and a loop over experts as the mixture."""
 
     def output(name: str) -> Tensor:
         put_in(work, made[name].modules)
@@ -357,10 +357,8 @@ def main() -> None:
     print(f"{'':18}  x bare (quartiles)      x LoRA (quartiles)      x peft  saved (MiB)")
     for name, figures in found.items():
         bare, lora, peft = (figures["over"][base] for base in ("bare", "LoRA", "peft LoRA"))
-        print(
-            f"{name:18}  {bare[1]:.3f} ({bare[0]:.3f}-{bare[2]:.3f})  {lora[1]:.3f} ({lora[0]:.3f}-{lora[2]:.3f})"
-            f"  {peft[1]:.3f}  {figures['saved'] / 2**20:9.1f}"
-        )
+        shown = [f"{middle:.3f} ({low:.3f}-{high:.3f})" for low, middle, high in (bare, lora)]
+        print(f"{name:18}  {'  '.join(shown)}  {peft[1]:.3f}  {figures['saved'] / 2**20:9.1f}")
     if args.json is not None:
         settings = {key: str(value) for key, value in vars(args).items() if key != "json"}
         args.json.write_text(

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lit_cvit.analysis.ema import (
     clamp_or_fallback,
     follow,
-    l1,
     layers_of,
     official_share,
     paper_share,
@@ -24,6 +23,7 @@ from lit_cvit.analysis.layers import layer_of
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
+from lit_cvit.utils.parts import in_parts
 from lit_cvit.utils.settings import BelowOne
 
 Tensors = dict[str, Tensor]
@@ -148,20 +148,34 @@ class DynamicEMA(StageCallback):
         if not self.active or self._constant is not None:
             return
         self._measured, self._change = {}, {}
-        for name, parameter in self._parameters.items():
-            before = self._previous.pop(name, None)
-            if parameter.grad is None:
-                continue
-            # The step may clip the gradient in place or drop it.
-            grad = _copied(parameter.grad)
-            self._previous[name] = grad
-            if before is None:
-                continue
-            if self.beta == "official":
-                self._measured[name] = (l1(grad), l1(grad - before))
-            else:
-                self._measured[name] = (l1((parameter.float() - self._average[name]) * (grad + 1)),)
-                self._change[name] = grad - before
+        grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        self._previous = {name: grad for name, grad in self._previous.items() if name in grads}
+        new = [name for name in grads if name not in self._previous]
+        # The step may clip the gradient in place or drop it, so it is copied, into the last one's place.
+        for names in in_parts(list(self._previous)):
+            self._measure(names, [grads[name].float() for name in names])
+        self._previous |= {name: _copied(grads[name]) for name in new}
+
+    def _measure(self, names: list[str], grads: list[Tensor]) -> None:
+        """Take of some tensors what the formula needs before the step, and their gradients as the last ones."""
+        before = [self._previous[name] for name in names]
+        changes = torch._foreach_sub(grads, before)
+        if self.beta == "official":
+            columns = (torch._foreach_norm(grads, 1), torch._foreach_norm(changes, 1))
+        else:
+            lags = self._paths(names)
+            torch._foreach_mul_(lags, torch._foreach_add(grads, 1))
+            columns = (torch._foreach_norm(lags, 1),)
+            self._change |= dict(zip(names, changes, strict=True))
+        self._measured |= dict(zip(names, zip(*columns, strict=True), strict=True))
+        torch._foreach_copy_(before, grads)
+
+    def _paths(self, names: list[str]) -> list[Tensor]:
+        """theta - theta* of some tensors."""
+        return torch._foreach_sub(
+            [self._parameters[name].detach().float() for name in names],
+            [self._average[name] for name in names],
+        )
 
     @torch.no_grad()
     def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:
@@ -170,12 +184,17 @@ class DynamicEMA(StageCallback):
         if not self._average:
             self._average = {name: _copied(parameter) for name, parameter in self._parameters.items()}
         shares, dynamic = self._weights()
-        for (name, parameter), share in zip(self._parameters.items(), shares, strict=True):
-            follow(self._average[name], parameter, share)
+        share_of = dict(zip(self._parameters, shares, strict=True))
+        for names in in_parts(list(self._parameters)):
+            follow(
+                [self._average[name] for name in names],
+                [self._parameters[name].detach() for name in names],
+                [share_of[name] for name in names],
+            )
         self._change = {}
         self._counts["dynamic"] += sum(dynamic)
         self._counts["updates"] += len(dynamic)
-        self._log(method, dict(zip(self._parameters, shares, strict=True)), dynamic)
+        self._log(method, share_of, dynamic)
 
     def _weights(self) -> tuple[list[float], list[bool]]:
         """1 - beta of each tensor, and whether it is a dynamic one."""
@@ -183,9 +202,8 @@ class DynamicEMA(StageCallback):
         if self._constant is not None:
             return [1 - self._constant] * len(names), [False] * len(names)
         groups = layers_of(names) if self.beta_per == "layer" else [[n] for n in range(len(names))]
-        rows = [self._row(name, parameter) for name, parameter in self._parameters.items()]
         # One transfer for all tensors; the sums of a layer are formed in float64.
-        columns = torch.stack(rows).cpu().double().unbind(dim=1)
+        columns = self._columns().cpu().double()
         sums = [summed_by(groups, column) for column in columns]
         raw = official_share(*sums) if self.beta == "official" else paper_share(*sums)
         share, used = clamp_or_fallback(raw, self.fallback)
@@ -195,15 +213,25 @@ class DynamicEMA(StageCallback):
                 shares[position], dynamic[position] = value, is_dynamic
         return shares, dynamic
 
-    def _row(self, name: str, parameter: nn.Parameter) -> Tensor:
-        """What the formula takes of a tensor, in the order of its arguments; NaN without two gradients."""
+    def _columns(self) -> Tensor:
+        """(arguments of the formula, tensors); NaN for a tensor without two gradients."""
+        reaches: dict[str, Tensor] = {}
+        for names in in_parts(list(self._measured)):
+            paths = self._paths(names)
+            if self.beta == "paper":
+                torch._foreach_mul_(paths, [self._change[name] for name in names])
+            reaches |= dict(zip(names, torch._foreach_norm(paths, 1), strict=True))
         official = self.beta == "official"
-        if name not in self._measured:
-            return torch.full((3 if official else 2,), math.nan, device=parameter.device)
-        path = parameter.float() - self._average[name]
-        if official:
-            return torch.stack([l1(path), *self._measured[name]])
-        return torch.stack([*self._measured[name], l1(path * self._change[name])])
+        nothing = torch.full((), math.nan, device=next(iter(self._parameters.values())).device)
+        values: list[Tensor] = []
+        for name in self._parameters:
+            if name not in self._measured:
+                values += [nothing] * (3 if official else 2)
+            elif official:
+                values += [reaches[name], *self._measured[name]]
+            else:
+                values += [*self._measured[name], reaches[name]]
+        return torch.stack(values).view(len(self._parameters), -1).T
 
     def _log(self, method: ContinualMethod, shares: Mapping[str, float], dynamic: list[bool]) -> None:
         groups: dict[str, list[float]] = {}

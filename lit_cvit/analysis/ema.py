@@ -20,11 +20,6 @@ import torch
 from torch import Tensor
 
 
-def l1(tensor: Tensor) -> Tensor:
-    """Sum of the absolute values, in float32 at least; a scalar on the tensor's device."""
-    return torch.linalg.vector_norm(tensor if tensor.dtype == torch.float64 else tensor.float(), 1)
-
-
 def official_share(moved: Tensor, grad: Tensor, change: Tensor) -> Tensor:
     """1 - beta of the published code.
 
@@ -74,12 +69,13 @@ def layers_of(names: Iterable[str]) -> list[list[int]]:
 
 
 @torch.no_grad()
-def follow(average: Tensor, value: Tensor, share: float) -> None:
-    """Move the average towards the value, in place; where both are equal, it stays bit for bit.
+def follow(averages: Sequence[Tensor], values: Sequence[Tensor], shares: Sequence[float]) -> None:
+    """Move each average towards its value, in place; where both are equal, it stays bit for bit.
 
     Args:
-        average: theta*.
-        value: theta, of the same shape.
-        share: 1 - beta.
+        averages: theta*.
+        values: theta, of the same shapes.
+        shares: 1 - beta.
     """
-    average.lerp_(value.to(average.dtype), share)
+    typed = [value.to(average.dtype) for average, value in zip(averages, values, strict=True)]
+    torch._foreach_lerp_(list(averages), typed, list(shares))

@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.utils.parts import in_parts
 from lit_cvit.utils.settings import NotNegative
-
-# Tensors that one call works on: few calls, and temporary copies of a part alone.
-_AT_ONCE = 64
 
 
 class Held(NamedTuple):
@@ -82,8 +80,7 @@ class AnchoredMethod(ContinualMethod, ABC):
         if not self._held:
             return
         sums: list[Tensor] = []
-        for start in range(0, len(self._held), _AT_ONCE):
-            held = self._held[start : start + _AT_ONCE]
+        for held in in_parts(self._held):
             pull = distance = torch._foreach_sub([h.parameter for h in held], [h.anchor for h in held])
             if weights := [h.weight for h in held if h.weight is not None]:
                 pull = torch._foreach_mul(distance, weights)
