@@ -157,7 +157,7 @@ class DynamicEMA(StageCallback):
         self._previous |= {name: _copied(grads[name]) for name in new}
 
     def _measure(self, names: list[str], grads: list[Tensor]) -> None:
-        """Take of some tensors what the formula needs before the step, and their gradients as the last ones."""
+        """Take of some tensors what the formula needs before the step, and keep their gradients."""
         before = [self._previous[name] for name in names]
         changes = torch._foreach_sub(grads, before)
         if self.beta == "official":

@@ -249,10 +249,7 @@ class LoRABank(nn.Module):
         return self.combined(y, x).to(y.dtype)
 
     def combined(self, y: Tensor, x: Tensor) -> Tensor:
-        """An output y of the base layer, shaped as its own, with what the blocks add under the active context.
-
-        A bank of another rule overrides this.
-        """
+        """The base layer's output y with what the blocks add; a bank of another rule overrides this."""
         rows = x.unsqueeze(1) if x.dim() == 2 else x
         down, up = self._weights()
         # Outside of autocast the blocks compute in their own type, also on a 16-bit base.

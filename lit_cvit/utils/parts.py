@@ -1,4 +1,4 @@
-"""Lists in parts, for operations on many tensors at once whose temporary copies must not be of all of them."""
+"""Lists in parts: an operation on many tensors at once makes temporary copies of one part alone."""
 
 from __future__ import annotations
 
