@@ -16,6 +16,7 @@ from lit_cvit.adapters.routing import (
     checkpoint_context_fn,
     current,
     routing,
+    used_blocks,
 )
 from lit_cvit.adapters.state import (
     adapter_state,
@@ -51,4 +52,5 @@ __all__ = [
     "load_strict",
     "reinitialise",
     "routing",
+    "used_blocks",
 ]

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_cvit.adapters.kernels import add_up, gate_to_rows, weigh_blocks
+from lit_cvit.adapters.kernels import gate_to_rows, weigh_blocks
+from lit_cvit.adapters.products import add_up, project_down
 from lit_cvit.adapters.routing import DECODER, BankView, Router, RoutingContext, active, current
 
 
@@ -251,34 +251,60 @@ class LoRABank(nn.Module):
     def combined(self, y: Tensor, x: Tensor) -> Tensor:
         """The base layer's output y with what the blocks add; a bank of another rule overrides this."""
         rows = x.unsqueeze(1) if x.dim() == 2 else x
-        down, up = self._weights()
+        used = self._used()
+        downs, ups, ranks = self._tensors(used)
         # Outside of autocast the blocks compute in their own type, also on a 16-bit base.
-        typed = rows if torch.is_autocast_enabled(x.device.type) else rows.to(down.dtype)
-        z = F.linear(self.dropout(typed), down)
-        weighted = self.mix(z, self._gate(rows, z, up))
-        return add_up(y, weighted.squeeze(1) if x.dim() == 2 else weighted, up, scaling=self.scaling)
+        typed = rows if torch.is_autocast_enabled(x.device.type) else rows.to(downs[0].dtype)
+        z = project_down(self.dropout(typed), downs)
+        gate = self._gate(rows, z, ups, ranks)
+        weighted = self.mix(
+            z, gate if gate is None or used is None else gate[..., used.start : used.stop], ranks
+        )
+        return add_up(y, weighted.squeeze(1) if x.dim() == 2 else weighted, ups, scaling=self.scaling)
 
-    def mix(self, z: Tensor, gate: Tensor | None) -> Tensor:
-        """Mix the blocks in rank space; a bank of another rule overrides this.
+    def _used(self) -> range | None:
+        """The blocks that the active context's gate leaves; None for all."""
+        context = active()
+        own = self.router is not None or context is None or self.name in context.gates
+        return None if own or context is None else context.used
+
+    def _tensors(self, used: range | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[int, ...]]:
+        """A_i and B_i of some blocks, and their ranks; joined ones while the bank holds them."""
+        ranks = self.ranks
+        chosen = range(len(ranks)) if used is None else used
+        if self._joined is None:
+            blocks = [self.block(number) for number in chosen]
+            downs, ups = tuple(block.A for block in blocks), tuple(block.B for block in blocks)
+        else:
+            span = slice(sum(ranks[: chosen.start]), sum(ranks[: chosen.stop]))
+            downs, ups = (self._joined[0][span],), (self._joined[1][:, span],)
+        return downs, ups, ranks[chosen.start : chosen.stop]
+
+    def mix(self, z: Tensor, gate: Tensor | None, ranks: tuple[int, ...]) -> Tensor:
+        """Mix blocks in rank space; a bank of another rule overrides this.
 
         Args:
-            z: (rows, positions, R), the joined down-projection A_cat x.
+            z: (rows, positions, R), the joined down-projections of the blocks.
             gate: Broadcasts over (rows, positions, blocks); None means all ones.
+            ranks: Rank of each of the blocks.
 
         Returns:
             (rows, positions, R), which the joined up-projections take.
         """
-        return weigh_blocks(z, gate, ranks=self.ranks)
+        return weigh_blocks(z, gate, ranks=ranks)
 
-    def _gate(self, x: Tensor, z: Tensor, up: Tensor) -> Tensor | None:
+    def _gate(self, x: Tensor, z: Tensor, ups: tuple[Tensor, ...], ranks: tuple[int, ...]) -> Tensor | None:
         if self.router is None and self.default_gate == "ones":
             context = active()
             if context is None or context.gate_for(self.name) is None:
                 return None
         context = current()
         if self.router is not None:
-            view = BankView(self.name, self.kind, self.scaling, self.ranks, up)
-            gate = self.router(x, z, view, context)
+            # Views of what is held: the router asks for the blocks' own.
+            each = ups if len(ups) == len(ranks) else ups[0].split(ranks, dim=1)
+            gate = self.router(
+                x, z, BankView(self.name, self.kind, self.scaling, ranks, tuple(each)), context
+            )
         else:
             gate = self._context_gate(x, context)
         if context.trace is not None:

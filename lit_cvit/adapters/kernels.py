@@ -111,28 +111,6 @@ def weigh_sums(z: Tensor, gate: Tensor | None, *, ranks: Sequence[int]) -> Tenso
     return ((blocks * weights).sum(-2, keepdim=True) * weights).flatten(-2)
 
 
-def add_up(y: Tensor, weighted: Tensor, up: Tensor, *, scaling: float) -> Tensor:
-    """y + s * B_cat weighted.
-
-    Args:
-        y: (..., out).
-        weighted: (..., R), what `weigh_blocks` or `weigh_sums` gave.
-        up: (out, R), the joined up-projections B_cat.
-        scaling: The factor s.
-
-    Returns:
-        (..., out) in the wider type of y and the product.
-    """
-    kind = y.device.type
-    autocast = torch.is_autocast_enabled(kind)
-    # Autocast casts all three to its type, which would round a wider y.
-    if y.dtype == torch.get_autocast_dtype(kind) if autocast else y.dtype == weighted.dtype == up.dtype:
-        # One pass over the outputs instead of two, and none for the factor.
-        total = torch.addmm(y.flatten(0, -2), weighted.flatten(0, -2), up.T, alpha=scaling)
-        return total.view(y.shape)
-    return y + F.linear(weighted * scaling, up)
-
-
 def row_norms(weight: Tensor, down: Tensor, up: Tensor, *, scaling: float) -> Tensor:
     """The length of every row of W + s B A, without forming B A (DoRA, arXiv 2402.09353, Eq. 5).
 
@@ -211,19 +189,19 @@ def top_k_gate(logits: Tensor, k: int) -> Tensor:
     return torch.zeros_like(logits).scatter(-1, indices[..., :k], values[..., :k].softmax(-1))
 
 
-def fusion_direction(vector: Tensor, up: Tensor, gate: Tensor, *, scaling: float) -> Tensor:
+def fusion_direction(vector: Tensor, ups: Sequence[Tensor], gate: Tensor, *, scaling: float) -> Tensor:
     """The rank-space vector d with <d, z> = I . (s * B (gate (x) z)), for one branch.
 
     Args:
         vector: (out,) fusion vector I.
-        up: (out, R) joined up-projections of the branch.
+        ups: (out, r_i) up-projections of the branch, R ranks in all.
         gate: (rows, R) the branch's gate, expanded over the ranks.
         scaling: The factor s.
 
     Returns:
         (rows, R).
     """
-    return gate * (scaling * (vector @ up))
+    return gate * (scaling * torch.cat([vector @ up for up in ups]))
 
 
 def adaptive_fusion(z: Tensor, *, direction_vu: Tensor, direction_if: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class RoutingContext:
         row_to_sample: Per kind of module, the (rows,) sample index of each row it sees. In the decoder rows
             are the samples unless an entry says otherwise (beam search); other kinds that run need one.
         memo: Instance gates by bank name, kept from the prefill for the decode steps.
+        used: Blocks that any sample gives another gate than 0 in `gate`, as a range; None where that is not
+            known without waiting for the device. The others are left out of all products.
         bypass: True runs the base layers alone, as if no bank were there.
         trace: A dict here receives the gate that each bank used, by bank name (detached).
     """
@@ -42,6 +44,7 @@ class RoutingContext:
     prompt_mask: Tensor | None = None
     row_to_sample: dict[str, Tensor] = field(default_factory=dict)
     memo: dict[str, Tensor] = field(default_factory=dict)
+    used: range | None = None
     bypass: bool = False
     trace: dict[str, Tensor] | None = None
 
@@ -123,6 +126,21 @@ class RoutingContext:
         return self.memo[bank]
 
 
+def used_blocks(gate: Tensor) -> range | None:
+    """The blocks from the first to the last that a gate leaves, for `RoutingContext.used`.
+
+    Args:
+        gate: (..., blocks).
+
+    Returns:
+        At least one block; None where the gate trains, or lies on a device that would have to be waited for.
+    """
+    if gate.device.type != "cpu" or gate.requires_grad:
+        return None
+    numbers = (gate != 0).reshape(-1, gate.shape[-1]).any(0).nonzero().flatten().tolist()
+    return range(numbers[0], numbers[-1] + 1) if numbers else range(1)
+
+
 _ACTIVE: ContextVar[RoutingContext | None] = ContextVar("lit_cvit_routing", default=None)
 
 
@@ -192,14 +210,14 @@ class BankView:
         kind: Kind of module, the key of the context's row maps.
         scaling: The factor s of the mixture.
         ranks: Rank of each block.
-        up: (out, R) the joined up-projections, attached to the graph.
+        ups: (out, r_i) the up-projection of each block, attached to the graph.
     """
 
     name: str
     kind: str
     scaling: float
     ranks: tuple[int, ...]
-    up: Tensor
+    ups: tuple[Tensor, ...]
 
 
 class Router(nn.Module):

@@ -20,6 +20,7 @@ from lit_cvit.adapters import (
     checkpoint_context_fn,
     joined,
     routing,
+    used_blocks,
 )
 from lit_cvit.backbones.base import Backbone
 from lit_cvit.backbones.outputs import LossOutput
@@ -159,9 +160,11 @@ class ContinualMethod(StoredMethod):
         """The routing context of one forward pass over `batch`."""
         newest = self.adapters.newest_copy(len(batch), batch.prompt_mask.device)
         facts = {**newest, **self.sample_facts(batch)}
+        gate = facts.pop("gate", None)
         return RoutingContext(
             num_samples=len(batch),
-            gate=facts.pop("gate", None),
+            gate=None if gate is None else gate.to(batch.prompt_mask.device),
+            used=None if gate is None else used_blocks(gate),
             facts=facts,
             gates=self.bank_gates(batch),
             prompt_mask=batch.prompt_mask,

@@ -49,6 +49,6 @@ class DirLoRA(ContinualMethod):
     def sample_facts(self, batch: Batch) -> dict[str, Tensor]:
         newest = {task: index for index, task in enumerate(self.learned)}
         blocks = [newest.get(sample.task, PRETRAINED) for sample in batch.samples]
-        index = torch.tensor(blocks, device=batch.prompt_mask.device)
-        gate = (index.unsqueeze(1) == torch.arange(len(self.learned), device=index.device)).float()
-        return {"gate": gate, "projector": index}
+        index = torch.tensor(blocks)
+        gate = (index.unsqueeze(1) == torch.arange(len(self.learned))).float()
+        return {"gate": gate, "projector": index.to(batch.prompt_mask.device)}

@@ -122,7 +122,8 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         """Facts per sample that the adapters read, computed once per batch.
 
         The key `gate` is the gate of every bank: (blocks,) or (S, blocks); without it all blocks have
-        weight 1. The key `projector` is the (S,) projector copy of each sample (`projector: full` only).
+        weight 1. One on the CPU is looked at, and blocks that no sample uses cost nothing. The key
+        `projector` is the (S,) projector copy of each sample (`projector: full` only).
         """
         return {}
 

@@ -61,7 +61,7 @@ class OLoRA(ContinualMethod):
         trains = self.training and batch.answer_mask is not None
         if not trains or self.trained_with == "sum" or not self.num_plans:
             return {}
-        gate = torch.zeros(self.num_plans, device=batch.prompt_mask.device)
+        gate = torch.zeros(self.num_plans)
         gate[-1] = 1
         return {"gate": gate}
 

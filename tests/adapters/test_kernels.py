@@ -5,7 +5,6 @@ import torch
 
 from lit_cvit.adapters.kernels import (
     adaptive_fusion,
-    add_up,
     expand_gate,
     fusion_direction,
     gate_to_rows,
@@ -14,6 +13,7 @@ from lit_cvit.adapters.kernels import (
     weigh_blocks,
     weigh_sums,
 )
+from lit_cvit.adapters.products import add_up
 
 
 def _randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_mixture_equals_the_sum_over_blocks(shape: tuple[int, ...]) -> None:
         part = z[..., start : start + rank] @ up[:, start : start + rank].T
         expected += scaling * gate[..., block].unsqueeze(-1) * part
         start += rank
-    found = add_up(torch.zeros(2, 5, 6), weigh_blocks(z, gate, ranks=ranks), up, scaling=scaling)
+    found = add_up(torch.zeros(2, 5, 6), weigh_blocks(z, gate, ranks=ranks), [up], scaling=scaling)
     torch.testing.assert_close(found, expected)
 
 
@@ -75,7 +75,7 @@ def test_product_of_sums_has_every_cross_term(shape: tuple[int, ...]) -> None:
         for j in range(3):
             part = z[..., 2 * j : 2 * j + 2] @ up[:, 2 * i : 2 * i + 2].T
             expected += 0.5 * (gate[..., i] * gate[..., j]).unsqueeze(-1) * part
-    found = add_up(torch.zeros(2, 5, 7), weigh_sums(z, gate, ranks=(2, 2, 2)), up, scaling=0.5)
+    found = add_up(torch.zeros(2, 5, 7), weigh_sums(z, gate, ranks=(2, 2, 2)), [up], scaling=0.5)
     torch.testing.assert_close(found, expected)
 
 
@@ -132,7 +132,7 @@ def test_a_product_of_another_type_is_added_in_the_wider_one(wide: str) -> None:
         weighted, up = weighted.bfloat16(), up.bfloat16()
     else:
         y = y.bfloat16()
-    found = add_up(y, weighted, up, scaling=0.5)
+    found = add_up(y, weighted, [up], scaling=0.5)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, y + 0.5 * weighted @ up.T, rtol=1e-2, atol=1e-2)
 
@@ -140,8 +140,8 @@ def test_a_product_of_another_type_is_added_in_the_wider_one(wide: str) -> None:
 def test_autocast_does_not_round_a_wider_output() -> None:
     y, weighted, up = _randn(2, 5, 6), _randn(2, 5, 4, seed=1), _randn(6, 4, seed=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(add_up(y, torch.zeros_like(weighted), up, scaling=0.5), y)
-        assert add_up(y.bfloat16(), weighted, up, scaling=0.5).dtype == torch.bfloat16
+        assert torch.equal(add_up(y, torch.zeros_like(weighted), [up], scaling=0.5), y)
+        assert add_up(y.bfloat16(), weighted, [up], scaling=0.5).dtype == torch.bfloat16
 
 
 def test_sample_mean_of_half_precision_does_not_overflow() -> None:
@@ -181,7 +181,7 @@ def test_fusion_in_rank_space_equals_fusion_of_formed_branches() -> None:
     expected = torch.stack([branches[0] @ i_vu, branches[1] @ i_if], dim=-1).softmax(-1)
     weights = adaptive_fusion(
         torch.cat([z_vu, z_if], dim=-1),
-        direction_vu=fusion_direction(i_vu, up_vu, gate_vu, scaling=scaling),
-        direction_if=fusion_direction(i_if, up_if, gate_if, scaling=scaling),
+        direction_vu=fusion_direction(i_vu, [up_vu], gate_vu, scaling=scaling),
+        direction_if=fusion_direction(i_if, [up_if], gate_if, scaling=scaling),
     )
     torch.testing.assert_close(weights, expected, atol=1e-5, rtol=1e-4)

@@ -79,8 +79,8 @@ class HiDeBank(LoRABank):
 
     crossed = False
 
-    def mix(self, z: Tensor, gate: Tensor | None) -> Tensor:
-        return weigh_sums(z, gate, ranks=self.ranks) if self.crossed else super().mix(z, gate)
+    def mix(self, z: Tensor, gate: Tensor | None, ranks: tuple[int, ...]) -> Tensor:
+        return weigh_sums(z, gate, ranks=ranks) if self.crossed else super().mix(z, gate, ranks)
 
 
 class HiDe(ContinualMethod):
@@ -258,7 +258,7 @@ class HiDe(ContinualMethod):
         """In training, the newest block alone."""
         if not self._learns(batch):
             return {}
-        gate = torch.zeros(len(batch), self.num_plans, device=batch.prompt_mask.device)
+        gate = torch.zeros(len(batch), self.num_plans)
         gate[:, -1:] = 1
         return {"gate": gate}
 

@@ -164,9 +164,9 @@ class LCIA(ContinualMethod):
             groups = [self.group] * len(batch)
         else:
             groups = [self.group_of(sample) for sample in batch.samples]
-        index = torch.tensor(groups, device=batch.prompt_mask.device)
-        gate = (index.unsqueeze(1) == torch.arange(len(self.groups), device=index.device)).float()
-        return {"gate": gate, "projector": index}
+        index = torch.tensor(groups)
+        gate = (index.unsqueeze(1) == torch.arange(len(self.groups))).float()
+        return {"gate": gate, "projector": index.to(batch.prompt_mask.device)}
 
     def group_of(self, sample: Sample) -> int:
         """The group that answers a sample, also of a task that was never learned; -1 before the first stage.

@@ -185,15 +185,15 @@ class DualRouter(Router):
         gate_vu, gate_if = gate.split([self.num_vu, self.num_if], dim=-1)
         if self.fusion == "mean":
             return 0.5 * gate
-        split = sum(bank.ranks[: self.num_vu])
         ranks_vu, ranks_if = bank.ranks[: self.num_vu], bank.ranks[self.num_vu :]
+        ups_vu, ups_if = bank.ups[: self.num_vu], bank.ups[self.num_vu :]
         weights = adaptive_fusion(
             z,
             direction_vu=fusion_direction(
-                self.I_vu, bank.up[:, :split], expand_gate(gate_vu, ranks_vu).squeeze(1), scaling=bank.scaling
+                self.I_vu, ups_vu, expand_gate(gate_vu, ranks_vu).squeeze(1), scaling=bank.scaling
             ),
             direction_if=fusion_direction(
-                self.I_if, bank.up[:, split:], expand_gate(gate_if, ranks_if).squeeze(1), scaling=bank.scaling
+                self.I_if, ups_if, expand_gate(gate_if, ranks_if).squeeze(1), scaling=bank.scaling
             ),
         )
         return torch.cat([weights[..., :1] * gate_vu, weights[..., 1:] * gate_if], dim=-1)
