@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -13,6 +14,7 @@ from lit_cvit.adapters import (
     RoutingContext,
     joined,
     routing,
+    used_blocks,
 )
 from lit_cvit.methods.smolora.router import DualRouter
 
@@ -370,3 +372,34 @@ def test_no_tensor_of_output_width_is_made_per_block(num_blocks: int) -> None:
     # The base output and its sum with what the blocks add: neither larger than the output, neither saved.
     assert counter.wide() == [rows * positions * out] * 2
     assert max(saved) < rows * positions * out
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_blocks_that_no_sample_uses_are_left_out(held: bool) -> None:
+    bank, x = _bank(ranks=(2, 1, 3, 2)), _randn(2, 4, IN)
+    gate = torch.tensor([[0.0, 0.5, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
+    with routing(RoutingContext(num_samples=2, gate=gate)):
+        expected = bank(x)
+    for number in (0, 3):
+        # A block that is in the product, and only weighed 0, would leave NaN.
+        bank.block(number).A.data.fill_(torch.nan)
+    context = RoutingContext(num_samples=2, gate=gate, used=used_blocks(gate), trace={})
+    with routing(context), joined([bank]) if held else contextlib.nullcontext():
+        found = bank(x)
+    torch.testing.assert_close(found, expected)
+    assert context.trace is not None
+    assert torch.equal(context.trace[bank.name], gate.unsqueeze(1))
+
+
+@pytest.mark.parametrize(
+    ("gate", "used"),
+    [
+        (torch.tensor([0.0, 1.0, 0.0]), range(1, 2)),
+        (torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.5]]), range(3)),
+        (torch.zeros(2, 3), range(1)),
+        (torch.ones(3, requires_grad=True), None),
+        (torch.ones(3, device="meta"), None),
+    ],
+)
+def test_used_blocks_are_read_off_a_gate_that_is_at_hand(gate: torch.Tensor, used: range | None) -> None:
+    assert used_blocks(gate) == used
