@@ -3,29 +3,26 @@
     python benchmarks/adapter_step.py [--rounds 15] [--json FILE]
     python benchmarks/adapter_step.py --device cuda --dtype bfloat16 --width 4096 --layers 32 --rank 128
 
-The decoder is a Llama of random weights whose FFN is adapted; what is frozen is shared by all variants, which
-take turns in every round. Each has the same total rank: one block, or eight of an eighth. A figure is the
-median, over the rounds, of a variant's time over that of the bare decoder (or of our LoRA) in the same round,
-with its quartiles; so a machine that slows down slows both. Before any time is taken the outputs are
-compared: PEFT's with ours, and each mixture with a loop over its experts. `saved` is what autograd keeps for
-the backward pass beyond the bare decoder, in bytes; parameters do not count.
+The decoder is a Llama of random weights whose FFN is adapted; what is frozen is shared by all variants,
+which take turns in every round (`rounds.py`). Each has the same total rank: one block, or eight of an eighth.
+Before any time is taken the outputs are compared: PEFT's with ours, and SMoLoRA's with a loop over its experts.
+`saved` is what autograd keeps for the backward pass beyond the bare decoder, parameters not counted; `peak`
+what a step takes at most beside weights and optimizer.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
+from rounds import machine, peak_memory, ratio, shown, take_turns, write_json
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
@@ -209,19 +206,6 @@ def step(work: Work, variant: Variant) -> Tensor:
     return out.detach()
 
 
-def timed(work: Work, variant: Variant) -> float:
-    synchronise(work)
-    start = time.perf_counter()
-    step(work, variant)
-    synchronise(work)
-    return time.perf_counter() - start
-
-
-def synchronise(work: Work) -> None:
-    if work.inputs.is_cuda:
-        torch.cuda.synchronize()
-
-
 def saved_bytes(work: Work, variant: Variant) -> int:
     """Bytes that autograd keeps for the backward pass, each storage once."""
     weights = {p.untyped_storage().data_ptr() for p in work.decoder.parameters()}
@@ -271,37 +255,29 @@ def require_equal(work: Work, made: dict[str, Variant], originals: dict[str, nn.
         assert apart <= allowed * added, f"{ours} and {theirs} are {apart} apart where adapters add {added}"
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return low, middle, high
-
-
 def measure(work: Work, made: dict[str, Variant], rounds: int) -> dict[str, dict[str, Any]]:
     originals: dict[str, nn.Module] = dict(work.linears())
     require_equal(work, made, originals)
-    saved, times = {}, {name: [] for name in made}
-    for name, variant in made.items():
-        put_in(work, variant.modules)
-        saved[name] = saved_bytes(work, variant)
-        step(work, variant)
+
+    def within(name: str, run: Callable[[Work, Variant], Any]) -> Any:
+        put_in(work, made[name].modules)
+        found = run(work, made[name])
         put_in(work, originals)
-    for _ in range(rounds):
-        for name, variant in made.items():
-            put_in(work, variant.modules)
-            times[name].append(timed(work, variant))
-            put_in(work, originals)
-    found = {}
-    for name in made:
-        over = {
-            base: quartiles([own / other for own, other in zip(times[name], times[base], strict=True)])
-            for base in REFERENCES
-        }
-        found[name] = {
-            "seconds": {"median": statistics.median(times[name]), "min": min(times[name])},
-            "over": over,
+        return found
+
+    device = work.inputs.device.type
+    saved = {name: within(name, saved_bytes) for name in made}
+    peaks = {name: peak_memory(partial(within, name, step), device) for name in made}
+    times = take_turns({name: partial(within, name, step) for name in made}, rounds, device)
+    return {
+        name: {
+            "seconds": times[name],
+            "over": {base: ratio(times, name, base) for base in REFERENCES},
             "saved": saved[name] - saved["bare"],
+            "peak": peaks[name],
         }
-    return found
+        for name in made
+    }
 
 
 def make_work(args: argparse.Namespace) -> Work:
@@ -352,18 +328,15 @@ def main() -> None:
         for name, variant in variants(work, args.rank).items()
         if name in chosen or not args.only
     }
-    print(f"load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} thread(s), torch {torch.__version__}")
+    print(machine())
     found = measure(work, made, args.rounds)
-    print(f"{'':18}  x bare (quartiles)      x LoRA (quartiles)      x peft  saved (MiB)")
+    print(f"{'':18}  {'x bare (quartiles)':21}  {'x LoRA (quartiles)':21}  x peft  saved (MiB)  peak (MiB)")
     for name, figures in found.items():
-        bare, lora, peft = (figures["over"][base] for base in ("bare", "LoRA", "peft LoRA"))
-        shown = [f"{middle:.3f} ({low:.3f}-{high:.3f})" for low, middle, high in (bare, lora)]
-        print(f"{name:18}  {'  '.join(shown)}  {peft[1]:.3f}  {figures['saved'] / 2**20:9.1f}")
-    if args.json is not None:
-        settings = {key: str(value) for key, value in vars(args).items() if key != "json"}
-        args.json.write_text(
-            json.dumps({"settings": settings, "found": found}, indent=1) + "\n", encoding="utf-8"
-        )
+        over = figures["over"]
+        columns = [f"{shown(over[base]):21}" for base in ("bare", "LoRA")]
+        sizes = f"{figures['saved'] / 2**20:11.1f}  {figures['peak'] / 2**20:10.1f}"
+        print(f"{name:18}  {'  '.join(columns)}  {over['peft LoRA'][1]:6.3f}  {sizes}")
+    write_json(args.json, args, found)
 
 
 if __name__ == "__main__":
