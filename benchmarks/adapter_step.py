@@ -5,7 +5,7 @@
 
 The decoder is a Llama of random weights whose FFN is adapted; what is frozen is shared by all variants,
 which take turns in every round (`rounds.py`). Each has the same total rank: one block, or eight of an eighth.
-Before any time is taken the outputs are compared: PEFT's with ours, and SMoLoRA's with a loop over its experts.
+Before any time is taken the outputs are compared: PEFT's with ours, SMoLoRA's with a loop over its experts.
 `saved` is what autograd keeps for the backward pass beyond the bare decoder, parameters not counted; `peak`
 what a step takes at most beside weights and optimizer.
 """
