@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
-from rounds import machine, peak_memory, ratio, shown, take_turns, write_json
+from rounds import machine, peak_memory, ratio, saved_bytes, shown, take_turns, write_json
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
@@ -206,23 +206,10 @@ def step(work: Work, variant: Variant) -> Tensor:
     return out.detach()
 
 
-def saved_bytes(work: Work, variant: Variant) -> int:
-    """Bytes that autograd keeps for the backward pass, each storage once."""
-    weights = {p.untyped_storage().data_ptr() for p in work.decoder.parameters()}
-    weights |= {b.untyped_storage().data_ptr() for b in work.decoder.buffers()}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), routing(variant.context):
-        work.run()
-    return sum(kept.values())
+def kept_bytes(work: Work, variant: Variant) -> int:
+    """Bytes that autograd keeps for the backward pass."""
+    with routing(variant.context):
+        return saved_bytes(work.run, work.decoder)
 
 
 def require_equal(work: Work, made: dict[str, Variant], originals: dict[str, nn.Module]) -> None:
@@ -266,7 +253,7 @@ def measure(work: Work, made: dict[str, Variant], rounds: int) -> dict[str, dict
         return found
 
     device = work.inputs.device.type
-    saved = {name: within(name, saved_bytes) for name in made}
+    saved = {name: within(name, kept_bytes) for name in made}
     peaks = {name: peak_memory(partial(within, name, step), device) for name in made}
     times = take_turns({name: partial(within, name, step) for name in made}, rounds, device)
     return {

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 Quartiles = tuple[float, float, float]
 
@@ -87,6 +88,26 @@ def _measure_peak(run: Callable[[], Any], pipe: Any) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run()
     pipe.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+
+def saved_bytes(run: Callable[[], Any], module: nn.Module) -> int:
+    """Bytes that autograd keeps of a call for the backward pass: each storage once, the module's own not."""
+    own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            # As long as it lives, no other one can have its address.
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    del result
+    return sum(kept.values())
 
 
 def machine() -> dict[str, Any]:
