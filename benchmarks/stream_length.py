@@ -172,12 +172,10 @@ def main() -> None:
         )
         for family in args.only or METHODS:
             figures = found[family] = measure(METHODS[family], folder, args)
-            print(
-                f"{family}:  stages   step x bare               answer x bare          kept (MiB)  stored (MiB)"
-            )
+            print(f"{family + ', stages':22}  {'step x bare':22}  {'answer x bare':22}  kept, stored (MiB)")
             for number, row in figures.items():
                 sizes = f"{row['kept'] / 2**20:9.1f}  {row['stored'] / 2**20:12.2f}"
-                print(f"{number:14}  {shown(row['step']):22}  {shown(row['answer']):22}  {sizes}")
+                print(f"{number:22}  {shown(row['step']):22}  {shown(row['answer']):22}  {sizes}")
             for way in ("step", "answer"):
                 line = statistics.linear_regression(
                     list(figures), [100 * row[way][1] for row in figures.values()]
