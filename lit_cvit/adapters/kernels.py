@@ -184,6 +184,8 @@ def top_k_gate(logits: Tensor, k: int) -> Tensor:
     """
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"top_k must be between 1 and the number of blocks {logits.shape[-1]}, got {k}")
+    if k == 1:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     # torch.topk promises no order among equal values; a stable sort does.
     values, indices = logits.sort(dim=-1, descending=True, stable=True)
     return torch.zeros_like(logits).scatter(-1, indices[..., :k], values[..., :k].softmax(-1))
@@ -201,7 +203,7 @@ def fusion_direction(vector: Tensor, ups: Sequence[Tensor], gate: Tensor, *, sca
     Returns:
         (rows, R).
     """
-    return gate * (scaling * torch.cat([vector @ up for up in ups]))
+    return gate * (scaling * (vector @ torch.cat(list(ups), dim=1)))
 
 
 def adaptive_fusion(z: Tensor, *, direction_vu: Tensor, direction_if: Tensor) -> Tensor:
