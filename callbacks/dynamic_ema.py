@@ -161,21 +161,19 @@ class DynamicEMA(StageCallback):
         before = [self._previous[name] for name in names]
         changes = torch._foreach_sub(grads, before)
         if self.beta == "official":
-            columns = (torch._foreach_norm(grads, 1), torch._foreach_norm(changes, 1))
+            columns = [torch._foreach_norm(grads, 1), torch._foreach_norm(changes, 1)]
         else:
             lags = self._paths(names)
             torch._foreach_mul_(lags, torch._foreach_add(grads, 1))
-            columns = (torch._foreach_norm(lags, 1),)
+            columns = [torch._foreach_norm(lags, 1)]
             self._change |= dict(zip(names, changes, strict=True))
         self._measured |= dict(zip(names, zip(*columns, strict=True), strict=True))
         torch._foreach_copy_(before, grads)
 
     def _paths(self, names: list[str]) -> list[Tensor]:
         """theta - theta* of some tensors."""
-        return torch._foreach_sub(
-            [self._parameters[name].detach().float() for name in names],
-            [self._average[name] for name in names],
-        )
+        own = [self._parameters[name].detach().float() for name in names]
+        return list(torch._foreach_sub(own, [self._average[name] for name in names]))
 
     @torch.no_grad()
     def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:

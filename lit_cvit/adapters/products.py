@@ -98,7 +98,7 @@ class _Down(torch.autograd.Function):
         return F.linear(x, torch.cat(downs).to(dtype))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0].flatten(0, -2)
         x, *downs = ctx.saved_tensors
@@ -118,7 +118,7 @@ class _AddUp(torch.autograd.Function):
         return torch.addmm(y, weighted, torch.cat(ups, dim=1).to(y.dtype).T, alpha=scaling)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0]
         weighted, *ups = ctx.saved_tensors

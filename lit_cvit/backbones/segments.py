@@ -50,15 +50,8 @@ def tokenise(
         cuts: Rising positions in it, for example where answers start.
         begins: Whether the text begins a sequence, so that the tokenizer adds what it puts around one.
     """
-    encoded = tokenizer(
-        text,
-        add_special_tokens=begins,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    whole = Tokens(encoded["input_ids"], encoded["offset_mapping"])
+    encoded = _proper(tokenizer).encode(text, add_special_tokens=begins)
+    whole = Tokens(encoded.ids, encoded.offsets)
     crossed = whole.reach_over(cuts)
     if not crossed:
         return whole
@@ -103,10 +96,7 @@ def count_behind(tokenizer: PreTrainedTokenizerBase, context: str, answers: Sequ
         context: What of the prompt decides an answer's tokens (see `answer_context`).
         answers: The answers, with what stands around them.
     """
-    # The tokenizer proper: half of the time would go into lists of what is not asked for.
-    backend: Any = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
+    backend = _proper(tokenizer)
     prompt, cut = backend.encode(context, add_special_tokens=False).ids, len(context)
     counts = []
     for answer, found in zip(
@@ -121,6 +111,15 @@ def count_behind(tokenizer: PreTrainedTokenizerBase, context: str, answers: Sequ
             alone = backend.encode(answer, add_special_tokens=False)
             counts.append(sum(end > 0 for _, end in alone.offsets))
     return counts
+
+
+def _proper(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The tokenizer proper: half of the time would go into lists of what is not asked for."""
+    backend: Any = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend
 
 
 def _behind(first: Tokens, second: Tokens, position: int) -> Tokens:

@@ -6,6 +6,7 @@ other, so the two splits can never show the same scene, whatever their sizes and
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -99,10 +100,7 @@ class MiniSource:
         """
         if not 0 <= index < self.size:
             raise ValueError(f"{self.task}: {self.split} sample {index} is not in 0..{self.size - 1}")
-        generator = np.random.default_rng(mix("mini", self.seed, self.task, self.split, index))
-        drawn = self._drawn(generator, index)
-        while drawn.is_test() != (self.split == "test"):
-            drawn = self._drawn(generator, index)
+        drawn = _content(self, index)
         chosen = mix("instruction", self.seed, self.task, self.split, epoch, index) % len(self.instructions)
         instruction = self.instructions[chosen]
         return Sample(
@@ -116,17 +114,23 @@ class MiniSource:
             text=self.layout.format(question=drawn.question, instruction=instruction),
         )
 
-    def _drawn(self, generator: np.random.Generator, index: int) -> Drawn:
-        drawn = self.draw(generator, index)
-        if self.look is None or drawn.scene is None:
-            return drawn
-        return replace(drawn, scene=self.look.applied(drawn.scene, generator))
-
     def digest(self) -> str:
         """A digest of everything that decides the samples, drawing code excepted."""
         split = (self.task, self.split, self.size, self.seed)
         parts = (VERSION, *split, self.instructions, self.draw.__qualname__, self.look, self.layout)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=8192)
+def _content(source: MiniSource, index: int) -> Drawn:
+    """What a sample shows, which a stage asks for to measure answers, to train and to score."""
+    generator = np.random.default_rng(mix("mini", source.seed, source.task, source.split, index))
+    while True:
+        drawn = source.draw(generator, index)
+        if source.look is not None and drawn.scene is not None:
+            drawn = replace(drawn, scene=source.look.applied(drawn.scene, generator))
+        if drawn.is_test() == (source.split == "test"):
+            return drawn
 
 
 @dataclass(frozen=True)

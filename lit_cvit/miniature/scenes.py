@@ -156,18 +156,28 @@ def _background(pattern: str, tint: str) -> NDArray[np.float32]:
     return image
 
 
-def _placed(thing: Thing) -> tuple[NDArray[np.float32], int, int]:
-    """Opacity of a thing, and the row and column of the image where it begins."""
+def _corner(thing: Thing) -> tuple[int, int]:
+    """Row and column of the image where a thing begins."""
     row, column = divmod(thing.place, 3)
-    top, left = row * CELL + thing.shift[0], column * CELL + thing.shift[1]
-    if thing.is_glyph:
-        return glyph_mask(thing.name).astype(np.float32), top, left + 2
-    return _fill_strength(thing.name, thing.fill), top, left
+    return row * CELL + thing.shift[0], column * CELL + thing.shift[1] + 2 * thing.is_glyph
+
+
+def _strength(name: str, fill: str) -> NDArray[np.float32]:
+    """Opacity of a sign, or of a shape with its fill."""
+    return glyph_mask(name).astype(np.float32) if name in GLYPHS else _fill_strength(name, fill)
+
+
+@functools.cache
+def _painted(name: str, fill: str, colour: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a thing puts on a picture, and the weights of what it leaves of it."""
+    strength = _strength(name, fill)
+    weight = (strength > 0).astype(np.float32)[..., None]
+    return weight * strength[..., None] * np.array(COLOURS[colour], np.float32), 1 - weight
 
 
 def thing_box(thing: Thing) -> tuple[float, float, float, float]:
     """Left, top, right and bottom edge of what is drawn of a thing, in parts of the image's side, 0 to 1."""
-    strength, top, left = _placed(thing)
+    strength, (top, left) = _strength(thing.name, thing.fill), _corner(thing)
     rows, columns = (np.flatnonzero(strength.any(axis=axis)) for axis in (1, 0))
     edges = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
     x1, y1, x2, y2 = (int(edge) / SIZE for edge in edges)
@@ -188,13 +198,12 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
             raise ValueError(f"no colour {thing.colour!r}; drawn: {', '.join(COLOURS)}")
         if not 0 <= thing.place < len(PLACES):
             raise ValueError(f"no place {thing.place}; places are 0..{len(PLACES) - 1}")
-        strength, top, left = _placed(thing)
-        height, width = strength.shape
+        top, left = _corner(thing)
+        paint, rest = _painted(thing.name, thing.fill, thing.colour)
+        height, width = rest.shape[:2]
         area = image[top : top + height, left : left + width]
-        weight = (strength > 0).astype(np.float32)[..., None]
-        area[:] = area * (1 - weight) + weight * strength[..., None] * np.array(
-            COLOURS[thing.colour], np.float32
-        )
+        area *= rest
+        area += paint
     generator = np.random.default_rng(scene.noise)
     if scene.quality < 1:
         image = image * scene.quality + 70 * (1 - scene.quality)
