@@ -389,17 +389,3 @@ def test_blocks_that_no_sample_uses_are_left_out(held: bool) -> None:
     torch.testing.assert_close(found, expected)
     assert context.trace is not None
     assert torch.equal(context.trace[bank.name], gate.unsqueeze(1))
-
-
-@pytest.mark.parametrize(
-    ("gate", "used"),
-    [
-        (torch.tensor([0.0, 1.0, 0.0]), range(1, 2)),
-        (torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.5]]), range(3)),
-        (torch.zeros(2, 3), range(1)),
-        (torch.ones(3, requires_grad=True), None),
-        (torch.ones(3, device="meta"), None),
-    ],
-)
-def test_used_blocks_are_read_off_a_gate_that_is_at_hand(gate: torch.Tensor, used: range | None) -> None:
-    assert used_blocks(gate) == used

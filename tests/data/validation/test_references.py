@@ -76,7 +76,7 @@ def test_a_split_on_which_a_scorer_gives_0_whatever_is_answered_is_warned_of(
 def test_a_fit_logs_what_its_check_warns_of(caplog: pytest.LogCaptureFixture) -> None:
     one = check_task(Task("T", AnswerFormat.CAPTION, scorer("cider"), test=Listed(sample("1"))))
     method = SimpleNamespace(backbone=SimpleNamespace(encoder=None))
-    data = SimpleNamespace(check=lambda encoder: [one])
+    data = SimpleNamespace(check=lambda encoder: [one], isolated=False)
     for reports in (False, True):
         check_data(method, data, reports=reports)  # type: ignore[arg-type]
     (message,) = caplog.messages
