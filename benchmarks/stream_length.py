@@ -27,6 +27,7 @@ from lit_cvit.adapters import RoutingContext, routing
 from lit_cvit.backbones import Llava
 from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.data.datamodule import ContinualDataModule
+from lit_cvit.data.sampling import Place
 from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import Benchmark, Task
 from lit_cvit.methods import (
@@ -81,7 +82,9 @@ class Probe(StageCallback):
         train, test = stage.task.train, stage.task.test
         assert train is not None
         learned = method.backbone.encode([train.sample(row) for row in range(SAMPLES)], with_answers=True)
-        learned = replace(learned, step_tokens=int(learned.answer_mask.sum()), step_samples=SAMPLES)
+        assert learned.answer_mask is not None
+        tokens = int(learned.answer_mask.sum())
+        learned = replace(learned, step_tokens=tokens, step_samples=SAMPLES, place=Place(0, 0, 1))
         asked = method.backbone.encode([test.sample(row) for row in range(SAMPLES)], with_answers=False)
         without = RoutingContext(SAMPLES, bypass=True, row_to_sample=method.backbone.row_maps(learned))
 
