@@ -16,13 +16,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
-from rounds import machine, peak_memory, ratio, saved_bytes, shown, take_turns, write_json
+from rounds import machine, on_device, options, peak_memory, ratio, saved_bytes, shown, take_turns, write_json
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
@@ -294,19 +293,14 @@ def make_work(args: argparse.Namespace) -> Work:
 
 def main() -> None:
     """Compare, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = on_device(options(__doc__))
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--only", nargs="*", default=[], help="variants beside the bare decoder and LoRA")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     work = make_work(args)
     chosen = {*REFERENCES, *args.only}

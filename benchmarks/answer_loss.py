@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rounds import machine, peak_memory, ratio, shown, take_turns, write_json
+from rounds import machine, on_device, options, peak_memory, ratio, shown, take_turns, write_json
 from torch import Tensor
 
 
@@ -50,18 +49,13 @@ def losses(
 
 def main() -> None:
     """Compare, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = on_device(options(__doc__))
     parser.add_argument("--vocabulary", type=int, nargs="*", default=[32_000, 150_000])
     parser.add_argument("--answers", type=int, nargs="*", default=[4, 60])
     parser.add_argument("--tokens", type=int, default=650)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     print(machine())
     found = {}

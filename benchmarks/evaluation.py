@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounds import machine, ratio, shown, take_turns, write_json
+from rounds import machine, on_device, options, ratio, shown, take_turns, write_json
+from wide import wide_llava
 
 from lit_cvit import methods
 from lit_cvit.backbones import Backbone, Llava, Tiny
-from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.data.measured import Measured
 from lit_cvit.data.tasks import Task
@@ -81,17 +81,12 @@ def measure(passes: Passes, rounds: int) -> dict[str, Any]:
 def make_backbone(args: argparse.Namespace, folder: Path) -> Backbone:
     if not args.width:
         return Tiny()
-    build_llava_folder(
-        folder, hidden_size=args.width, num_layers=args.layers, image_size=336, patch_size=14, max_length=1024
-    )
-    return Llava(str(folder), dtype=args.dtype)
+    return Llava(str(wide_llava(folder, args.width, args.layers)), dtype=args.dtype)
 
 
 def main() -> None:
     """Compare, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = on_device(options(__doc__))
     parser.add_argument("--method", default="SeqLoRA")
     parser.add_argument("--width", type=int, default=0)
     parser.add_argument("--layers", type=int, default=4)
@@ -99,9 +94,6 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:

@@ -9,14 +9,12 @@ are made of, over training and evaluation.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 from clock import Clock, Functions
-from rounds import machine, write_json
+from rounds import machine, options, write_json
 
 
 def watched() -> Functions:
@@ -49,10 +47,7 @@ def watched() -> Functions:
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path)
+    parser = options(__doc__)
     parser.add_argument("more", nargs="*", help="further arguments of `fit`")
     args = parser.parse_args()
     print(machine())

@@ -10,14 +10,13 @@ nothing.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from rounds import machine, ratio, shown, write_json
+from rounds import machine, options, ratio, shown, write_json
 
 from lit_cvit.run import RunFolder
 
@@ -47,11 +46,8 @@ def fit(ranks: int, folder: Path, name: str, more: list[str]) -> RunFolder:
 
 def main() -> None:
     """Take turns and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("more", nargs="*", help="further arguments of `fit`")
     args = parser.parse_args()
     print(machine())

@@ -12,7 +12,7 @@ import os
 import resource
 import statistics
 import time
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,20 @@ def saved_bytes(run: Callable[[], Any], module: nn.Module) -> int:
         result = run()
     del result
     return sum(kept.values())
+
+
+def options(doc: str | None) -> ArgumentParser:
+    """A parser with what every script takes."""
+    parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    return parser
+
+
+def on_device(parser: ArgumentParser) -> ArgumentParser:
+    """Add where, and in which type, to run."""
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    return parser
 
 
 def machine() -> dict[str, Any]:

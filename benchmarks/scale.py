@@ -10,7 +10,6 @@ it in one process without workers, so a run on a GPU has most of this beside its
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 from clock import Clock, Functions
 from records import WORDS
-from rounds import machine, write_json
+from rounds import machine, options, write_json
 from torch import Tensor
 
 from callbacks import StageEvaluation
@@ -75,14 +74,11 @@ def make_task(folder: Path, number: int, num_train: int, num_test: int) -> Task:
 
 def main() -> None:
     """Make the records, fit and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--records", type=int, default=600_000)
     parser.add_argument("--tests", type=int, default=200_000)
     parser.add_argument("--stages", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as name:

@@ -8,15 +8,13 @@ is within all others. Then come the packages that `fit --print_config` imports, 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
-from rounds import machine, take_turns, write_json
+from rounds import machine, options, take_turns, write_json
 
 FIT = ["-m", "lit_cvit", "fit", "--config", "quickstart", "--print_config"]
 COMMANDS = {
@@ -50,11 +48,8 @@ def own_times(report: str) -> Counter[str]:
 
 def main() -> None:
     """Take turns and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     print(machine())
     times = take_turns({name: partial(run, command) for name, command in COMMANDS.items()}, args.rounds)

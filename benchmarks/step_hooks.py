@@ -22,11 +22,11 @@ from typing import Any
 
 from clock import Clock, Functions
 from lightning.pytorch.callbacks import Callback
-from rounds import Quartiles, machine, shown, write_json
+from rounds import Quartiles, machine, on_device, options, shown, write_json
+from wide import wide_llava
 
 from callbacks import DynamicEMA, Replay, TaskRecall
 from lit_cvit.backbones import Llava
-from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.methods import EWC, L2, PGP, ContinualMethod, ProgLoRADynamic, SeqLoRA, SMoLoRA
 from lit_cvit.methods.adapter_set import AdapterSet
@@ -127,31 +127,19 @@ def run_case(case: Case, folder: Path, args: argparse.Namespace) -> dict[str, An
 
 def main() -> None:
     """Run the cases and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = on_device(options(__doc__))
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--only", nargs="*", help="cases")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     print(machine())
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build_llava_folder(
-            folder / "model",
-            hidden_size=args.width,
-            num_layers=args.layers,
-            image_size=336,
-            patch_size=14,
-            max_length=1024,
-        )
+        wide_llava(folder / "model", args.width, args.layers)
         for case in args.only or CASES:
             figures = found[case] = run_case(CASES[case], folder, args)
             print(f"{case}: a step takes {figures['step']:.2f} s (median of {figures['steps']})")

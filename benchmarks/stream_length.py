@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounds import machine, ratio, saved_bytes, shown, take_turns, write_json
+from rounds import machine, options, ratio, saved_bytes, shown, take_turns, write_json
 from torch import Tensor
 
 from callbacks import DynamicEMA, TaskRecall
@@ -158,13 +158,10 @@ def measure(family: type[ContinualMethod], folder: Path, args: argparse.Namespac
 
 def main() -> None:
     """Measure every method and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("--stages", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*", help="methods")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     print(machine())
     found = {}

@@ -109,6 +109,8 @@ def compare(paths: Sequence[Path], isolated: Sequence[Path] = ()) -> Comparison:
 def _isolated(runs: Sequence[Compared], paths: Sequence[Path]) -> dict[str, list[float]]:
     """Scores of isolated runs, by the source of the run that they belong to."""
     alone, scores, used = read_compared(paths), {}, set()
+    for each in alone:
+        require_finished(each)
     for run in runs:
         found = isolated_runs(run, alone)
         for each in found.values():

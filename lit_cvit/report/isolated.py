@@ -52,9 +52,10 @@ def isolated_runs(run: Trained, others: Iterable[T]) -> dict[str, T]:
     """
     found: dict[str, T] = {}
     for other in others:
-        task = other.matrix.stages[0]
-        if len(other.matrix.stages) > 1 or task not in run.matrix.tasks or not _is_same_but_tasks(run, other):
+        stages = other.matrix.stages
+        if len(stages) != 1 or stages[0] not in run.matrix.tasks or not _is_same_but_tasks(run, other):
             continue
+        task = stages[0]
         if task in found:
             raise ValueError(f"{other.name} and {found[task].name} both are {task} alone; name one of them")
         found[task] = other

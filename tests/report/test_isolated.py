@@ -55,6 +55,12 @@ def test_a_missing_task_is_named(tmp_path: Path) -> None:
         compare([whole(tmp_path)], [alone(tmp_path, "QA", 75.0)])
 
 
+def test_an_isolated_run_that_is_not_finished_is_named_with_how_to_go_on(tmp_path: Path) -> None:
+    runs = [alone(tmp_path, "QA", 75.0), alone(tmp_path, "Cap", 50.0, trained=0)]
+    with pytest.raises(ValueError, match=r"alone-Cap has no final scores .*--ckpt_path last"):
+        compare([whole(tmp_path)], runs)
+
+
 def test_two_runs_of_one_task_are_refused(tmp_path: Path) -> None:
     runs = [alone(tmp_path, "QA", 75.0, name=name) for name in ("one", "two")]
     with pytest.raises(ValueError, match="two and one both are QA alone"):
