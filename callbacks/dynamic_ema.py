@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lit_cvit.analysis.ema import (
+    Groups,
     clamp_or_fallback,
     follow,
     layers_of,
     official_share,
     paper_share,
-    summed_by,
 )
-from lit_cvit.analysis.layers import layer_of
+from lit_cvit.analysis.layers import by_layer
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.stream.stage_callback import StageCallback, StreamTrainer
@@ -90,7 +90,11 @@ class DynamicEMA(StageCallback):
         self._previous: Tensors = {}
         self._change: Tensors = {}
         self._measured: dict[str, tuple[Tensor, ...]] = {}
-        self._counts = {"dynamic": 0, "updates": 0}
+        # On the device of what trains: reading it at every step would wait for a GPU.
+        self._dynamic: Tensor | None = None
+        self._updates = 0
+        self._groups: Groups | None = None
+        self._logged: tuple[list[str], Groups] | None = None
 
     # -- stage hooks ----------------------------------------------------------------------------------------
 
@@ -105,7 +109,7 @@ class DynamicEMA(StageCallback):
             return
         self._write(method)
         if self._constant is None:
-            self.shares[str(stage.number)] = self._counts["dynamic"] / max(1, self._counts["updates"])
+            self.shares[str(stage.number)] = self._num_dynamic() / max(1, self._updates)
         self._forget()
         self.active = False
 
@@ -119,6 +123,9 @@ class DynamicEMA(StageCallback):
         finally:
             _copy_into(method, own)
 
+    def _num_dynamic(self) -> int:
+        return 0 if self._dynamic is None else int(self._dynamic)
+
     def _write(self, method: ContinualMethod) -> None:
         if self._average:
             _copy_into(method, self._average)
@@ -130,6 +137,7 @@ class DynamicEMA(StageCallback):
             return
         assert isinstance(pl_module, ContinualMethod)
         parameters = self._parameters = trainable(pl_module)
+        self._prepare(list(parameters), next(iter(parameters.values())).device)
         if self._average:
             # A checkpoint is read onto the CPU.
             if self._average.keys() != parameters.keys():
@@ -140,6 +148,17 @@ class DynamicEMA(StageCallback):
                 held.update({name: tensor.to(parameters[name].device) for name, tensor in held.items()})
         elif self.theta0 == "group":
             self._average = {name: _copied(parameter) for name, parameter in parameters.items()}
+
+    def _prepare(self, names: list[str], device: torch.device) -> None:
+        """Know which tensors share a beta, and which a line of the log."""
+        positions = [[position] for position in range(len(names))]
+        self._groups = Groups(layers_of(names) if self.beta_per == "layer" else positions, device)
+        lines, place = by_layer(names), {name: position for position, name in enumerate(names)}
+        self._logged = (
+            list(lines),
+            Groups([[place[name] for name in line] for line in lines.values()], device),
+        )
+        self._dynamic = torch.tensor(self._num_dynamic(), device=device)
 
     @torch.no_grad()
     def on_before_optimizer_step(
@@ -182,34 +201,31 @@ class DynamicEMA(StageCallback):
         if not self._average:
             self._average = {name: _copied(parameter) for name, parameter in self._parameters.items()}
         shares, dynamic = self._weights()
-        share_of = dict(zip(self._parameters, shares, strict=True))
-        for names in in_parts(list(self._parameters)):
+        for names, part in zip(
+            in_parts(list(self._parameters)), in_parts(list(shares.unbind())), strict=True
+        ):
             follow(
                 [self._average[name] for name in names],
                 [self._parameters[name].detach() for name in names],
-                [share_of[name] for name in names],
+                part,
             )
         self._change = {}
-        self._counts["dynamic"] += sum(dynamic)
-        self._counts["updates"] += len(dynamic)
-        self._log(method, share_of, dynamic)
+        assert self._dynamic is not None
+        self._dynamic += dynamic.sum()
+        self._updates += len(dynamic)
+        self._log(method, shares, dynamic)
 
-    def _weights(self) -> tuple[list[float], list[bool]]:
-        """1 - beta of each tensor, and whether it is a dynamic one."""
-        names = list(self._parameters)
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """1 - beta of each tensor, and whether it is a dynamic one, on their device."""
+        assert self._groups is not None
         if self._constant is not None:
-            return [1 - self._constant] * len(names), [False] * len(names)
-        groups = layers_of(names) if self.beta_per == "layer" else [[n] for n in range(len(names))]
-        # One transfer for all tensors; the sums of a layer are formed in float64.
-        columns = self._columns().cpu().double()
-        sums = [summed_by(groups, column) for column in columns]
+            device, number = self._groups.sizes.device, len(self._parameters)
+            share = torch.full((number,), 1 - self._constant, dtype=torch.float64, device=device)
+            return share, torch.zeros(number, dtype=torch.bool, device=device)
+        sums = [self._groups.sum(column) for column in self._columns().double()]
         raw = official_share(*sums) if self.beta == "official" else paper_share(*sums)
-        share, used = clamp_or_fallback(raw, self.fallback)
-        shares, dynamic = [0.0] * len(names), [False] * len(names)
-        for group, value, is_dynamic in zip(groups, share.tolist(), used.tolist(), strict=True):
-            for position in group:
-                shares[position], dynamic[position] = value, is_dynamic
-        return shares, dynamic
+        share, dynamic = clamp_or_fallback(raw, self.fallback)
+        return self._groups.spread(share), self._groups.spread(dynamic)
 
     def _columns(self) -> Tensor:
         """(arguments of the formula, tensors); NaN for a tensor without two gradients."""
@@ -231,13 +247,13 @@ class DynamicEMA(StageCallback):
                 values += [*self._measured[name], reaches[name]]
         return torch.stack(values).view(len(self._parameters), -1).T
 
-    def _log(self, method: ContinualMethod, shares: Mapping[str, float], dynamic: list[bool]) -> None:
-        groups: dict[str, list[float]] = {}
-        for name, share in shares.items():
-            groups.setdefault(layer_of(name), []).append(1 - share)
-        values = {f"ema/beta/{group}": math.fsum(betas) / len(betas) for group, betas in groups.items()}
+    def _log(self, method: ContinualMethod, shares: Tensor, dynamic: Tensor) -> None:
+        assert self._logged is not None
+        names, groups = self._logged
+        betas = groups.sum(1 - shares) / groups.sizes
+        values = {f"ema/beta/{name}": beta for name, beta in zip(names, betas.unbind(), strict=True)}
         if self._constant is None:
-            values["ema/dynamic"] = sum(dynamic) / len(dynamic)
+            values["ema/dynamic"] = dynamic.double().mean()
         for name, value in values.items():
             method.log(name, value, on_step=True, on_epoch=False)
 
@@ -247,7 +263,7 @@ class DynamicEMA(StageCallback):
         state: dict[str, Any] = {"dynamic_share": dict(self.shares)} if self.shares else {}
         if self._average:
             state |= {"average": dict(self._average), "previous": dict(self._previous)}
-            state["counts"] = dict(self._counts)
+            state["counts"] = {"dynamic": self._num_dynamic(), "updates": self._updates}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -255,7 +271,8 @@ class DynamicEMA(StageCallback):
         self.shares = dict(state_dict.get("dynamic_share", {}))
         self._average = dict(state_dict.get("average", {}))
         self._previous = dict(state_dict.get("previous", {}))
-        self._counts = dict(state_dict.get("counts", self._counts))
+        counts = state_dict.get("counts", {"dynamic": 0, "updates": 0})
+        self._dynamic, self._updates = torch.tensor(counts["dynamic"]), counts["updates"]
 
 
 def trainable(method: ContinualMethod) -> dict[str, nn.Parameter]:

@@ -23,7 +23,7 @@ from lit_cvit.adapters.state import (
     load_adapter_state,
     load_strict,
 )
-from lit_cvit.adapters.unrouted import held_groups, hold_unrouted
+from lit_cvit.adapters.unrouted import held_groups, hold_unrouted, largest_gradients
 
 __all__ = [
     "DECODER",
@@ -46,6 +46,7 @@ __all__ = [
     "grow",
     "held_groups",
     "hold_unrouted",
+    "largest_gradients",
     "inject",
     "joined",
     "load_adapter_state",

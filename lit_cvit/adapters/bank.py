@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_cvit.adapters.kernels import gate_to_rows, weigh_blocks
@@ -255,12 +256,25 @@ class LoRABank(nn.Module):
         downs, ups, ranks = self._tensors(used)
         # Outside of autocast the blocks compute in their own type, also on a 16-bit base.
         typed = rows if torch.is_autocast_enabled(x.device.type) else rows.to(downs[0].dtype)
-        z = project_down(self.dropout(typed), downs)
-        gate = self._gate(rows, z, ups, ranks)
+        z, read = self._project(typed, downs)
+        gate = self._gate(rows, z, BankView(self.name, self.kind, self.scaling, ranks, ups, read))
         weighted = self.mix(
             z, gate if gate is None or used is None else gate[..., used.start : used.stop], ranks
         )
         return add_up(y, weighted.squeeze(1) if x.dim() == 2 else weighted, ups, scaling=self.scaling)
+
+    def _project(self, x: Tensor, downs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """A_cat x, and the product of x with the matrix that the router asks for."""
+        matrix = None if self.router is None else self.router.matrix
+        if matrix is None:
+            return project_down(self.dropout(x), downs), None
+        drops = self.training and self.dropout.p > 0
+        if drops or matrix.dtype != downs[0].dtype or not torch.is_grad_enabled():
+            typed = x if torch.is_autocast_enabled(x.device.type) else x.to(matrix.dtype)
+            return project_down(self.dropout(x), downs), F.linear(typed, matrix)
+        # In one product, so that the gradient of x, as large as x, is formed and added once.
+        z, read = project_down(x, (*downs, matrix)).tensor_split([-len(matrix)], dim=-1)
+        return z, read
 
     def _used(self) -> range | None:
         """The blocks that the active context's gate leaves; None for all."""
@@ -293,20 +307,13 @@ class LoRABank(nn.Module):
         """
         return weigh_blocks(z, gate, ranks=ranks)
 
-    def _gate(self, x: Tensor, z: Tensor, ups: tuple[Tensor, ...], ranks: tuple[int, ...]) -> Tensor | None:
+    def _gate(self, x: Tensor, z: Tensor, view: BankView) -> Tensor | None:
         if self.router is None and self.default_gate == "ones":
             context = active()
             if context is None or context.gate_for(self.name) is None:
                 return None
         context = current()
-        if self.router is not None:
-            # Views of what is held: the router asks for the blocks' own.
-            each = ups if len(ups) == len(ranks) else ups[0].split(ranks, dim=1)
-            gate = self.router(
-                x, z, BankView(self.name, self.kind, self.scaling, ranks, tuple(each)), context
-            )
-        else:
-            gate = self._context_gate(x, context)
+        gate = self._context_gate(x, context) if self.router is None else self.router(x, z, view, context)
         if context.trace is not None:
             context.trace[self.name] = gate.detach()
         return gate

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -191,36 +190,38 @@ def top_k_gate(logits: Tensor, k: int) -> Tensor:
     return torch.zeros_like(logits).scatter(-1, indices[..., :k], values[..., :k].softmax(-1))
 
 
-def fusion_direction(vector: Tensor, ups: Sequence[Tensor], gate: Tensor, *, scaling: float) -> Tensor:
-    """The rank-space vector d with <d, z> = I . (s * B (gate (x) z)), for one branch.
+def fusion_directions(
+    vectors: Tensor, ups: Sequence[Tensor], gate: Tensor, *, num_first: int, scaling: float
+) -> Tensor:
+    """The rank-space vectors d of two branches with <d, z> = I . (s * B (gate (x) z)), B and z of the branch.
 
     Args:
-        vector: (out,) fusion vector I.
-        ups: (out, r_i) up-projections of the branch, R ranks in all.
-        gate: (rows, R) the branch's gate, expanded over the ranks.
+        vectors: (2, out) fusion vectors I, one of each branch.
+        ups: (out, r_i) up-projections of the first branch, then of the second, R ranks in all.
+        gate: (rows, R) the gate, expanded over the ranks.
+        num_first: Ranks of the first branch.
         scaling: The factor s.
 
     Returns:
-        (rows, R).
+        (rows, R, 2), zero at the ranks of the other branch.
     """
-    return gate * (scaling * (vector @ torch.cat(list(ups), dim=1)))
+    # One product for both, half of it for nothing: the gradient of a slice is a copy that is mostly zeros.
+    products = torch.cat(list(ups), dim=1).T @ vectors.T
+    first = (torch.arange(len(products), device=products.device) < num_first).to(products.dtype)
+    return gate.unsqueeze(-1) * (products * torch.stack([scaling * first, scaling * (1 - first)], dim=-1))
 
 
-def adaptive_fusion(z: Tensor, *, direction_vu: Tensor, direction_if: Tensor) -> Tensor:
+def adaptive_fusion(z: Tensor, directions: Tensor) -> Tensor:
     """Weights of the two branches at each position (SMoLoRA Eq. 8-9), without forming the branches.
 
     I . (B z) = (I B) . z, so the logit of a branch of width `out` needs only its rank coordinates.
 
     Args:
-        z: (rows, positions, R_vu + R_if) rank coordinates of the visual-understanding branch, then of the
+        z: (rows, positions, R) rank coordinates of the visual-understanding branch, then of the
             instruction-following one, not yet gated.
-        direction_vu: (rows, R_vu) from `fusion_direction`.
-        direction_if: (rows, R_if) from `fusion_direction`.
+        directions: (rows, R, 2) from `fusion_directions`.
 
     Returns:
         (rows, positions, 2): alpha and beta, summing to 1.
     """
-    # One product of all coordinates: the gradient of a slice is a copy of the whole that is mostly zeros.
-    sizes = (direction_vu.shape[-1], direction_if.shape[-1])
-    directions = torch.stack([F.pad(direction_vu, (0, sizes[1])), F.pad(direction_if, (sizes[0], 0))], dim=-1)
     return torch.bmm(z, directions.to(z.dtype)).softmax(-1)

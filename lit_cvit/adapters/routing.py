@@ -210,7 +210,9 @@ class BankView:
         kind: Kind of module, the key of the context's row maps.
         scaling: The factor s of the mixture.
         ranks: Rank of each block.
-        ups: (out, r_i) the up-projection of each block, attached to the graph.
+        ups: (out, r_i) the up-projection of each block, attached to the graph; those of all blocks in one
+            tensor while the bank holds them joined.
+        read: (rows, positions, k) the product of the layer's input with the router's `matrix`, if it has one.
     """
 
     name: str
@@ -218,10 +220,16 @@ class BankView:
     scaling: float
     ranks: tuple[int, ...]
     ups: tuple[Tensor, ...]
+    read: Tensor | None = None
 
 
 class Router(nn.Module):
     """Base of routers that live in a bank because they need the layer's input."""
+
+    @property
+    def matrix(self) -> Tensor | None:
+        """(k, in) what the layer's input is multiplied with for the router, beside the blocks' A; or None."""
+        return None
 
     @property
     def branches(self) -> tuple[int, int] | None:

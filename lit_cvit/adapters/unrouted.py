@@ -30,8 +30,20 @@ def held_groups(banks: Iterable[LoRABank]) -> list[tuple[nn.Parameter, ...]]:
     return [group for group in groups if group]
 
 
+Group = Sequence[nn.Parameter]
+
+
 @torch.no_grad()
-def hold_unrouted(groups: Iterable[Sequence[nn.Parameter]]) -> int:
+def largest_gradients(groups: Iterable[Group]) -> Tensor | None:
+    """The largest element of each gradient in the groups, in order, on their device; None without any.
+
+    Not a sum of squares, which underflows to 0 for tiny gradients. The gradients must all be on one device.
+    """
+    grads: list[Tensor] = [p.grad for group in groups for p in group if p.grad is not None]
+    return torch.stack(torch._foreach_norm(grads, math.inf)) if grads else None
+
+
+def hold_unrouted(groups: Iterable[Group], largest: Sequence[float] | None = None) -> int:
     """Drop the gradients of each group of Parameters whose gradients are all exactly zero.
 
     Optimizers skip a Parameter without a gradient, so neither momentum nor weight decay moves it. A block is
@@ -39,22 +51,23 @@ def hold_unrouted(groups: Iterable[Sequence[nn.Parameter]]) -> int:
     Call it where the gradients of the optimizer step are complete (accumulated, averaged over ranks).
 
     Args:
-        groups: Parameters that are held together, for example from `held_groups`. The gradients must all be
-            on one device.
+        groups: Parameters that are held together, for example from `held_groups`.
+        largest: What `largest_gradients` gives of these groups, where the host knows it; otherwise it is
+            read here, which waits for a GPU.
 
     Returns:
         The number of groups that were held.
     """
     with_grad = [[p for p in group if p.grad is not None] for group in groups]
     with_grad = [group for group in with_grad if group]
-    grads: list[Tensor] = [p.grad for group in with_grad for p in group if p.grad is not None]
-    if not grads:
-        return 0
-    # The largest element, not a sum of squares, which underflows to 0 for tiny gradients. One host sync.
-    nonzero = iter((torch.stack(torch._foreach_norm(grads, math.inf)) != 0).tolist())
+    if largest is None:
+        found = largest_gradients(with_grad)
+        largest = [] if found is None else found.tolist()
+    sizes = iter(largest)
     held = 0
     for group in with_grad:
-        used = [next(nonzero) for _ in group]
+        # NaN is not zero.
+        used = [next(sizes) != 0 for _ in group]
         if not any(used):
             held += 1
             for parameter in group:

@@ -55,9 +55,30 @@ def clamp_or_fallback(share: Tensor, fallback: float) -> tuple[Tensor, Tensor]:
     return torch.where(dynamic, share, 1 - fallback), dynamic
 
 
-def summed_by(groups: Sequence[Sequence[int]], values: Tensor) -> Tensor:
-    """Sums of a vector's elements over groups of positions; one element per group."""
-    return torch.stack([values[list(group)].sum() for group in groups])
+class Groups:
+    """Sums of a vector's elements over groups of positions, on the vector's device and in the same order.
+
+    Args:
+        groups: Positions of each group.
+        device: Where the vectors are.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], device: torch.device) -> None:
+        widest = max(map(len, groups))
+        # Places that a group does not need point behind the vector, where a zero is put.
+        padded = [[*group, *[-1] * (widest - len(group))] for group in groups]
+        self._positions = torch.tensor(padded, device=device)
+        self.sizes = torch.tensor([len(group) for group in groups], device=device)
+        members = {position: number for number, group in enumerate(groups) for position in group}
+        self._group_of = torch.tensor([members[position] for position in sorted(members)], device=device)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """(groups,) from (positions,)."""
+        return torch.cat([values, values.new_zeros(1)])[self._positions].sum(1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(positions,) from (groups,): to each position what its group has; every position is in a group."""
+        return values[self._group_of]
 
 
 def layers_of(names: Iterable[str]) -> list[list[int]]:
@@ -69,13 +90,14 @@ def layers_of(names: Iterable[str]) -> list[list[int]]:
 
 
 @torch.no_grad()
-def follow(averages: Sequence[Tensor], values: Sequence[Tensor], shares: Sequence[float]) -> None:
+def follow(averages: Sequence[Tensor], values: Sequence[Tensor], shares: Sequence[Tensor]) -> None:
     """Move each average towards its value, in place; where both are equal, it stays bit for bit.
 
     Args:
         averages: theta*.
         values: theta, of the same shapes.
-        shares: 1 - beta.
+        shares: 1 - beta of each, single numbers on the device of the averages.
     """
     typed = [value.to(average.dtype) for average, value in zip(averages, values, strict=True)]
-    torch._foreach_lerp_(list(averages), typed, list(shares))
+    weights = [share.to(average.dtype) for average, share in zip(averages, shares, strict=True)]
+    torch._foreach_lerp_(list(averages), typed, weights)

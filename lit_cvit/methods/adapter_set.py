@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from lit_cvit.adapters import (
     held_groups,
     hold_unrouted,
     inject,
+    largest_gradients,
     load_strict,
     reinitialise,
 )
@@ -146,9 +147,21 @@ class AdapterSet:
         newest = len(self.projector_bank.copies) - 1
         return {PROJECTOR: torch.full((num_samples,), newest, device=device)}
 
-    def hold_unrouted(self) -> None:
-        """Leave what this step did not use as it is: blocks, and a projector that saw no image."""
-        if self.unrouted == "hold":
-            copies = self.projector_bank.copies if self.projector_bank is not None else ()
-            whole = [tuple(p for p in copy.parameters() if p.requires_grad) for copy in copies]
-            hold_unrouted([*held_groups(self.banks.values()), *whole])
+    def largest_gradients(self) -> Tensor | None:
+        """The largest element of each gradient that `hold_unrouted` asks about; None where there is none."""
+        return largest_gradients(self._held_groups())
+
+    def hold_unrouted(self, largest: Sequence[float] | None = None) -> None:
+        """Leave what this step did not use as it is: blocks, and a projector that saw no image.
+
+        Args:
+            largest: What `largest_gradients` gives, where the host has read it already.
+        """
+        hold_unrouted(self._held_groups(), largest)
+
+    def _held_groups(self) -> list[tuple[nn.Parameter, ...]]:
+        if self.unrouted == "drift":
+            return []
+        copies = self.projector_bank.copies if self.projector_bank is not None else ()
+        whole = [tuple(p for p in copy.parameters() if p.requires_grad) for copy in copies]
+        return [*held_groups(self.banks.values()), *whole]

@@ -278,7 +278,3 @@ class ContinualMethod(StoredMethod):
         apart = {id(p) for p in projector}
         decoder = [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
         return self.settings.build(decoder, projector, num_steps=self.stage.num_steps)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave the blocks that this step did not use as they are, and a projector that saw no image."""
-        self.adapters.hold_unrouted()

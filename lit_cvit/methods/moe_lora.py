@@ -48,6 +48,10 @@ class SoftmaxRouter(Router):
         self.routes = routes
         self.R = nn.Parameter(torch.zeros(num_blocks, in_features))
 
+    @property
+    def matrix(self) -> Tensor | None:
+        return self.R if self.routes == "token" else None
+
     def draw(self, generator: torch.Generator) -> None:
         """Draw R as a linear layer's weight, from a generator on the CPU."""
         bound = self.R.shape[1] ** -0.5
@@ -61,27 +65,29 @@ class SoftmaxRouter(Router):
         Raises:
             ValueError: for the first token the context lacks a prompt mask, or a decode step its prefill.
         """
-        if self.routes == "token":
-            return self._weigh(x)
+        if bank.read is not None:
+            return _softmax(bank.read)
         return self._first_gate(x, bank, context).unsqueeze(1).expand(*z.shape[:-1], -1)
-
-    def _weigh(self, x: Tensor) -> Tensor:
-        # The product runs in the type of the blocks' own, so that autograd keeps one copy of x for both.
-        typed = x if torch.is_autocast_enabled(x.device.type) else x.to(self.R.dtype)
-        logits = F.linear(typed, self.R)
-        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
     def _first_gate(self, x: Tensor, bank: BankView, context: RoutingContext) -> Tensor:
         """(rows, blocks) by the first position of each row that is not padding."""
         if bank.kind != DECODER:
-            return self._weigh(x[:, 0])
+            return self._gate_of(x[:, 0])
         held = context.held_gate(bank.name, x.shape[1])
         if held is not None:
             return held
         first = context.decoder_prompt_mask().int().argmax(1)
-        gate = self._weigh(x[torch.arange(len(x), device=x.device), first])
+        gate = self._gate_of(x[torch.arange(len(x), device=x.device), first])
         context.memo[bank.name] = gate.detach()
         return gate
+
+    def _gate_of(self, x: Tensor) -> Tensor:
+        typed = x if torch.is_autocast_enabled(x.device.type) else x.to(self.R.dtype)
+        return _softmax(F.linear(typed, self.R))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 class MoELoRA(ContinualMethod):

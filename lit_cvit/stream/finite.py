@@ -1,7 +1,8 @@
 """FiniteCheck: training whose numbers are no longer finite ends, before the step that would apply them.
 
-It checks the loss terms of an optimizer step and the norm of its gradients, over all ranks in one tensor that
-is read once, so that all ranks end at the same point. Clipping forms its norm anew: the method may leave out
+It checks the loss terms of an optimizer step and the norm of its gradients, over all ranks in one tensor, so
+that all ranks end at the same point. Reading it waits for a GPU, so what else the host has to know of the
+gradients is read with it. Clipping forms its norm anew: the method may leave out
 gradients in between. The update itself is checked where its outcome is stored.
 """
 
@@ -34,18 +35,24 @@ class FiniteCheck:
     def __init__(self) -> None:
         self.skipped = 0
 
-    def losses(self, trainer: L.Trainer, method: ContinualMethod) -> dict[str, float]:
+    def read(self, trainer: L.Trainer, method: ContinualMethod) -> tuple[dict[str, float], list[float]]:
         """The loss terms of an optimizer step, the mean over ranks, once they and the gradients are finite.
 
         Every rank must call it at the same point, when the gradients are complete and nothing is applied yet.
         Where a scaler skips the step, the gradients are dropped and the terms may be anything.
+
+        Returns:
+            The terms by name, and the method's `AdapterSet.largest_gradients`.
 
         Raises:
             ValueError: a term or a gradient is not finite; names it, stage and step, and what to try.
         """
         terms = method.take_step_terms()
         norm = _gradient_norm(method).to(next(iter(terms.values())).device)
-        values = summed(torch.stack([*(term.double() for term in terms.values()), norm.double()])).tolist()
+        sums = summed(torch.stack([*(term.double() for term in terms.values()), norm.double()]))
+        largest = method.adapters.largest_gradients()
+        read = (sums if largest is None else torch.cat([sums, largest.to(sums)])).tolist()
+        values, sizes = read[: len(sums)], read[len(sums) :]
         losses = {name: value / num_ranks() for name, value in zip(terms, values[:-1], strict=True)}
         if all(map(math.isfinite, values)):
             self.skipped = 0
@@ -59,7 +66,7 @@ class FiniteCheck:
                 parameter.grad = None
         else:
             raise self._error(trainer, method, trainer.global_step, _what(method, losses))
-        return losses
+        return losses, sizes
 
     def require_finite_state(self, trainer: L.Trainer, method: ContinualMethod) -> None:
         """Refuse a state that is about to be stored, after the last step that was applied.

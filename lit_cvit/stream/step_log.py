@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from lit_cvit.methods.base import ContinualMethod
 from lit_cvit.run import RunFolder
@@ -46,6 +47,12 @@ class StepLog(StageCallback):
     def on_step_end(self, trainer: StreamTrainer, method: ContinualMethod, step: int) -> None:
         if (step + 1) % self.every_n_steps:
             return
-        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith(LOSS)}
+        others = {k: v for k, v in trainer.callback_metrics.items() if not k.startswith(LOSS)}
+        logged = dict(zip(others, _read(list(others.values())), strict=True))
         losses = {f"{LOSS}{name}": value for name, value in self.losses.items()}
         self.run.log({"step": step, **losses, **logged, **self._rates})
+
+
+def _read(values: list[Tensor]) -> list[float]:
+    """Single numbers of any type, in one transfer."""
+    return torch.stack([value.double() for value in values]).tolist() if values else []

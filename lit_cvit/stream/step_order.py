@@ -4,7 +4,8 @@
 2. `ContinualMethod.on_gradients`, which may change them.
 3. `on_before_optimizer_step` of the callbacks, which read what the method left; then a loss or a gradient
    that is not finite ends the run (`FiniteCheck`).
-4. The base leaves alone what the step did not use; the gradients are clipped; the optimizer steps.
+4. What the step did not use is left alone (`AdapterSet.hold_unrouted`); the gradients are clipped; the
+   optimizer steps.
 5. `ContinualMethod.on_update`.
 6. `StageCallback.on_step_end` of the callbacks, in their order; the row of the log and the checkpoint are the
    last of them, so the log has the row of every step that a checkpoint holds.
@@ -68,7 +69,9 @@ class MethodSteps(Callback):
 
 
 class StepEnd(Callback):
-    """Ends a step when all callbacks are done with its last micro-batch; the last in the trainer's list.
+    """Checks the gradients that all callbacks have seen, and ends a step when they are done with it.
+
+    It is the last in the trainer's list.
 
     Args:
         log: Gets the loss terms of the step.
@@ -86,7 +89,8 @@ class StepEnd(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         assert isinstance(pl_module, ContinualMethod)
-        self.log_of_steps.losses = self.check.losses(trainer, pl_module)
+        self.log_of_steps.losses, largest = self.check.read(trainer, pl_module)
+        pl_module.adapters.hold_unrouted(largest)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -6,7 +6,7 @@ import torch
 from lit_cvit.adapters.kernels import (
     adaptive_fusion,
     expand_gate,
-    fusion_direction,
+    fusion_directions,
     gate_to_rows,
     sample_means,
     top_k_gate,
@@ -179,9 +179,12 @@ def test_fusion_in_rank_space_equals_fusion_of_formed_branches() -> None:
         for gate, z, up in ((gate_vu, z_vu, up_vu), (gate_if, z_if, up_if))
     ]
     expected = torch.stack([branches[0] @ i_vu, branches[1] @ i_if], dim=-1).softmax(-1)
-    weights = adaptive_fusion(
-        torch.cat([z_vu, z_if], dim=-1),
-        direction_vu=fusion_direction(i_vu, [up_vu], gate_vu, scaling=scaling),
-        direction_if=fusion_direction(i_if, [up_if], gate_if, scaling=scaling),
+    directions = fusion_directions(
+        torch.stack([i_vu, i_if]),
+        [up_vu, up_if],
+        torch.cat([gate_vu, gate_if], dim=-1),
+        num_first=4,
+        scaling=scaling,
     )
+    weights = adaptive_fusion(torch.cat([z_vu, z_if], dim=-1), directions)
     torch.testing.assert_close(weights, expected, atol=1e-5, rtol=1e-4)

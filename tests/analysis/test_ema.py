@@ -7,12 +7,12 @@ import math
 import torch
 
 from lit_cvit.analysis.ema import (
+    Groups,
     clamp_or_fallback,
     follow,
     layers_of,
     official_share,
     paper_share,
-    summed_by,
 )
 
 
@@ -34,13 +34,13 @@ def test_a_share_counts_strictly_between_zero_and_one() -> None:
 
 def test_the_average_moves_by_its_share_and_equal_values_keep_their_bits() -> None:
     average = torch.tensor([1.0, 0.1, 3.0])
-    follow([average], [torch.tensor([2.0, 0.1, 1.0])], [0.25])
+    follow([average], [torch.tensor([2.0, 0.1, 1.0])], [torch.tensor(0.25)])
     assert average.tolist() == [1.25, torch.tensor(0.1).item(), 2.5]
 
 
 def test_a_share_of_one_takes_the_value_and_a_16_bit_value_moves_a_32_bit_average() -> None:
     average = torch.zeros(2)
-    follow([average], [torch.tensor([1.0, 3.0], dtype=torch.bfloat16)], [1.0])
+    follow([average], [torch.tensor([1.0, 3.0], dtype=torch.bfloat16)], [torch.tensor(1.0)])
     assert average.dtype == torch.float32
     assert average.tolist() == [1.0, 3.0]
 
@@ -54,4 +54,11 @@ def test_tensors_of_a_layer_differ_in_the_last_part_of_their_names() -> None:
     ]
     layers = layers_of(names)
     assert layers == [[0, 1], [2], [3]]
-    assert summed_by(layers, torch.tensor([1.0, 2.0, 4.0, 8.0])).tolist() == [3.0, 4.0, 8.0]
+    groups = Groups(layers, torch.device("cpu"))
+    assert groups.sum(torch.tensor([1.0, 2.0, 4.0, 8.0])).tolist() == [3.0, 4.0, 8.0]
+    assert groups.spread(torch.tensor([3.0, 4.0, 8.0])).tolist() == [3.0, 3.0, 4.0, 8.0]
+
+
+def test_a_number_that_is_not_finite_stays_in_its_group() -> None:
+    groups = Groups([[0, 2], [1]], torch.device("cpu"))
+    assert groups.sum(torch.tensor([math.nan, 2.0, 1.0])).isnan().tolist() == [True, False]

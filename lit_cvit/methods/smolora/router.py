@@ -16,7 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_cvit.adapters.kernels import adaptive_fusion, expand_gate, fusion_direction, sample_means, top_k_gate
+from lit_cvit.adapters.kernels import (
+    adaptive_fusion,
+    expand_gate,
+    fusion_directions,
+    sample_means,
+    top_k_gate,
+)
 from lit_cvit.adapters.routing import DECODER, BankView, Router, RoutingContext
 
 
@@ -182,18 +188,13 @@ class DualRouter(Router):
         return gates
 
     def _fuse(self, z: Tensor, gate: Tensor, bank: BankView) -> Tensor:
-        gate_vu, gate_if = gate.split([self.num_vu, self.num_if], dim=-1)
         if self.fusion == "mean":
             return 0.5 * gate
-        ranks_vu, ranks_if = bank.ranks[: self.num_vu], bank.ranks[self.num_vu :]
-        ups_vu, ups_if = bank.ups[: self.num_vu], bank.ups[self.num_vu :]
-        weights = adaptive_fusion(
-            z,
-            direction_vu=fusion_direction(
-                self.I_vu, ups_vu, expand_gate(gate_vu, ranks_vu).squeeze(1), scaling=bank.scaling
-            ),
-            direction_if=fusion_direction(
-                self.I_if, ups_if, expand_gate(gate_if, ranks_if).squeeze(1), scaling=bank.scaling
-            ),
+        directions = fusion_directions(
+            torch.stack([self.I_vu, self.I_if]),
+            bank.ups,
+            expand_gate(gate, bank.ranks).squeeze(1),
+            num_first=sum(bank.ranks[: self.num_vu]),
+            scaling=bank.scaling,
         )
-        return torch.cat([weights[..., :1] * gate_vu, weights[..., 1:] * gate_if], dim=-1)
+        return expand_gate(adaptive_fusion(z, directions), (self.num_vu, self.num_if)) * gate

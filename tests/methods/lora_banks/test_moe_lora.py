@@ -160,3 +160,14 @@ def test_routers_are_drawn_by_the_runs_seed_as_a_linear_layers_weight(llava_fold
 def test_a_rank_that_the_experts_do_not_divide_is_refused(llava_folder: Path) -> None:
     with pytest.raises(ValueError, match="model.rank must be a multiple of model.num_experts 5; got 32"):
         small_method(llava_folder, MoELoRA, num_experts=5)
+
+
+def test_the_router_reads_the_input_before_dropout() -> None:
+    data = _golden("a")
+    bank = _bank(data)
+    bank.dropout.p = 0.5
+    context = RoutingContext(num_samples=len(data["x"]), trace={})
+    with routing(context):
+        bank.train()(data["x"])
+    assert context.trace is not None
+    torch.testing.assert_close(context.trace["layer"], data["router_prob"], atol=1e-6, rtol=1e-5)
