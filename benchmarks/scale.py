@@ -98,19 +98,12 @@ def main() -> None:
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     answers = sizes[1] * args.stages * (args.stages + 1) // 2
     steps = len(clock.steps)
-    print(
-        f"{total / 60:.1f} minutes in all, {cpu / 60:.1f} of a processor, {steps} steps, {answers} answers; peak {peak / 2**20:.0f} MiB"
-    )
+    print(f"{total / 60:.1f} minutes in all, {cpu / 60:.1f} of a processor; peak {peak / 2**20:.0f} MiB")
+    print(f"{steps} steps, {answers} answers")
     for part, seconds in clock.totals.items():
         print(f"{part:28} {seconds / 60:8.2f} min {100 * seconds / total:6.1f} %")
-    found = {
-        "seconds": total,
-        "cpu": cpu,
-        "parts": clock.totals,
-        "steps": steps,
-        "answers": answers,
-        "peak": peak,
-    }
+    found = {"seconds": total, "cpu": cpu, "parts": clock.totals}
+    found |= {"steps": steps, "answers": answers, "peak": peak}
     write_json(args.json, args, found)
 
 
