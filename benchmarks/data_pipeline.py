@@ -170,7 +170,9 @@ def measure(task: Task, encoder: Encoder, args: argparse.Namespace) -> dict[str,
         workers: timed(lambda each=batches: next(iter(each))) for workers, batches in made.items() if workers
     }
     cpu = {workers: cpu_ms(batches, args.records) for workers, batches in made.items()}
-    print(f"  {'workers':>8}  {'records/s':27}{'x one worker':24}{'CPU ms a record':>16}{'first batch, s':>16}")
+    print(
+        f"  {'workers':>8}  {'records/s':27}{'x one worker':24}{'CPU ms a record':>16}{'first batch, s':>16}"
+    )
     for workers in made:
         rates = rates_of(loops[str(workers)], args.records)
         scaling = ratio({"own": loops[str(workers)], "one": loops["1"]}, "one", "own")

@@ -1,16 +1,17 @@
-"""A plan on paper: GPU hours of the papers' experiments at LLaVA-1.5-7B, by method and benchmark.
+r"""A plan on paper: GPU hours of the papers' experiments at LLaVA-1.5-7B, by method and benchmark.
 
-    python benchmarks/gpu_hours.py [--only smolora_cvit_single hide_ucit] [--steps STEPS.json] [--gpus 1 2 4 8]
+    python benchmarks/gpu_hours.py [--only smolora_cvit_single hide_ucit] [--steps FILE] [--gpus 1 2 4 8]
 
-No run was made for it. Counted are the samples that authors print, the settings of `configs/experiments`, and
-the floating point operations of a frozen decoder: 2 a weight and position forward, 2 backward to its inputs,
-6 for what trains, plus attention, CLIP's tower, and the output head at the answers' positions. **Assumed** are
-the pace of a GPU (`--tflops` times `--utilization`, `--bandwidth`, `--token_seconds`, `--link`) and lengths in
-tokens (`--text`, `LEARNED`), with an image in every sample; padding, loading and writing are left out. A
-measured step replaces the pace:
+No run was made for it. Counted are the samples that authors print, the settings of `configs/experiments`,
+and the floating point operations of a frozen decoder: 2 a weight and position forward, 2 backward to its
+inputs, 6 for what trains, plus attention, CLIP's tower, and the output head at the answers' positions.
+**Assumed** are the pace of a GPU (`--tflops` times `--utilization`, `--bandwidth`, `--token_seconds`,
+`--link`) and lengths in tokens (`--text`, `LEARNED`), with an image in every sample; padding, loading and
+writing are left out. A measured step replaces the pace:
 
-    python benchmarks/adapter_step.py --device cuda --dtype bfloat16 --width 4096 --layers 32 --rank 128 --json X
-    python benchmarks/gpu_hours.py --steps X      # that pace, and the methods' own costs beside our LoRA
+    python benchmarks/adapter_step.py --device cuda --dtype bfloat16 --width 4096 --layers 32 --rank 128 \
+        --json FILE
+    python benchmarks/gpu_hours.py --steps FILE   # that pace, and the methods' own costs beside our LoRA
     python benchmarks/gpu_hours.py --step_seconds 0.4 --step_batch 4 --step_length 256      # the pace alone
 
 On N GPUs an optimizer step of the same size is shared, then gradients of what trains (float32) go round the

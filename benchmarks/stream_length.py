@@ -60,11 +60,12 @@ METHODS: dict[str, type[ContinualMethod]] = {
         ProgLoRADynamic,
     )
 }
-# Callbacks that a method needs.
+# Callbacks that a method needs. Replay is left out: it adds rows to a stage, and nothing to a step.
 BESIDE: dict[type[ContinualMethod], tuple[type[StageCallback], ...]] = {
     LCIA: (DynamicEMA,),
     ProgLoRADynamic: (TaskRecall,),
 }
+SETTINGS: dict[type[ContinualMethod], dict[str, str]] = {ProgLoRAStatic: {"recall": "none"}}
 RANK, WIDTH, SAMPLES = 8, 512, 4
 
 
@@ -142,7 +143,9 @@ def renamed(task: Task, number: int) -> Task:
 def measure(family: type[ContinualMethod], folder: Path, args: argparse.Namespace) -> dict[int, Any]:
     """Fit and measure."""
     own = {} if family in (SMoLoRA, SeqLoRA) else {"rank": RANK, "alpha": 2 * RANK}
-    method = family(Llava(str(folder / "model")), **{"rank": 64, "alpha": 128, **own})
+    method = family(
+        Llava(str(folder / "model")), **{"rank": 64, "alpha": 128, **own, **SETTINGS.get(family, {})}
+    )
     probe = Probe(args.rounds)
     data = ContinualDataModule(batch_size=SAMPLES)
     vars(data)["benchmark"] = stream(args.stages)
