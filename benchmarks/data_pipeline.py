@@ -6,9 +6,10 @@ A record file with photographs (JPEG, 640 x 480, made up of smoothed noise) goes
 with the encoder of `tiny` and with that of a LLaVA-1.5 (CLIP's processor for 336 pixels, images padded to
 squares). Before any time is taken, batches that workers make are compared with those of the main process.
 The parts are those of the loader without workers, by the clock on their functions (`clock.py`). The loaders
-take turns in every round (`rounds.py`), the start of their workers included. CPU milliseconds a record are of
-all processes together: where the cores are busy with other work, they say more than the rates do. Image files
-are read from the system's cache, so what a slow disk adds is in none of the figures.
+take turns in every round; their rates are those behind the first batch of each worker, since workers start
+once an epoch. CPU milliseconds a record are of all processes together, their start included: where the cores
+are busy with other work, they say more than the rates do. Image files are read from the system's cache, so
+what a slow disk adds is in none of the figures.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import argparse
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ import torch
 from clock import Clock, Functions
 from PIL import Image
 from records import make_images, make_records
-from rounds import machine, options, ratio, shown, take_turns, timed, write_json
+from rounds import machine, options, ratio, shown, timed, write_json
 
-from lit_cvit.backbones import Backbone, Llava, Tiny
+from lit_cvit.backbones import Backbone, Llava, Tiny, encode
 from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.backbones.encode import SampleEncoder
 from lit_cvit.data.batches import TrainBuilder
@@ -51,7 +52,7 @@ def photograph() -> np.ndarray:
     draw = np.random.default_rng(0)
     layers = [
         (draw.normal(size=(HEIGHT // scale, WIDTH // scale, 3)), weight)
-        for scale, weight in ((80, 50), (20, 24), (5, 12), (2, 7))
+        for scale, weight in ((80, 50), (20, 24), (5, 12), (2, 14))
     ]
     return np.clip(128 + sum(weight * resized(layer) for layer, weight in layers), 0, 255).astype(np.uint8)
 
@@ -116,6 +117,7 @@ def watched(processor: Any) -> Functions:
         "sample": [(RecordSource, "sample")],
         "decode": [(FileImage, "open")],
         "image": [(SampleEncoder, "_images")],
+        "scaled": [(encode, "scaled")],
         "processor": [(owner, "__call__")],
         "tokens": [(SampleEncoder, "_row")],
     }
@@ -134,14 +136,21 @@ def parts(batches: Iterable[Batch], encoder: Any, rounds: int) -> dict[str, list
             "record parsed": whole["sample"] - whole["record"],
             "image opened, decoded": whole["decode"],
             "image framed": whole["image"] - whole["decode"],
+            "image scaled": whole["scaled"],
             "image processor": whole["processor"],
             "text, tokens": whole["tokens"],
             "collating": whole["batch"]
-            - sum(whole[name] for name in ("sample", "image", "processor", "tokens")),
+            - sum(whole[name] for name in ("sample", "image", "scaled", "processor", "tokens")),
         }
         for part, seconds in alone.items():
             found.setdefault(part, []).append(seconds)
     return found
+
+
+def steady(batches: Iterable[Batch], skipped: int) -> float:
+    """Seconds a batch, behind the first ones."""
+    ends = [time.perf_counter() for batch in batches if batch.step_tokens]
+    return (ends[-1] - ends[skipped - 1]) / (len(ends) - skipped)
 
 
 def cpu_ms(batches: Iterable[Batch], num_records: int) -> float:
@@ -163,9 +172,10 @@ def measure(task: Task, encoder: Encoder, args: argparse.Namespace) -> dict[str,
     for part, seconds in alone.items():
         middle = statistics.median(seconds)
         print(f"  {part:24}{args.records / middle:12.0f}{100 * middle / total:10.1f}")
-    loops = take_turns(
-        {str(workers): partial(use_up, batches) for workers, batches in made.items()}, args.rounds
-    )
+    loops: dict[str, list[float]] = {str(workers): [] for workers in made}
+    for _ in range(args.rounds):
+        for workers, batches in made.items():
+            loops[str(workers)].append(steady(batches, max(workers, 1)))
     start = {
         workers: timed(lambda each=batches: next(iter(each))) for workers, batches in made.items() if workers
     }
@@ -174,16 +184,16 @@ def measure(task: Task, encoder: Encoder, args: argparse.Namespace) -> dict[str,
         f"  {'workers':>8}  {'records/s':27}{'x one worker':24}{'CPU ms a record':>16}{'first batch, s':>16}"
     )
     for workers in made:
-        rates = rates_of(loops[str(workers)], args.records)
+        rates = rates_of(loops[str(workers)], args.batch_size)
         scaling = ratio({"own": loops[str(workers)], "one": loops["1"]}, "one", "own")
         first = f"{start[workers]:16.2f}" if workers else f"{'-':>16}"
         print(f"  {workers:8}  {rates:27}{shown(scaling):24}{cpu[workers]:16.1f}{first}")
     return {"parts": alone, "loops": loops, "cpu": cpu, "first": start}
 
 
-def rates_of(seconds: Sequence[float], num_records: int) -> str:
+def rates_of(seconds: Sequence[float], batch_size: int) -> str:
     """Median and outer quartiles of records a second."""
-    low, middle, high = statistics.quantiles([num_records / each for each in seconds], n=4)
+    low, middle, high = statistics.quantiles([batch_size / each for each in seconds], n=4)
     return f"{middle:.1f} ({low:.1f}-{high:.1f})"
 
 
