@@ -9,13 +9,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 from rounds import synchronise
 
-Functions = Mapping[str, Sequence[tuple[type, str]]]
-"""Methods of classes, by the part of a run that they are."""
+Functions = Mapping[str, Sequence[tuple[type | ModuleType, str]]]
+"""Methods of classes and functions of modules, by the part of a run that they are."""
 
 
 class Clock:

@@ -54,9 +54,10 @@ def main() -> None:
             measure_check(folder, decode=True)
 
 
-def make_images(folder: Path, count: int) -> None:
-    """Write JPEG files of 64 x 64 pixels, 100 folders of them."""
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+def make_images(folder: Path, count: int, pixels: np.ndarray | None = None) -> None:
+    """Write JPEG files, 100 folders of them: of pixels that are shifted each time, by default 64 x 64."""
+    if pixels is None:
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for number in range(count):
         path = folder / image_path(number)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
 """What a longer stream costs: time and memory of a step and of an answer against the number of stages.
 
-    python benchmarks/stream_length.py [--stages 32] [--only HiDe ProgLoRADynamic] [--json FILE]
+    python benchmarks/stream_length.py [--stages 32] [--only HiDe LCIA] [--operations] [--json FILE]
 
 A real run of tasks with instructions of their own, one optimizer step a stage, on a LLaVA of random weights.
 After 1, 2, 4, ... stages a training batch (forward and backward) and an answer take turns with the same pass
 without any adapters. `slope` is the least-squares line through the medians: what a further stage adds, in
 percent of the pass without adapters. `kept` is what autograd keeps for the backward pass, `stored` the
 tensors of the method. Blocks of rank 8 at a width of 512: with 32 stages as many ranks as half of the width.
+`--operations` counts floating point operations in place of time: what a method needs, on any machine.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rounds import machine, options, ratio, saved_bytes, shown, take_turns, write_json
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks import DynamicEMA, TaskRecall
 from lit_cvit.adapters import RoutingContext, routing
@@ -60,20 +64,34 @@ METHODS: dict[str, type[ContinualMethod]] = {
         ProgLoRADynamic,
     )
 }
-# Callbacks that a method needs.
+# Callbacks that a method needs. Replay is left out: it adds rows to a stage, and nothing to a step.
 BESIDE: dict[type[ContinualMethod], tuple[type[StageCallback], ...]] = {
     LCIA: (DynamicEMA,),
     ProgLoRADynamic: (TaskRecall,),
 }
+SETTINGS: dict[type[ContinualMethod], dict[str, str]] = {ProgLoRAStatic: {"recall": "none"}}
 RANK, WIDTH, SAMPLES = 8, 512, 4
+
+
+Ways = Mapping[str, Callable[[], None]]
+
+
+def operations(ways: Ways) -> dict[str, list[float]]:
+    """Floating point operations of each way, once for each of the quartiles."""
+    found: dict[str, list[float]] = {}
+    for name, run in ways.items():
+        with FlopCounterMode(display=False) as counter:
+            run()
+        found[name] = [float(counter.get_total_flops())] * 3
+    return found
 
 
 class Probe(StageCallback):
     """Measures after stages 1, 2, 4, 8 and so on."""
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, taken: Callable[[Ways], dict[str, list[float]]]) -> None:
         super().__init__()
-        self.rounds = rounds
+        self.taken = taken
         self.found: dict[int, dict[str, Any]] = {}
 
     def on_stage_end(self, trainer: StreamTrainer, method: ContinualMethod, stage: Stage) -> None:
@@ -116,7 +134,7 @@ class Probe(StageCallback):
                 method.backbone.generate(asked, max_new_tokens=4)
 
         ways = {"step": step, "bare step": bare_step, "answer": answer, "bare answer": bare_answer}
-        times = take_turns(ways, self.rounds)
+        times = self.taken(ways)
         self.found[stage.number] = {
             "step": ratio(times, "step", "bare step"),
             "answer": ratio(times, "answer", "bare answer"),
@@ -142,8 +160,10 @@ def renamed(task: Task, number: int) -> Task:
 def measure(family: type[ContinualMethod], folder: Path, args: argparse.Namespace) -> dict[int, Any]:
     """Fit and measure."""
     own = {} if family in (SMoLoRA, SeqLoRA) else {"rank": RANK, "alpha": 2 * RANK}
-    method = family(Llava(str(folder / "model")), **{"rank": 64, "alpha": 128, **own})
-    probe = Probe(args.rounds)
+    method = family(
+        Llava(str(folder / "model")), **{"rank": 64, "alpha": 128, **own, **SETTINGS.get(family, {})}
+    )
+    probe = Probe(operations if args.operations else partial(take_turns, rounds=args.rounds))
     data = ContinualDataModule(batch_size=SAMPLES)
     vars(data)["benchmark"] = stream(args.stages)
     trainer = ContinualTrainer(
@@ -162,6 +182,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*", help="methods")
+    parser.add_argument("--operations", action="store_true", help="counted in place of time")
     args = parser.parse_args()
     print(machine())
     found = {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_cvit.backbones.answer_context import answer_context
 from lit_cvit.backbones.chat import ChatFormat
-from lit_cvit.backbones.framing import keeps_the_centre, open_images, shown_size
+from lit_cvit.backbones.framing import keeps_the_centre, open_images, scaled, shown_size
 from lit_cvit.backbones.image_tokens import ImageTokens, positions
 from lit_cvit.backbones.segments import Tokens, count_behind, tokenise, tokenise_answered
 from lit_cvit.data.tasks import Batch, Sample, SampleError, SizedImage
@@ -239,7 +239,8 @@ class SampleEncoder:
             reserved[number, start : start + self.reserved] = True
         inputs = {"input_ids": ids, "attention_mask": attention}
         if images:
-            tensors = self.image_processor(images=images, return_tensors="pt", **self._left_out(images))
+            shown, left_out = scaled(images, self.image_processor) if self._centres else (images, {})
+            tensors = self.image_processor(images=shown, return_tensors="pt", **left_out)
             inputs |= {name: tensors[name] for name in self.image_inputs}
         return Batch(
             inputs=inputs,
@@ -310,20 +311,13 @@ class SampleEncoder:
     def _images(self, samples: Sequence[Sample]) -> list[Image.Image]:
         if all(sample.image is None for sample in samples):
             return []
-        processor = self.image_processor
-        # Families of dynamic resolution show the whole image, whatever their processor's settings are.
-        centred = isinstance(self.num_image_tokens, int) and keeps_the_centre(processor)
-        return open_images(samples, aspect=self.image_aspect, mean=processor.image_mean, centred=centred)
+        mean = self.image_processor.image_mean
+        return open_images(samples, aspect=self.image_aspect, mean=mean, centred=self._centres)
 
-    def _left_out(self, images: Sequence[Image.Image]) -> dict[str, bool]:
-        """Steps of the processor that would copy images as they are, which are half of its time."""
-        processor = self.image_processor
-        if not isinstance(self.num_image_tokens, int) or not keeps_the_centre(processor):
-            return {}
-        side = processor.size["shortest_edge"]
-        kept = dict(processor.crop_size) == {"height": side, "width": side}
-        fit = kept and all(image.size == (side, side) for image in images)
-        return {"do_resize": False, "do_center_crop": False} if fit else {}
+    @property
+    def _centres(self) -> bool:
+        # Families of dynamic resolution show the whole image, whatever their processor's settings are.
+        return isinstance(self.num_image_tokens, int) and keeps_the_centre(self.image_processor)
 
     def _image_tokens(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[int]:
         number = self.num_image_tokens

@@ -55,6 +55,33 @@ def keeps_the_centre(image_processor: Any) -> bool:
     return bool(image_processor.do_center_crop) and dict(image_processor.size).keys() == {"shortest_edge"}
 
 
+def scaled(images: Sequence[Image.Image], image_processor: Any) -> tuple[list[Image.Image], dict[str, bool]]:
+    """Squares at the size of a processor that keeps the centre, and its steps that would only copy them.
+
+    The processor's own scaling has Pillow compute the same pixels, but turns each image into an array before
+    and back into an image for it, a fifth to a third of its time.
+
+    Args:
+        images: RGB images.
+        image_processor: One that `keeps_the_centre`.
+
+    Returns:
+        The images, and settings of a call of the processor; images as they are and no settings where one is
+        no square, or the processor crops to another size than it scales to.
+    """
+    side = image_processor.size["shortest_edge"]
+    fits = dict(image_processor.crop_size) == {"height": side, "width": side}
+    scales = image_processor.do_resize or all(image.size == (side, side) for image in images)
+    if not (fits and scales and all(image.width == image.height for image in images)):
+        return list(images), {}
+    # An image of the size is not scaled again: Pillow would copy it.
+    found = [
+        image if image.width == side else image.resize((side, side), image_processor.resample)
+        for image in images
+    ]
+    return found, {"do_resize": False, "do_center_crop": False}
+
+
 def shown_size(size: tuple[int, int], aspect: Literal["pad", "crop"]) -> tuple[int, int]:
     """Width and height of an image as `open_images` gives it to a processor that does not crop."""
     return (_square_side(*size),) * 2 if aspect == "pad" else size

@@ -13,7 +13,8 @@ from family_kit import FAMILIES
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lit_cvit.backbones.framing import centre, keeps_the_centre, pad_to_square, shown_size
+from lit_cvit.backbones import Llava
+from lit_cvit.backbones.framing import centre, keeps_the_centre, pad_to_square, scaled, shown_size
 from lit_cvit.data.tasks import Sample, SampleError
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -137,3 +138,48 @@ def test_the_thinnest_images_are_taken_or_refused_by_the_check(
         batch = backbone.encode([sample], with_answers=False)
         assert batch.inputs["attention_mask"].sum() == backbone.prompt_length(sample)
         assert batch.inputs["pixel_values"].numel() < 10**6
+
+
+def clip_processor(side: int, cropped: int, **more: Any) -> CLIPImageProcessorPil:
+    crop = {"height": cropped, "width": cropped}
+    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=crop, **more)
+
+
+@pytest.mark.parametrize("more", [{}, {"resample": 0}, {"do_normalize": False}])
+def test_squares_scaled_before_the_processor_have_the_pixels_that_it_makes_itself(
+    more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = clip_processor(48, 48, **more)
+    images = [Strip(side, side).open() for side in (17, 48, 300)]
+    expected = processor(images=images, return_tensors="pt")["pixel_values"]
+    monkeypatch.setattr(CLIPImageProcessorPil, "resize", None, raising=False)
+    shown, left_out = scaled(images, processor)
+    found = processor(images=shown, return_tensors="pt", **left_out)["pixel_values"]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "processor"),
+    [
+        ([(48, 48), (48, 50)], clip_processor(48, 48)),
+        ([(300, 300)], clip_processor(56, 48)),
+        ([(300, 300)], clip_processor(48, 48, do_resize=False)),
+    ],
+    ids=["no square", "cropped to less", "not scaled"],
+)
+def test_other_images_are_left_to_the_processor(
+    sizes: list[tuple[int, int]], processor: CLIPImageProcessorPil
+) -> None:
+    images = [Strip(*size).open() for size in sizes]
+    shown, left_out = scaled(images, processor)
+    assert left_out == {}
+    assert all(one is other for one, other in zip(shown, images, strict=True))
+
+
+def test_a_batch_of_a_fixed_size_has_the_pixels_of_the_processor(llava_folder: Path) -> None:
+    backbone = Llava(str(llava_folder))
+    image = Strip(90, 61)
+    sample = Sample("1", "T", "What?", "", ("red",), image=image)
+    processor = backbone.encoder.image_processor
+    expected = processor(images=[whole_square(image.open())], return_tensors="pt")["pixel_values"]
+    assert torch.equal(backbone.encode([sample], with_answers=True).inputs["pixel_values"], expected)

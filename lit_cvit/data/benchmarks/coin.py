@@ -93,11 +93,12 @@ def coin(
     if wording != "lcia_refined" and "ImageNet" in specs:
         specs["ImageNet"] = replace(specs["ImageNet"], question=OBJECT_QUESTION)
     if version == "hide":
-        specs = {name: _as_in_hide(name, spec) for name, spec in specs.items()}
+        specs = {name: as_in_hide(name, spec) for name, spec in specs.items()}
     return Benchmark("coin", tuple(reading.tasks(specs, known=tuple(TASKS))))
 
 
-def _as_in_hide(name: str, spec: PreparedTask) -> PreparedTask:
+def as_in_hide(name: str, spec: PreparedTask) -> PreparedTask:
+    """A task as HiDe-LLaVA has it: fewer samples, and other scorers."""
     paper = "" if spec.answer_format is _BOX else "paper_hide"
     official = "official_scienceqa_hide" if name == "ScienceQA" else spec.official
     published = Counts(_HIDE_TRAIN[name], _HIDE_TEST)
