@@ -105,7 +105,8 @@ class LoRABank(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.router = router
         self.blocks = nn.ModuleList()
-        self._joined: tuple[Tensor, Tensor] | None = None
+        # While the bank is held: which blocks, None for all, and their A_cat and B_cat.
+        self._joined: tuple[range | None, Tensor, Tensor] | None = None
 
     @property
     def in_features(self) -> int:
@@ -206,28 +207,28 @@ class LoRABank(nn.Module):
 
     def down(self) -> Tensor:
         """A_cat (R, in): the blocks' down-projections joined along the rank."""
-        return self._weights()[0]
+        return torch.cat([block.A for block in self.lora_blocks()])
 
     def up(self) -> Tensor:
         """B_cat (out, R): the blocks' up-projections joined along the rank."""
-        return self._weights()[1]
-
-    def _weights(self) -> tuple[Tensor, Tensor]:
-        if self._joined is not None:
-            return self._joined
-        blocks = self.lora_blocks()
-        if len(blocks) == 1:
-            return blocks[0].A, blocks[0].B
-        return torch.cat([b.A for b in blocks]), torch.cat([b.B for b in blocks], dim=1)
+        return torch.cat([block.B for block in self.lora_blocks()], dim=1)
 
     def hold(self) -> None:
-        """Join the blocks until `release`: what is computed from them alone is computed once."""
+        """Join the blocks in use until `release`: what is computed from them alone is computed once."""
         if self.num_blocks:
-            self._joined = (self.down().detach(), self.up().detach())
+            used = self._used()
+            self._joined = used, *self._side_by_side(range(self.num_blocks) if used is None else used)
 
     def release(self) -> None:
         """End `hold`."""
         self._joined = None
+
+    def _side_by_side(self, chosen: range) -> tuple[Tensor, Tensor]:
+        """A_cat (R, in) and B_cat (out, R) of some blocks; those of a single one are no copy."""
+        downs, ups = zip(
+            *((block.A.detach(), block.B.detach()) for block in map(self.block, chosen)), strict=True
+        )
+        return (downs[0], ups[0]) if len(chosen) == 1 else (torch.cat(downs), torch.cat(ups, dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the base layer once and add the gated blocks.
@@ -286,12 +287,10 @@ class LoRABank(nn.Module):
         """A_i and B_i of some blocks, and their ranks; joined ones while the bank holds them."""
         ranks = self.ranks
         chosen = range(len(ranks)) if used is None else used
-        if self._joined is None:
-            blocks = [self.block(number) for number in chosen]
-            downs, ups = tuple(block.A for block in blocks), tuple(block.B for block in blocks)
-        else:
-            span = slice(sum(ranks[: chosen.start]), sum(ranks[: chosen.stop]))
-            downs, ups = (self._joined[0][span],), (self._joined[1][:, span],)
+        if self._joined is not None and self._joined[0] == used:
+            return self._joined[1:2], self._joined[2:], ranks[chosen.start : chosen.stop]
+        blocks = [self.block(number) for number in chosen]
+        downs, ups = tuple(block.A for block in blocks), tuple(block.B for block in blocks)
         return downs, ups, ranks[chosen.start : chosen.stop]
 
     def mix(self, z: Tensor, gate: Tensor | None, ranks: tuple[int, ...]) -> Tensor:

@@ -301,15 +301,6 @@ def test_autocast_rules_the_blocks_too() -> None:
         assert bank(_randn(2, 4, IN)).dtype == torch.bfloat16
 
 
-def test_joined_weights_give_the_same_output_and_are_dropped_afterwards() -> None:
-    bank, x = _bank(default_gate="ones"), _randn(2, 4, IN)
-    before = bank(x)
-    with joined([bank]):
-        assert bank.down() is bank.down()
-        assert torch.equal(bank(x), before)
-    assert bank.down() is not bank.down()
-
-
 def test_base_weight_stays_readable_and_is_counted_once() -> None:
     bank = _bank()
     assert bank.weight is bank.base.weight
