@@ -266,8 +266,9 @@ class ContinualMethod(StoredMethod):
     @torch.no_grad()
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Answers to a batch encoded without answers; greedy."""
-        with routing(self.context(batch)), joined(self.banks.values()):
-            return self.backbone.generate(batch, max_new_tokens=max_new_tokens)
+        context = self.context(batch)
+        with routing(context), joined(self.banks.values()):
+            return self.backbone.generate(batch, max_new_tokens=max_new_tokens, on_drop=context.keep)
 
     # -- Lightning ------------------------------------------------------------------------------------------
 
