@@ -269,9 +269,7 @@ class Backbone(ModelFiles, nn.Module):
         return LossOutput(loss_sum=losses.sum(), num_tokens=len(labels), states=states)
 
     @torch.no_grad()
-    def generate(
-        self, batch: Batch, *, max_new_tokens: int, on_drop: RowsKept | None = None
-    ) -> list[str]:
+    def generate(self, batch: Batch, *, max_new_tokens: int, on_drop: RowsKept | None = None) -> list[str]:
         """Answer greedily; stops at the end token. Put the module in evaluation mode first.
 
         Decoding depends on nothing but the weights and the batch: the folder's own defaults are ignored.
