@@ -134,6 +134,8 @@ class _RoomyLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, room: int) -> None:
         super().__init__()
+        assert layer.keys is not None
+        assert layer.values is not None
         self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
         self._stored = _with_room(layer.keys, room), _with_room(layer.values, room)
         self._show(layer.keys.shape[-2])
@@ -146,8 +148,7 @@ class _RoomyLayer(DynamicLayer):
         added = key_states.shape[-2]
         for stored, new in zip(self._stored, (key_states, value_states), strict=True):
             stored.narrow(-2, length, added).copy_(new)
-        self._show(length + added)
-        return self.keys, self.values
+        return self._show(length + added)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows."""
@@ -156,8 +157,10 @@ class _RoomyLayer(DynamicLayer):
         self._stored = keys.index_select(0, indices), values.index_select(0, indices)
         self._show(length)
 
-    def _show(self, length: int) -> None:
-        self.keys, self.values = (stored.narrow(-2, 0, length) for stored in self._stored)
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        keys, values = (stored.narrow(-2, 0, length) for stored in self._stored)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def _with_room(stored: Tensor, room: int) -> Tensor:
@@ -168,7 +171,7 @@ def _with_room(stored: Tensor, room: int) -> Tensor:
 
 
 def _make_room(cache: DynamicCache, room: int) -> None:
-    """Give the layers of a cache room for so many more positions; those of a sliding window stay as they are."""
+    """Give a cache's layers room for so many more positions; those of a sliding window stay as they are."""
     cache.layers = [
         _RoomyLayer(layer, room) if type(layer) is DynamicLayer and layer.is_initialized else layer
         for layer in cache.layers

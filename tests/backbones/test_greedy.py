@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
-from dropping_kit import Observed, ending_token
+from answering_kit import Observed, ending_token
 from family_kit import FAMILIES, Noise
 from torch import Tensor
 from transformers.cache_utils import DynamicSlidingWindowLayer

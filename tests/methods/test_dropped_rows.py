@@ -1,4 +1,4 @@
-"""Samples whose answers have ended leave the batch: what methods keep for each sample goes on with the others."""
+"""Samples leave the batch when their answers end; what methods keep of the others goes on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from dropping_kit import Observed, ending_token, never
+from answering_kit import Observed, ending_token, never, trained
 from prog_kit import hashed_texts as hashed_texts
-from stream_kit import fit, quick_data, small_method
+from stream_kit import quick_data
 
-from callbacks import DynamicEMA
-from lit_cvit import methods
 from lit_cvit.adapters import RoutingContext
 from lit_cvit.backbones import greedy
 from lit_cvit.data.tasks import Batch
@@ -33,18 +31,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "prompts": ("L2P", {"targets": ["ffn"]}),
     "patches": ("ModelTailor", {"calibration_samples": 4}),
 }
-
-
-def trained(folder: Path, runs: Path, name: str, settings: dict[str, Any]) -> ContinualMethod:
-    """A method after two stages, with adapters that are not zero, in evaluation mode."""
-    method = small_method(folder, getattr(methods, name), **settings)
-    fit(runs, method, callbacks=[DynamicEMA()] if method.requires_callbacks else [])
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for key, tensor in method.tensors().items():
-            if key.endswith(".B") or ".copies." in key:
-                tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
-    return method.eval()
 
 
 def asked(method: ContinualMethod) -> Batch:

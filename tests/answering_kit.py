@@ -1,16 +1,37 @@
-"""What the tests of rows that leave the batch share: answers that end at different steps, and without leaving."""
+"""What the tests of answers share: methods unlike their backbone, answers that end one after the other."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from stream_kit import fit, small_method
 from torch import Tensor
 
+from callbacks import DynamicEMA
+from lit_cvit import methods
 from lit_cvit.backbones import Backbone, base, greedy
 from lit_cvit.data.tasks import Batch
 from lit_cvit.methods import ContinualMethod
+
+
+def trained(folder: Path, runs: Path, name: str, settings: dict[str, Any]) -> ContinualMethod:
+    """A method after two stages, with adapters that are not zero, in evaluation mode."""
+    method = small_method(folder, getattr(methods, name), **settings)
+    fit(runs, method, callbacks=[DynamicEMA()] if method.requires_callbacks else [])
+    return stirred(method, 0.1)
+
+
+@torch.no_grad()
+def stirred(method: ContinualMethod, scale: float) -> ContinualMethod:
+    """The method in evaluation mode, with noise on what is zero at first."""
+    generator = torch.Generator().manual_seed(1)
+    for key, tensor in method.tensors().items():
+        if key.endswith(".B") or ".copies." in key:
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * scale)
+    return method.eval()
 
 
 class Observed:
