@@ -108,9 +108,7 @@ def measure(passes: Passes, rounds: int, *, merge: bool) -> dict[str, Any]:
 def make_backbone(args: argparse.Namespace, folder: Path) -> Backbone:
     if not args.width:
         return Tiny()
-    return Llava(
-        str(wide_llava(folder, args.width, args.layers, args.image_positions)), dtype=args.dtype
-    )
+    return Llava(str(wide_llava(folder, args.width, args.layers, args.image_positions)), dtype=args.dtype)
 
 
 def asked(task: Task, args: argparse.Namespace) -> Task:

@@ -1,8 +1,8 @@
 """Banks added into their layers' weights where a batch has one gate, and put back bit for bit.
 
-W + s B (gate (x) A) in place of W saves the products of the blocks. W is kept beside it and copied back, never
+W + s B (gate (x) A) in place of W saves the products of the blocks. W is kept beside it and copied back, not
 recomputed: adding a change and subtracting it again does not give the same bits. What is decided for a bank
-depends on the batch alone, not on the batches before it, so that answers depend on neither ranks nor resumes.
+depends on the batch alone, not on those before it, so that answers depend on neither ranks nor resumes.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def _with_room(stored: Tensor, room: int) -> Tensor:
 
 def _make_room(cache: DynamicCache, room: int) -> None:
     """Give a cache's layers room for so many more positions; those of a sliding window stay as they are."""
-    cache.layers = [
-        _RoomyLayer(layer, room) if type(layer) is DynamicLayer and layer.is_initialized else layer
-        for layer in cache.layers
-    ]
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            # One after the other, so that no more than one layer is there twice.
+            cache.layers[number] = _RoomyLayer(layer, room)
