@@ -51,6 +51,7 @@ def evaluate_task(
     precision: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     journal: AnswerJournal | None = None,
     progress: Progress | None = None,
+    merge_adapters: bool = False,
 ) -> TaskResult:
     """Answer and score a task's test split; every rank must call it, and gets the whole result.
 
@@ -62,11 +63,12 @@ def evaluate_task(
         precision: Makes the context to generate in, for example a precision plugin's `forward_context`.
         journal: Keeps the answers of every round; those that it holds are not generated again.
         progress: Called with the number of samples answered after every round, those of the journal first.
+        merge_adapters: Answer with adapters merged where a batch allows it (`ContinualMethod.merging`).
     """
     start = time.perf_counter()
     plan = data.eval_plan(task)
     journaled = _journaled_rounds(plan, journal)
-    with precision():
+    with precision(), method.merging() if merge_adapters else contextlib.nullcontext():
         texts = _answers(
             method, data, task, plan, journaled, device=device, journal=journal, progress=progress
         )

@@ -5,6 +5,7 @@ from lit_cvit.adapters.dora import DoRABank
 from lit_cvit.adapters.frozen import FrozenCopy
 from lit_cvit.adapters.growth import grow
 from lit_cvit.adapters.injection import Target, inject
+from lit_cvit.adapters.merging import MergedBanks
 from lit_cvit.adapters.patched import Patch, PatchedBank
 from lit_cvit.adapters.projector import PRETRAINED, ProjectorBank, reinitialise
 from lit_cvit.adapters.routing import (
@@ -33,6 +34,7 @@ __all__ = [
     "FrozenCopy",
     "LoRABank",
     "LoRABlock",
+    "MergedBanks",
     "Patch",
     "PatchedBank",
     "ProjectorBank",

@@ -107,6 +107,8 @@ class LoRABank(nn.Module):
         self.blocks = nn.ModuleList()
         # While the bank is held: which blocks, None for all, and their A_cat and B_cat.
         self._joined: tuple[range | None, Tensor, Tensor] | None = None
+        # Set by `MergedBanks` while the base layer's weight holds what the blocks add.
+        self.merged = False
 
     @property
     def in_features(self) -> int:
@@ -225,10 +227,33 @@ class LoRABank(nn.Module):
 
     def _side_by_side(self, chosen: range) -> tuple[Tensor, Tensor]:
         """A_cat (R, in) and B_cat (out, R) of some blocks; those of a single one are no copy."""
-        downs, ups = zip(
-            *((block.A.detach(), block.B.detach()) for block in map(self.block, chosen)), strict=True
-        )
-        return (downs[0], ups[0]) if len(chosen) == 1 else (torch.cat(downs), torch.cat(ups, dim=1))
+        blocks = [self.block(number) for number in chosen]
+        if len(blocks) == 1:
+            return blocks[0].A.detach(), blocks[0].B.detach()
+        downs, ups = [block.A.detach() for block in blocks], [block.B.detach() for block in blocks]
+        return torch.cat(downs), torch.cat(ups, dim=1)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the blocks can be added into the base layer's weight, given one gate for all samples.
+
+        They cannot where the layer's input decides, or the weight is packed in 4 or 8 bits.
+        """
+        return self.num_blocks > 0 and self.router is None and type(self.base) is nn.Linear
+
+    def merged_change(self, gate: Tensor) -> Tensor:
+        """What the bank adds to the base layer's weight under one gate; of a bank that `merges`.
+
+        Args:
+            gate: (blocks,).
+
+        Returns:
+            (out, in), in the type of the blocks.
+        """
+        # The identity goes through the mixture, so that a bank with a rule of its own needs no second one.
+        z = self.down().T.unsqueeze(0)
+        weighted = self.mix(z, gate, self.ranks).squeeze(0)
+        return self.up() @ (self.scaling * weighted.T)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the base layer once and add the gated blocks.
@@ -240,12 +265,16 @@ class LoRABank(nn.Module):
             The output, shaped as the base layer's and of its dtype.
 
         Raises:
-            RuntimeError: the bank needs a routing context and none is active.
+            RuntimeError: the bank needs a routing context and none is active, or the base layer is to run
+                alone while the bank is merged.
             ValueError: no gate is given, or it does not fit the bank.
         """
         y = self.base(x)
         context = active()
-        if not self.num_blocks or (context is not None and context.bypass):
+        bypass = context is not None and context.bypass
+        if self.merged and bypass:
+            raise RuntimeError(f"bank {self.name!r} is merged into its layer, which cannot be run alone now")
+        if not self.num_blocks or self.merged or bypass:
             return y
         # The sum is formed in the wider type and rounded once.
         return self.combined(y, x).to(y.dtype)

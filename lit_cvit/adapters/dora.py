@@ -54,6 +54,11 @@ class DoRABank(LoRABank):
         with torch.autocast(block.m.device.type, enabled=False):
             return block.m / self._norms(block.A, block.B)
 
+    @property
+    def merges(self) -> bool:
+        """False: what the block does depends on the base layer's weight, which would be read merged."""
+        return False
+
     def hold(self) -> None:
         """See `LoRABank.hold`."""
         super().hold()

@@ -81,6 +81,10 @@ class PatchedBank(LoRABank):
         block = self.block(0)
         return self.scaling * (block.B.detach() @ block.A.detach())
 
+    def merged_change(self, gate: Tensor) -> Tensor:
+        """What block and patches add, see `LoRABank.merged_change`: (out, in)."""
+        return super().merged_change(gate) + self.patched_change()
+
     def combined(self, y: Tensor, x: Tensor) -> Tensor:
         """The base layer's output y with what patches and block add."""
         total = super().combined(y, x)

@@ -30,7 +30,7 @@ class RoutingContext:
         prompt_mask: (S, L) True at prompt tokens, neither answer nor padding.
         row_to_sample: Per kind of module, the (rows,) sample index of each row it sees. In the decoder rows
             are the samples unless an entry says otherwise (beam search); other kinds that run need one.
-        memo: Instance gates by bank name, kept from the prefill for the decode steps.
+        memo: Instance gates by bank name, first dimension S, kept from the prefill for the decode steps.
         used: Blocks that any sample gives another gate than 0 in `gate`, as a range; None where that is not
             known without waiting for the device. The others are left out of all products.
         bypass: True runs the base layers alone, as if no bank were there.
@@ -62,6 +62,29 @@ class RoutingContext:
     def gate_for(self, bank: str) -> Tensor | None:
         """The gate of one bank: its own, else the shared one, else None."""
         return self.gates.get(bank, self.gate)
+
+    def keep(self, samples: Tensor) -> None:
+        """Narrow the context to some samples, for the decode steps after the others' answers have ended.
+
+        The maps of other kinds of modules than the decoder's go: those modules run at the prefill alone.
+
+        Args:
+            samples: (S',) numbers of the samples that stay, on the device of the facts.
+
+        Raises:
+            ValueError: the rows of the decoder are not the samples (beam search).
+        """
+        if DECODER in self.row_to_sample:
+            raise ValueError("a routing context whose decoder has a row map cannot be narrowed to samples")
+        self.num_samples = len(samples)
+        self.facts = {name: fact.index_select(0, samples) for name, fact in self.facts.items()}
+        self.memo = {name: gate.index_select(0, samples) for name, gate in self.memo.items()}
+        self.gates = {name: _of_samples(gate, samples) for name, gate in self.gates.items()}
+        if self.gate is not None:
+            self.gate = _of_samples(self.gate, samples)
+        if self.prompt_mask is not None:
+            self.prompt_mask = self.prompt_mask.index_select(0, samples)
+        self.row_to_sample = {}
 
     def rows(self, kind: str, num_rows: int) -> Tensor | None:
         """The (rows,) sample index of each row that a module of `kind` sees; None where rows are the samples.
@@ -124,6 +147,11 @@ class RoutingContext:
                 "and there was no prefill in this routing context whose gate could be held"
             )
         return self.memo[bank]
+
+
+def _of_samples(gate: Tensor, samples: Tensor) -> Tensor:
+    """A gate (blocks,) for all samples as it is; of another one the rows of some samples."""
+    return gate if gate.dim() == 1 else gate.index_select(0, samples)
 
 
 def used_blocks(gate: Tensor) -> range | None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from lit_cvit.backbones import agreement, loading, parts
 from lit_cvit.backbones.files import ModelFiles
+from lit_cvit.backbones.greedy import RowsKept, greedy_search
 from lit_cvit.backbones.outputs import AnswerLogits, AnswerStates, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
 from lit_cvit.data.tasks import Batch, Sample
@@ -268,10 +269,17 @@ class Backbone(ModelFiles, nn.Module):
         return LossOutput(loss_sum=losses.sum(), num_tokens=len(labels), states=states)
 
     @torch.no_grad()
-    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
+    def generate(self, batch: Batch, *, max_new_tokens: int, on_drop: RowsKept | None = None) -> list[str]:
         """Answer greedily; stops at the end token. Put the module in evaluation mode first.
 
         Decoding depends on nothing but the weights and the batch: the folder's own defaults are ignored.
+        Samples whose answers have ended leave the batch while the others go on.
+
+        Args:
+            batch: A batch without answers.
+            max_new_tokens: The most tokens of an answer, its end token included.
+            on_drop: Called when samples leave, with the (rows,) places of those that stay among the last
+                ones; what layers read from outside must be narrowed to these before the next step.
 
         Returns:
             One text per sample, without special tokens and outer white space.
@@ -289,7 +297,12 @@ class Backbone(ModelFiles, nn.Module):
             eos_token_id=self.encoder.end_id,
             pad_token_id=self.encoder.pad_id,
         )
-        tokens = self.model.generate(**self._model_inputs(batch), generation_config=settings)
+        tokens = self.model.generate(
+            **self._model_inputs(batch),
+            generation_config=settings,
+            custom_generate=greedy_search,
+            on_drop=on_drop,
+        )
         return self.encoder.decode(tokens[:, batch.inputs["input_ids"].shape[1] :])
 
     # -- records --------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def build_llava_folder(
     max_length: int = 512,
     texts: Iterable[str] = _TEXT,
     seed: int = 0,
+    tower: tuple[int, int] | None = None,
 ) -> Path:
     """Write a LLaVA with random weights (about 0.3 million by default), its tokenizer and processor.
 
@@ -94,25 +95,22 @@ def build_llava_folder(
     Args:
         folder: Where to write; made if it does not exist.
         hidden_size: Width of tower and decoder; a multiple of 16.
-        num_layers: Layers of the tower, and of the decoder.
+        num_layers: Layers of tower and decoder.
         image_size: Side of the square the tower sees, in pixels.
         patch_size: Side of a patch, in pixels.
         max_length: Positions of the decoder.
         texts: What the tokenizer is trained on.
         seed: Seed of the weights; the global generator is left as it was.
+        tower: Width, a multiple of 16, and layers of the tower, where they are not the decoder's.
 
     Returns:
         The folder.
     """
     tokenizer = build_tokenizer(texts)
-    sizes: dict[str, Any] = {
-        "hidden_size": hidden_size,
-        "intermediate_size": 2 * hidden_size,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": 4,
-    }
+    sizes = _sizes(hidden_size, num_layers)
+    of_tower = _sizes(*tower) if tower is not None else sizes
     vision = transformers.CLIPVisionConfig(
-        **sizes, image_size=image_size, patch_size=patch_size, projection_dim=hidden_size
+        **of_tower, image_size=image_size, patch_size=patch_size, projection_dim=of_tower["hidden_size"]
     )
     config = transformers.LlavaConfig(
         vision_config=vision.to_dict(),
@@ -127,6 +125,15 @@ def build_llava_folder(
         model.save_pretrained(folder)
     build_processor(tokenizer, image_size=image_size, patch_size=patch_size).save_pretrained(folder)
     return folder
+
+
+def _sizes(hidden_size: int, num_layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+    }
 
 
 def _text_config(tokenizer: Any, sizes: dict[str, Any], max_length: int) -> transformers.LlamaConfig:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cvit.adapters import (
+    MergedBanks,
     RoutingContext,
     checkpoint_context_fn,
     joined,
@@ -101,6 +102,7 @@ class ContinualMethod(StoredMethod):
         self._num_backbone_parameters = 0
         self._loss_terms: dict[str, LossTerm] = {}
         self._step_terms: dict[str, Tensor] = {}
+        self._merged: MergedBanks | None = None
         # Checkpoints hold what trains alone; `on_load_checkpoint` loads that strictly.
         self.strict_loading = False
         if train == "full":
@@ -263,11 +265,28 @@ class ContinualMethod(StoredMethod):
             for module in dropouts:
                 module.train()
 
+    @contextlib.contextmanager
+    def merging(self) -> Iterator[None]:
+        """Inside the block `generate` adds each bank that a batch has one gate for into its layer's weight.
+
+        The weights are as they were after it, bit for bit, also after an error; until then they must not be
+        saved. Adapters must not change inside. See `MergedBanks` for what it costs.
+        """
+        self._merged = MergedBanks(self.banks.values())
+        try:
+            yield
+        finally:
+            self._merged.restore()
+            self._merged = None
+
     @torch.no_grad()
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Answers to a batch encoded without answers; greedy."""
-        with routing(self.context(batch)), joined(self.banks.values()):
-            return self.backbone.generate(batch, max_new_tokens=max_new_tokens)
+        context = self.context(batch)
+        if self._merged is not None:
+            self._merged.follow(context)
+        with routing(context), joined(bank for bank in self.banks.values() if not bank.merged):
+            return self.backbone.generate(batch, max_new_tokens=max_new_tokens, on_drop=context.keep)
 
     # -- Lightning ------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ _SIGMA = 6.0
 
 _Gram = tuple[str, ...]
 _Counts = list[Counter[_Gram]]
+# The weights of n-grams, and the length of that vector.
+_Weighed = tuple[dict[_Gram, float], float]
 
 
 def cider(
@@ -90,29 +92,34 @@ class _Weights:
 
     def similarity(self, prediction: _Counts, references: Sequence[_Counts]) -> float:
         """Mean over references and n-gram orders, times 10."""
-        return 10.0 * sum(self._pair(prediction, each) for each in references) / (_MAX_GRAM * len(references))
+        # Once for all references.
+        predicted = [self._weigh(counts) for counts in prediction]
+        length = prediction[1].total()
+        total = sum(self._pair(predicted, length, each) for each in references)
+        return 10.0 * total / (_MAX_GRAM * len(references))
 
-    def _pair(self, prediction: _Counts, reference: _Counts) -> float:
+    def _pair(self, predicted: Sequence[_Weighed], length: int, reference: _Counts) -> float:
         # The tools measure length in bigrams.
-        gap = prediction[1].total() - reference[1].total()
+        gap = length - reference[1].total()
         penalty = math.exp(-(gap**2) / (2 * _SIGMA**2))
-        return penalty * sum(map(self._cosine, prediction, reference))
-
-    def _cosine(self, prediction: Counter[_Gram], reference: Counter[_Gram]) -> float:
-        predicted, meant = self._weigh(prediction), self._weigh(reference)
-        norm = math.hypot(*predicted.values()) * math.hypot(*meant.values())
-        if norm == 0.0:
-            return 0.0
-        return (
-            sum(min(weight, meant[gram]) * meant[gram] for gram, weight in predicted.items() if gram in meant)
-            / norm
+        return penalty * sum(
+            _cosine(own, self._weigh(counts)) for own, counts in zip(predicted, reference, strict=True)
         )
 
-    def _weigh(self, counts: Counter[_Gram]) -> dict[_Gram, float]:
-        return {
+    def _weigh(self, counts: Counter[_Gram]) -> _Weighed:
+        weights = {
             gram: count * (self._log_total - math.log(max(1, self._frequency[gram])))
             for gram, count in counts.items()
         }
+        return weights, math.hypot(*weights.values())
+
+
+def _cosine(predicted: _Weighed, reference: _Weighed) -> float:
+    (weights, own_norm), (meant, norm) = predicted, reference
+    if own_norm * norm == 0.0:
+        return 0.0
+    clipped = (min(weight, meant[gram]) * meant[gram] for gram, weight in weights.items() if gram in meant)
+    return sum(clipped) / (own_norm * norm)
 
 
 def _count(tokens: Sequence[str]) -> _Counts:
