@@ -119,7 +119,7 @@ def build(job: Job) -> tuple[ContinualMethod, ContinualDataModule, ContinualTrai
     path.write_text(yaml.safe_dump(job.config), encoding="utf-8")
     arguments = ["--config", str(path), "--run_root", str(job.root), "--name", job.run]
     if job.ranks > 1:
-        arguments += ["--trainer.devices", str(job.ranks), "--trainer.strategy", "ddp"]
+        arguments += ["--trainer.devices", str(job.ranks), "--trainer.strategy", job.strategy]
     cli = StreamCLI(arguments, run=False)
     method, data, trainer = cli.model, cli.datamodule, cli.trainer
     assert isinstance(method, ContinualMethod)
