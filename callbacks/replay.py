@@ -224,7 +224,7 @@ class Replay(StageCallback):
         own = share(chosen, part, parts)
         weight = float(bool(own))
         if not own:
-            if not method.backbone.is_sharded:
+            if method.backbone.shards is None:
                 return None
             own = chosen[:1]
         tokens = int(self._tokens[epoch][chosen].sum())

@@ -74,7 +74,7 @@ class Backbone(ModelFiles, nn.Module):
         self.image_aspect, self.max_length = image_aspect, max_length
         self.activation_checkpointing = activation_checkpointing
         self._network: Any = None
-        self._shards: Shards | None = None
+        self.shards: Shards | None = None
         self._base_modules: list[tuple[str, nn.Module]] = []
         self._linears: dict[str, dict[str, LinearTarget]] = {}
 
@@ -231,11 +231,6 @@ class Backbone(ModelFiles, nn.Module):
 
     # -- several ranks --------------------------------------------------------------------------------------
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether this rank holds a part of every decoder layer alone: every pass is one of all ranks."""
-        return self._shards is not None
-
     def shard(self, mesh: DeviceMesh) -> None:
         """Divide what was loaded of the decoder's layers among the ranks of a mesh; see `shards`.
 
@@ -243,14 +238,14 @@ class Backbone(ModelFiles, nn.Module):
         tower do too.
         """
         loaded = {id(p) for _, module in self._base_modules for p in module.parameters(recurse=False)}
-        self._shards = Shards(self.language_model, self.decoder_layers, loaded, mesh)
+        self.shards = Shards(self.language_model, self.decoder_layers, loaded, mesh)
 
     def in_lockstep(self) -> AbstractContextManager[None]:
         """Around passes of which the ranks may make different numbers; all must enter it at the same point.
 
         Nothing else may be communicated inside. Without shards it does nothing.
         """
-        return contextlib.nullcontext() if self._shards is None else self._shards.in_lockstep()
+        return contextlib.nullcontext() if self.shards is None else self.shards.in_lockstep()
 
     # -- forward passes -------------------------------------------------------------------------------------
 

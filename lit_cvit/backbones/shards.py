@@ -30,6 +30,12 @@ class Shards:
         layers: Its layers, from input to output.
         loaded: Identities of the frozen parameters to divide; all others stay whole.
         mesh: The ranks, in one dimension, and their kind of device, which every layer is moved to.
+
+    Attributes:
+        trained: What trains, wherever it is. Its gradients are complete only when a backward pass has gone
+            through all layers, on every rank and whatever its batch used. Otherwise DDP would reduce some of
+            them between two layers, and a rank with a batch without images between two others, or never reach
+            the lowest ones: collectives that meet in another order wait forever.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class Shards:
     ) -> None:
         self._group, self._device_type = mesh.get_group(), mesh.device_type
         self._announcing = False
+        self.trained: Sequence[nn.Parameter] = ()
         for layer in layers:
             whole = {each for each in layer.parameters() if id(each) not in loaded}
             fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
@@ -86,10 +93,9 @@ class Shards:
         if self._announcing:
             self._announce(_FORWARD)
         states: Tensor = named["inputs_embeds"]
-        if torch.is_grad_enabled() and not states.requires_grad:
-            # Otherwise a batch without images could end its backward pass above layers that other ranks,
-            # whose projector trains, go on to.
-            named = {**named, "inputs_embeds": states.detach().requires_grad_()}
+        if torch.is_grad_enabled() and self.trained:
+            nothing = 0.0 * torch.cat([parameter.reshape(-1)[:1] for parameter in self.trained]).sum()
+            named = {**named, "inputs_embeds": states + nothing.to(states.dtype)}
         return arguments, named
 
     def _after_forward(self, decoder: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:

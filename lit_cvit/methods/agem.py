@@ -69,11 +69,6 @@ class AGEM(ContinualMethod):
         """The gradient of the memory."""
         return 1
 
-    @property
-    def against_shards(self) -> str:
-        """The gradient of the memory is taken apart."""
-        return self._needs_adapted_decoder()
-
     def on_gradients(self, step: int) -> None:
         if self.memory_losses is None:
             return

@@ -116,16 +116,6 @@ class ContinualMethod(StoredMethod):
         chosen = tuple(g for g in self.targets if g != PROJECTOR or self.projector == "lora")
         return chosen if self.trains and self.train_mode == "adapters" else ()
 
-    def _needs_adapted_decoder(self) -> str:
-        """For `against_shards`, where gradients are taken with `torch.autograd.grad`.
-
-        That goes down to what trains alone: with the projector, of samples with an image through all layers,
-        of others through none, and then the ranks would make different passes.
-        """
-        if set(self.adapted_groups) - {PROJECTOR}:
-            return ""
-        return "without adapters in the decoder (model.targets), ranks would gather different layers"
-
     def _of_adapters(self) -> dict[str, tuple[Any, Any]]:
         """The settings that are of adapters alone: their values and defaults."""
         parameters = inspect.signature(ContinualMethod.__init__).parameters

@@ -26,6 +26,9 @@ class ShardedBackboneStrategy(DDPStrategy):
         method.adapters.note_frozen()
 
     def _setup_model(self, model: Module) -> DistributedDataParallel:
+        assert isinstance(model, ContinualMethod)
+        assert model.backbone.shards is not None
+        model.backbone.shards.trained = [p for p in model.parameters() if p.requires_grad]
         # DDP's first broadcast would be of shards, which differ between the ranks as they should.
         shards = [name for name, p in model.named_parameters() if type(p).__name__ == "DTensor"]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, shards)

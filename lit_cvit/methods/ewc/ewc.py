@@ -85,11 +85,6 @@ class EWC(AnchoredMethod):
         """The anchors and the information."""
         return 2
 
-    @property
-    def against_shards(self) -> str:
-        """The information is of gradients that are taken apart."""
-        return self._needs_adapted_decoder()
-
     def importance_of(self, name: str) -> Tensor | None:
         return self.importance[name]
 
