@@ -60,7 +60,9 @@ def require_shardable(method: ContinualMethod, world_size: int) -> None:
     quantization, name = method.backbone.quantization, type(method).__name__
     reason = ""
     if world_size < 2:
-        reason = "divides the decoder among several ranks, got 1; set trainer.devices, or trainer.strategy auto"
+        reason = (
+            "divides the decoder among several ranks, got 1; set trainer.devices, or trainer.strategy auto"
+        )
     elif quantization != "none":
         reason = f"needs model.backbone.quantization none, got {quantization!r}: packed weights stay whole"
     elif method.train_mode != "adapters":

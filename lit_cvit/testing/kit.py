@@ -200,7 +200,9 @@ class MethodTests:
         require_like(first, made.base)
         _require_equal_losses(first["path"], made.base["path"])
 
-    def test_two_ranks_with_the_frozen_decoder_in_shards_train_as_two_with_all_of_it(self, made: Made) -> None:
+    def test_two_ranks_with_the_frozen_decoder_in_shards_train_as_two_with_all_of_it(
+        self, made: Made
+    ) -> None:
         if not made.row.sharded:
             pytest.skip("the row is not run with a decoder in shards")
         assert [each["held"] for each in made.sharded] == [made.ranks[0]["held"] / 2] * 2
