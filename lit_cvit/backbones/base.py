@@ -238,7 +238,7 @@ class Backbone(ModelFiles, nn.Module):
         tower do too.
         """
         loaded = {id(p) for _, module in self._base_modules for p in module.parameters(recurse=False)}
-        self.shards = Shards(self.language_model, self.decoder_layers, loaded, mesh)
+        self.shards = Shards(self.language_model, list(self.decoder_layers), loaded, mesh)
 
     def in_lockstep(self) -> AbstractContextManager[None]:
         """Around passes of which the ranks may make different numbers; all must enter it at the same point.
@@ -319,8 +319,9 @@ class Backbone(ModelFiles, nn.Module):
     def digest_frozen(self, exclude: Iterable[str] = ()) -> str:
         """SHA-256 over the bytes of every frozen parameter and buffer that was loaded, quantised or not.
 
-        Adapters are not part of it, wherever they were added. Of a decoder in shards it is over this rank's. A parameter that trains (`requires_grad`) is
-        left out, so compare two digests only under the same flags or with the same `exclude`.
+        Adapters are not part of it, wherever they were added. Of a decoder in shards it is over this rank's.
+        A parameter that trains (`requires_grad`) is left out, so compare two digests only under the same
+        flags or with the same `exclude`.
 
         Args:
             exclude: Paths of modules to leave out with all below them, for example `projector_path`.

@@ -1,7 +1,7 @@
-"""A frozen decoder in shards: a rank holds a part of each layer, which all ranks gather for each of its passes.
+"""A frozen decoder in shards: a rank holds a part of each layer, which all ranks gather for each of its uses.
 
-PyTorch's FSDP2 (`fully_shard`) does it; arXiv 2304.11277 describes the idea. What is added to the layers stays
-whole on every rank, so adapters, their gradients, checkpoints and reductions do not change.
+PyTorch's FSDP2 (`fully_shard`) does it; arXiv 2304.11277 describes the idea. What is added to the layers
+stays whole on every rank, so adapters, their gradients, checkpoints and reductions do not change.
 
 A pass gathers on all ranks or waits forever. While training, every rank makes the same passes. Where numbers
 of passes differ (answers end at different lengths, a share of samples is smaller), `Shards.in_lockstep` has a

@@ -1,8 +1,8 @@
 """`trainer.strategy: ddp_sharded_backbone`: DDP around a frozen decoder that the ranks hold in shards.
 
 What trains is on every rank as under `ddp`, and so is all that is stored. Every rank reads the model into its
-host's memory first; a layer goes to the device and is divided there, one after another, so that no device ever
-holds the decoder.
+host's memory first; then one layer after another goes to the device and is divided there, so that no device
+ever holds the decoder.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ def require_shardable(method: ContinualMethod, world_size: int) -> None:
     quantization, name = method.backbone.quantization, type(method).__name__
     reason = ""
     if world_size < 2:
-        reason = (
-            "divides the decoder among several ranks, got 1; set trainer.devices, or trainer.strategy auto"
-        )
+        reason = "divides the decoder among ranks, got 1; set trainer.devices, or trainer.strategy auto"
     elif quantization != "none":
         reason = f"needs model.backbone.quantization none, got {quantization!r}: packed weights stay whole"
     elif method.train_mode != "adapters":

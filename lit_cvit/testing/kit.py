@@ -1,8 +1,8 @@
 """MethodTests: what holds for every method, as a class of tests with a row per configured method.
 
-A row runs eleven small fits and loads, or twelve, in processes of their own; the tests compare what they left. A method
-is run with 8 samples a step on two tasks of two steps, which is enough to see that everything counts. The
-plain fit plans its memory; the others, a quarter of whose time that would be, do not.
+A row runs eleven small fits and loads, or twelve, in processes of their own; the tests compare what they
+left. A method is run with 8 samples a step on two tasks of two steps, which is enough to see that everything
+counts. The plain fit plans its memory; the others, a quarter of whose time that would be, do not.
 """
 
 from __future__ import annotations
@@ -200,9 +200,7 @@ class MethodTests:
         require_like(first, made.base)
         _require_equal_losses(first["path"], made.base["path"])
 
-    def test_two_ranks_with_the_frozen_decoder_in_shards_train_as_two_with_all_of_it(
-        self, made: Made
-    ) -> None:
+    def test_two_ranks_with_the_decoder_in_shards_train_as_two_with_all_of_it(self, made: Made) -> None:
         if not made.row.sharded:
             pytest.skip("the row is not run with a decoder in shards")
         assert [each["held"] for each in made.sharded] == [made.ranks[0]["held"] / 2] * 2

@@ -1,4 +1,4 @@
-"""`trainer.strategy: ddp_sharded_backbone`: what it goes with, and what is refused before anything is loaded."""
+"""`trainer.strategy: ddp_sharded_backbone`: what it goes with, and what is refused before loading."""
 
 from __future__ import annotations
 
