@@ -54,6 +54,15 @@ def test_a_killed_run_goes_on_bit_identical_and_one_process_reads_it(model: Path
     assert torch.equal(alone["logits"], seen["logits"])
 
 
+def test_a_run_without_shards_goes_on_with_them_bit_identical(model: Path, tmp_path: Path) -> None:
+    made = Made(Row("HiDe"), tmp_path, model)
+    whole, killed = made.job("whole", data=HALVES), made.job("killed", data=HALVES, kill_at=3)
+    run_and_read(*ranks_of(whole))
+    run_and_read(*ranks_of(killed))
+    run_and_read(*ranks_of(replace(killed, kill_at=None, resume=True, strategy=SHARDED)))
+    require_same_files(files(killed), files(whole))
+
+
 def test_ranks_may_make_different_numbers_of_passes_forward_and_back(model: Path, tmp_path: Path) -> None:
     """Fisher information of five samples, and five answers in batches of two: a rank has one more.
 
