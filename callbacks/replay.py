@@ -212,7 +212,8 @@ class Replay(StageCallback):
         """Part `part` of `parts` of the rows that go with a step.
 
         Returns:
-            The sum of its token losses, and the answer tokens of all parts; None where it has no row.
+            The sum of its token losses, and the answer tokens of all parts; None where it has no row. With a
+            decoder in shards, whose passes all ranks make, a part without a row is zero times another's loss.
         """
         if self._source is None:
             return None
@@ -221,14 +222,17 @@ class Replay(StageCallback):
         source, epoch = self._source, method.trainer.current_epoch
         chosen = self.chosen(method.stage, step)
         own = share(chosen, part, parts)
+        weight = float(bool(own))
         if not own:
-            return None
+            if method.backbone.shards is None:
+                return None
+            own = chosen[:1]
         tokens = int(self._tokens[epoch][chosen].sum())
         rows = [source.sample(row, epoch) for row in own]
         encoded = self._data.encoder.encode(rows, with_answers=True)
         replayed = restrict_batch(encoded, method.access.hidden(test=False)).to(method.device)
         with routing(method.context(replayed)):
-            return method.backbone.loss(replayed).loss_sum, tokens
+            return weight * method.backbone.loss(replayed).loss_sum, tokens
 
     # -- state ----------------------------------------------------------------------------------------------
 

@@ -150,9 +150,11 @@ def _answers(
         for _ in range(len(journaled), plan.num_rounds(num_ranks())):
             batch = next(batches, None)
             answers: dict[int, str] = {}
-            if batch is not None:
-                generated = method.generate(batch.to(device), max_new_tokens=task.decoding_budget)
-                answers = dict(zip(batch.indices, generated, strict=True))
+            # A rank may have no batch left, and answers end at different lengths.
+            with method.backbone.in_lockstep():
+                if batch is not None:
+                    generated = method.generate(batch.to(device), max_new_tokens=task.decoding_budget)
+                    answers = dict(zip(batch.indices, generated, strict=True))
             everyones = {index: text for part in gathered(answers) for index, text in part.items()}
             texts |= everyones
             if journal is not None:

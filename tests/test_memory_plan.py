@@ -376,3 +376,18 @@ def test_the_documented_plan_of_a_7b_model_is_what_is_computed() -> None:
     plan = plan_memory(method, data, data.stages(seed=0), precision=preset["trainer"]["precision"])
     assert "\n".join(plan.lines()) in page
     assert plan.peak_bytes() < 0.95 * 24e9
+
+
+def test_a_decoder_in_shards_is_planned_with_a_ranks_part_of_its_layers(llava_folder: Path) -> None:
+    backbone = Llava(str(llava_folder))
+    whole, half = (
+        planned(small_method(llava_folder, SeqLoRA), small_data(), world_size=2, shards=shards)
+        for shards in (1, 2)
+    )
+    layers = [bytes_of(layer.parameters()) for layer in backbone.load().decoder_layers]
+    saved = whole.row("held", "decoder").size - half.row("held", "decoder").size
+    assert saved == sum(layers) / 2 > 0
+    for phase in ("training", "answering"):
+        assert half.row(phase, "gathered layers").size == 3 * max(layers)
+        assert half.row(phase, "gathered layers").estimated
+    assert not [row for row in whole.training if row.name == "gathered layers"]

@@ -6,6 +6,7 @@ in `files`, which needs no weights.
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional
 
 from lit_cvit.backbones import agreement, loading, parts
@@ -21,6 +23,7 @@ from lit_cvit.backbones.files import ModelFiles
 from lit_cvit.backbones.greedy import RowsKept, greedy_search
 from lit_cvit.backbones.outputs import AnswerLogits, AnswerStates, LossOutput
 from lit_cvit.backbones.parts import LinearTarget
+from lit_cvit.backbones.shards import Shards
 from lit_cvit.data.tasks import Batch, Sample
 from lit_cvit.utils.suggest import unknown
 
@@ -72,6 +75,7 @@ class Backbone(ModelFiles, nn.Module):
         self.image_aspect, self.max_length = image_aspect, max_length
         self.activation_checkpointing = activation_checkpointing
         self._network: Any = None
+        self.shards: Shards | None = None
         self._base_modules: list[tuple[str, nn.Module]] = []
         self._linears: dict[str, dict[str, LinearTarget]] = {}
 
@@ -226,6 +230,24 @@ class Backbone(ModelFiles, nn.Module):
         for layer in self.decoder_layers:
             layer.training = True
 
+    # -- several ranks --------------------------------------------------------------------------------------
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide what was loaded of the decoder's layers among the ranks of a mesh; see `shards`.
+
+        What was or will be added to the layers stays whole. Embeddings, output head, projector and vision
+        tower do too.
+        """
+        loaded = {id(p) for _, module in self._base_modules for p in module.parameters(recurse=False)}
+        self.shards = Shards(self.language_model, list(self.decoder_layers), loaded, mesh)
+
+    def in_lockstep(self) -> AbstractContextManager[None]:
+        """Around passes of which the ranks may make different numbers; all must enter it at the same point.
+
+        Nothing else may be communicated inside. Without shards it does nothing.
+        """
+        return contextlib.nullcontext() if self.shards is None else self.shards.in_lockstep()
+
     # -- forward passes -------------------------------------------------------------------------------------
 
     def forward_hidden(self, batch: Batch) -> Tensor:
@@ -310,8 +332,9 @@ class Backbone(ModelFiles, nn.Module):
     def digest_frozen(self, exclude: Iterable[str] = ()) -> str:
         """SHA-256 over the bytes of every frozen parameter and buffer that was loaded, quantised or not.
 
-        Adapters are not part of it, wherever they were added. A parameter that trains (`requires_grad`) is
-        left out, so compare two digests only under the same flags or with the same `exclude`.
+        Adapters are not part of it, wherever they were added. Of a decoder in shards it is over this rank's.
+        A parameter that trains (`requires_grad`) is left out, so compare two digests only under the same
+        flags or with the same `exclude`.
 
         Args:
             exclude: Paths of modules to leave out with all below them, for example `projector_path`.

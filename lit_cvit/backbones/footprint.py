@@ -112,6 +112,17 @@ def weight_bytes(backbone: Backbone, network: nn.Module) -> dict[str, int]:
     return {part: size for part, size in found.items() if size or part != "other"}
 
 
+def layer_bytes(backbone: Backbone, network: nn.Module) -> list[int]:
+    """Bytes of the weights of each decoder layer, not quantised.
+
+    Args:
+        backbone: Its settings.
+        network: Its outline, without adapters.
+    """
+    layers = network.get_submodule(backbone.decoder_path).get_submodule("layers")
+    return [tensor_bytes(layer.parameters()) for layer in layers.children()]
+
+
 def packed_bytes(weight: Tensor, quantization: loading.Quantization) -> int:
     """Bytes of a weight (out, in) as bitsandbytes stores it, its scales and tables included."""
     number = weight.numel()

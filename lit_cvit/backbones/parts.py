@@ -81,8 +81,9 @@ def _frozen_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in parameters:
         if parameter.requires_grad:
             continue
-        yield name, parameter
         kind = type(parameter).__name__
+        # Of a layer in shards, what this rank holds.
+        yield name, parameter.to_local() if kind == "DTensor" else parameter
         if kind == "Params4bit":
             for key, value in sorted(parameter.quant_state.as_dict(packed=True).items()):
                 yield f"{name}.{key}", value

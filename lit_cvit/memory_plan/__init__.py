@@ -32,6 +32,7 @@ def checked_plan(
     record: RunRecord,
     device: torch.device,
     precision: str,
+    shards: int = 1,
 ) -> list[str]:
     """Plan a run's memory and hold it against what the device has.
 
@@ -42,6 +43,7 @@ def checked_plan(
         record: The run's conditions.
         device: Where this rank computes.
         precision: The trainer's.
+        shards: Ranks that the decoder's layers are divided among.
 
     Returns:
         The plan as text; nothing, with a warning, where the method does not work without a loaded model.
@@ -52,7 +54,13 @@ def checked_plan(
     earlier = record.start_from["plans"] if record.start_from else []
     try:
         plan = plan_memory(
-            method, data, stages, precision=precision, world_size=record.world_size, earlier=earlier
+            method,
+            data,
+            stages,
+            precision=precision,
+            world_size=record.world_size,
+            shards=shards,
+            earlier=earlier,
         )
     except Unplannable as error:
         log.warning("no memory plan: %s", error)

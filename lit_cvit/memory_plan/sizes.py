@@ -21,6 +21,8 @@ from lit_cvit.memory_plan.plan import MemoryPlan, Row
 from lit_cvit.methods.base import ContinualMethod
 
 _SAMPLES = 32
+# Of a decoder in shards: the layer that runs, the next one, and the buffer that the next is received in.
+_GATHERED = 3
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -31,6 +33,7 @@ def plan_memory(
     *,
     precision: str,
     world_size: int = 1,
+    shards: int = 1,
     earlier: Sequence[Mapping[str, Any]] = (),
 ) -> MemoryPlan:
     """Plan the memory of a run.
@@ -41,6 +44,7 @@ def plan_memory(
         stages: The stages to come.
         precision: The trainer's.
         world_size: Ranks.
+        shards: Ranks that the decoder's layers are divided among.
         earlier: Plans of the stages of a run that this one starts from.
 
     Raises:
@@ -51,6 +55,8 @@ def plan_memory(
     plans = [*earlier, *growth(method, stages, len(earlier))]
     built = footprint.outline(backbone)
     weights = footprint.weight_bytes(backbone, built.network)
+    layers = footprint.layer_bytes(backbone, built.network)
+    weights["decoder"] -= sum(layers) - sum(-(-layer // shards) for layer in layers)
     packable = [target.path for group in backbone.linear_groups for target in built.linears[group].values()]
     largest = max(built.network.get_submodule(path).weight.numel() for path in packable)
     adapters = grown(method, built, plans)
@@ -63,8 +69,9 @@ def plan_memory(
     # A router keeps what it mixes and its weights, in the type of the blocks.
     routed = 2 * adapters.routed_ranks * cost.positions * (mixed or torch.float32).itemsize
     cost = cost._replace(layer=cost.layer + routed // cost.num_layers)
-    sizes = _Sizes(method, data, lengths, cost, adapters, largest, world_size)
-    held = [Row(part, size, _stored(backbone, part)) for part, size in weights.items()]
+    gathered = _GATHERED * max(layers) if shards > 1 else 0
+    sizes = _Sizes(method, data, lengths, cost, adapters, largest, world_size, gathered)
+    held = [Row(part, size, _stored(backbone, part, shards)) for part, size in weights.items()]
     if adapters.tensors:
         how = f"{adapters.num_banks} banks, projector {method.projector}, after stage {adapters.num_stages}"
         held.append(Row("adapters", tensor_bytes(adapters.tensors), how))
@@ -127,6 +134,7 @@ class _Sizes:
     adapters: Adapters
     largest: int
     world_size: int
+    gathered: int
 
     @property
     def width(self) -> int:
@@ -158,7 +166,7 @@ class _Sizes:
                 f"at {samples} x {self.lengths.answer} answer tokens, {vocabulary:,} each: as given, in "
                 "float32, softmax, gradients",
             ),
-            self._working(samples * longest),
+            *self._working(samples * longest),
         )
 
     def answering(self) -> tuple[Row, ...]:
@@ -170,7 +178,7 @@ class _Sizes:
         return (
             *left,
             Row("keys and values", keys, f"of {cost.num_layers} layers, {samples} x {longest} tokens"),
-            self._working(samples * self.lengths.prompt),
+            *self._working(samples * self.lengths.prompt),
         )
 
     def _activations(self, samples: int, longest: int) -> tuple[int, str]:
@@ -187,19 +195,25 @@ class _Sizes:
         seen = f"{samples} x {longest} tokens, the longest of {self.lengths.num_measured} samples measured"
         return activations + cost.around + projector, f"{how}; {seen}"
 
-    def _working(self, positions: int) -> Row:
+    def _working(self, positions: int) -> list[Row]:
         backbone, size = self.method.backbone, self.cost.layer * positions // self.cost.positions
         how = "passed through, an estimate: as much as autograd keeps of one layer"
         if backbone.quantization != "none":
             size += self.largest * self.width
             how += ", and the largest weight unpacked"
-        return Row("working space", size, how, estimated=True)
+        rows = [Row("working space", size, how, estimated=True)]
+        if self.gathered:
+            how = f"an estimate: {_GATHERED} layers, of one, of the next, and as the ranks' parts arrive"
+            rows.append(Row("gathered layers", self.gathered, how, estimated=True))
+        return rows
 
 
 def _some(source: SampleSource | None) -> list[Sample]:
     return [source.sample(row) for row in evenly_spaced(len(source), _SAMPLES)] if source else []
 
 
-def _stored(backbone: Backbone, part: str) -> str:
+def _stored(backbone: Backbone, part: str, shards: int) -> str:
+    if shards > 1 and part == "decoder":
+        return f"{backbone.dtype}, its layers divided among {shards} ranks"
     packed = backbone.quantization != "none" and part in ("decoder", "other")
     return f"linear layers {backbone.quantization}, else {backbone.dtype}" if packed else backbone.dtype

@@ -80,7 +80,8 @@ class AdapterSet:
             self.projector_bank = ProjectorBank(backbone.projector)
             parent, _, leaf = backbone.projector_path.rpartition(".")
             setattr(backbone.model.get_submodule(parent), leaf, self.projector_bank)
-        self._backbone, self._frozen_digest = backbone, backbone.digest_frozen()
+        self._backbone = backbone
+        self.note_frozen()
 
     def grow(self, plan: Mapping[str, Any]) -> None:
         """Follow a plan's keys about blocks and projector copies, with the draws of its `seed`."""
@@ -127,8 +128,13 @@ class AdapterSet:
         named = ((f"{at}.{key}", p) for at, part in parts if part for key, p in part.named_parameters())
         return {name: parameter for name, parameter in named if parameter.requires_grad}
 
+    def note_frozen(self) -> None:
+        """Note what the frozen backbone is, once more where its layers have been divided among the ranks."""
+        if self._backbone is not None:
+            self._frozen_digest = self._backbone.digest_frozen()
+
     def check_frozen(self) -> None:
-        """Prove that the backbone is bit for bit what was loaded.
+        """Prove that the backbone, or a rank's shards of it, is bit for bit what was loaded.
 
         Raises:
             RuntimeError: it is not.

@@ -14,6 +14,8 @@ def dealt_batches(
 ) -> Iterator[tuple[int, Batch]]:
     """This rank's batches of some samples, with answers and in their first wording, on the method's device.
 
+    All ranks must take theirs at the same point, and communicate nothing before they have taken all.
+
     Args:
         method: The method.
         source: Training samples.
@@ -24,6 +26,7 @@ def dealt_batches(
         A batch and its number, from 0, over all ranks.
     """
     starts = range(0, len(rows), group)
-    for number in range(rank(), len(starts), num_ranks()):
-        samples = [source.sample(row) for row in rows[starts[number] : starts[number] + group]]
-        yield number, method.backbone.encode(samples, with_answers=True).to(method.device)
+    with method.backbone.in_lockstep():
+        for number in range(rank(), len(starts), num_ranks()):
+            samples = [source.sample(row) for row in rows[starts[number] : starts[number] + group]]
+            yield number, method.backbone.encode(samples, with_answers=True).to(method.device)

@@ -13,9 +13,15 @@ from typing import ClassVar
 
 from lit_cvit.adapters import DoRABank, LoRABank
 from lit_cvit.methods.base import ContinualMethod
+from lit_cvit.methods.hooks import READS_FROZEN_WEIGHTS
 
 
 class DoRA(ContinualMethod):
     """One block with a magnitude per adapted layer, trained on stage after stage."""
 
     bank_class: ClassVar[type[LoRABank]] = DoRABank
+
+    @property
+    def against_shards(self) -> str:
+        """A magnitude starts as the norm of a frozen row."""
+        return READS_FROZEN_WEIGHTS

@@ -19,6 +19,8 @@ from lit_cvit.utils.settings import CheckedSettings
 Plan = dict[str, Any]
 # Names that hooks had before, and those they have now.
 RENAMED = {"knows": "access", "know_tasks": "set_tasks"}
+# Reasons for `against_shards`.
+READS_FROZEN_WEIGHTS = "it reads the frozen weights of the layers outside of forward passes"
 
 
 class MethodHooks(CheckedSettings, L.LightningModule):
@@ -71,6 +73,15 @@ class MethodHooks(CheckedSettings, L.LightningModule):
     def training_copies(self) -> int:
         """Copies of what trains, in float32, that the method holds while it trains; for the memory plan."""
         return 0
+
+    @property
+    def against_shards(self) -> str:
+        """Why the configured method cannot have a decoder in shards; empty where it can.
+
+        It can where frozen weights are read in forward passes alone, and where the ranks make the same passes
+        in training, or others in `Backbone.in_lockstep`.
+        """
+        return ""
 
     @property
     def frozen_words(self) -> str:

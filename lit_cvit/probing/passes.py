@@ -56,7 +56,7 @@ def run_over(
     chosen = dataclasses.replace(task, test=SubsetSource(task.test, tuple(rows)))
     sampler = EvalBatchSampler(data.eval_plan(chosen), rank=rank(), world_size=num_ranks())
     own: dict[int, Found] = {}
-    with evaluating(method, device), precision(), torch.no_grad():
+    with evaluating(method, device), precision(), torch.no_grad(), method.backbone.in_lockstep():
         for number, batch in enumerate(data.eval_loader(chosen, sampler)):
             moved = batch.to(device)
             context = method.context(moved)

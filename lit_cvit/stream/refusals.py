@@ -224,6 +224,6 @@ def refuse_strategy(strategy: Strategy, asked: str | Strategy) -> None:
     if not (by_command or isinstance(strategy, SingleDeviceStrategy)):
         name = asked if isinstance(asked, str) else type(asked).__name__
         raise ValueError(
-            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto' and 'ddp' (processes "
-            "started by command, torchrun or SLURM)"
+            f"trainer.strategy {name!r} cannot walk a stream; allowed are 'auto', 'ddp' and "
+            "'ddp_sharded_backbone' (processes started by command, torchrun or SLURM)"
         )

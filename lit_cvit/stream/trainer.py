@@ -38,6 +38,7 @@ from lit_cvit.stream.preflight import check_data, describe, introduce, require_c
 from lit_cvit.stream.ranks import ending_together, use_rank_launcher
 from lit_cvit.stream.refusals import refuse_launcher, refuse_negative, refuse_settings, refuse_strategy
 from lit_cvit.stream.restore import open_on_all_ranks, restore_method
+from lit_cvit.stream.sharded import ShardedBackboneStrategy, named_strategy, require_shardable
 from lit_cvit.stream.stage_callback import StageCallback
 from lit_cvit.stream.step_log import StepLog
 from lit_cvit.stream.step_order import in_order
@@ -68,7 +69,8 @@ class ContinualTrainer(L.Trainer):
         gradient_clip_val: Largest norm of the gradients of an optimizer step; 1, as in the training of LLaVA
             and of the papers (transformers' default). Without it, a later stage's training may diverge.
         devices: Lightning's: how many processes of this machine, or which devices.
-        strategy: Lightning's; `auto`, `ddp` or a `DDPStrategy` started by command (not by fork or spawn).
+        strategy: Lightning's; `auto`, `ddp` or a `DDPStrategy` started by command (not by fork or spawn). Or
+            `ddp_sharded_backbone`: each rank holds a part of the frozen decoder's layers.
         logger: Loggers beside the run's own `log.jsonl`.
         kwargs: Lightning's own settings; `log_every_n_steps` is 1 unless set.
 
@@ -98,7 +100,7 @@ class ContinualTrainer(L.Trainer):
         )
         super().__init__(
             devices=devices,
-            strategy=strategy,
+            strategy=named_strategy(strategy),
             logger=logger,
             gradient_clip_val=gradient_clip_val,
             max_epochs=1,
@@ -214,6 +216,8 @@ class ContinualTrainer(L.Trainer):
         """
         self._data = data
         data.trainer = self
+        if isinstance(self.strategy, ShardedBackboneStrategy):
+            require_shardable(method, self.world_size)
         check_data(method, data, reports=self.is_global_zero)
         require_callbacks(method, self.callbacks)
         introduce(method, data)
@@ -230,7 +234,8 @@ class ContinualTrainer(L.Trainer):
             start_from=self.start_from,
         )
         place, precision = self.strategy.root_device, str(self.precision)
-        self.memory_plan = checked_plan(method, data, self.stages, record, place, precision)
+        shards = self.world_size if isinstance(self.strategy, ShardedBackboneStrategy) else 1
+        self.memory_plan = checked_plan(method, data, self.stages, record, place, precision, shards)
         return record
 
     def _learn(
@@ -251,6 +256,8 @@ class ContinualTrainer(L.Trainer):
         self.callbacks = in_order(self.callbacks, log, checkpoints, self._check, self._notify)
         self._notify("before_loading", method)
         method.prepare()
+        if isinstance(self.strategy, ShardedBackboneStrategy):
+            self.strategy.shard(method)
         self._restore(method)
         restored = max(self._folder.stages_done(), default=0)
         self._notify("on_stream_start", method)

@@ -12,6 +12,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lit_cvit.adapters import RoutingContext, routing
 from lit_cvit.cli.load import load_run
@@ -119,7 +120,7 @@ def build(job: Job) -> tuple[ContinualMethod, ContinualDataModule, ContinualTrai
     path.write_text(yaml.safe_dump(job.config), encoding="utf-8")
     arguments = ["--config", str(path), "--run_root", str(job.root), "--name", job.run]
     if job.ranks > 1:
-        arguments += ["--trainer.devices", str(job.ranks), "--trainer.strategy", "ddp"]
+        arguments += ["--trainer.devices", str(job.ranks), "--trainer.strategy", job.strategy]
     cli = StreamCLI(arguments, run=False)
     method, data, trainer = cli.model, cli.datamodule, cli.trainer
     assert isinstance(method, ContinualMethod)
@@ -166,6 +167,7 @@ def fit(job: Job) -> None:
         "terms": probe.terms,
         "classes": sorted(classes),
         "trains": method.trains,
+        "held": _held(method),
         "frozen": method.backbone.digest_frozen(exclude=method.adapters.unfrozen),
         "unfrozen": method.adapters.unfrozen,
         "tensors": {name: tensor.detach().clone() for name, tensor in method.tensors().items()},
@@ -212,6 +214,12 @@ def logits(method: ContinualMethod, samples: list[Sample]) -> Tensor:
     batch = method.backbone.encode(samples, with_answers=True)
     with torch.no_grad(), routing(method.context(batch)):
         return method.backbone.answer_logits(batch).logits
+
+
+def _held(method: ContinualMethod) -> int:
+    """Numbers of the frozen decoder layers that this process holds."""
+    frozen = [p for p in method.backbone.decoder_layers.parameters() if not p.requires_grad]
+    return sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in frozen)
 
 
 def _answers(method: ContinualMethod, samples: list[Sample]) -> list[str]:

@@ -26,6 +26,7 @@ class Job:
         rank: Rank of the process.
         ranks: Number of ranks.
         port: Port that ranks meet at.
+        strategy: How several ranks train together.
         scored: Whether stages are evaluated.
         planned: Whether a fit plans its memory, a quarter of the time of so small a fit.
         slurm: Whether SLURM's variables tell a rank where it is, not torchrun's.
@@ -41,6 +42,7 @@ class Job:
     rank: int = 0
     ranks: int = 1
     port: int = 0
+    strategy: str = "ddp"
     scored: bool = True
     planned: bool = False
     slurm: bool = False

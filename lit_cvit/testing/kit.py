@@ -1,8 +1,8 @@
 """MethodTests: what holds for every method, as a class of tests with a row per configured method.
 
-A row runs eleven small fits and loads in processes of their own; the tests compare what they left. A method
-is run with 8 samples a step on two tasks of two steps, which is enough to see that everything counts. The
-plain fit plans its memory; the others, a quarter of whose time that would be, do not.
+A row runs eleven small fits and loads, or twelve, in processes of their own; the tests compare what they
+left. A method is run with 8 samples a step on two tasks of two steps, which is enough to see that everything
+counts. The plain fit plans its memory; the others, a quarter of whose time that would be, do not.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Row:
             cannot be.
         int8: Whether the 8-bit form is run beside the 4-bit one. A row whose setting makes no other banks
             than another row of the same method may leave it to that one.
+        sharded: Whether it is also run on two ranks that hold the frozen decoder in shards.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Row:
     fixed: tuple[str, ...] = ()
     quantised: bool = True
     int8: bool = True
+    sharded: bool = False
 
 
 class Made:
@@ -108,6 +110,12 @@ class Made:
     def ranks(self) -> list[dict[str, Any]]:
         """The fit on two ranks with half the batch each."""
         return run_and_read(*ranks_of(self.job("ranks", data={"batch_size": BATCH // 2})))
+
+    @functools.cached_property
+    def sharded(self) -> list[dict[str, Any]]:
+        """That fit with the frozen decoder in shards."""
+        job = self.job("sharded", data={"batch_size": BATCH // 2}, strategy="ddp_sharded_backbone")
+        return run_and_read(*ranks_of(job))
 
     @functools.cached_property
     def accumulated(self) -> dict[str, Any]:
@@ -191,6 +199,13 @@ class MethodTests:
             pytest.skip("the row says that its steps depend on their batches")
         require_like(first, made.base)
         _require_equal_losses(first["path"], made.base["path"])
+
+    def test_two_ranks_with_the_decoder_in_shards_train_as_two_with_all_of_it(self, made: Made) -> None:
+        if not made.row.sharded:
+            pytest.skip("the row is not run with a decoder in shards")
+        assert [each["held"] for each in made.sharded] == [made.ranks[0]["held"] / 2] * 2
+        parts, whole = (RunFolder.open(each[0]["path"]) for each in (made.sharded, made.ranks))
+        require_same_files(stored_files(parts), stored_files(whole))
 
     def test_accumulation_and_activation_checkpointing_change_nothing(self, made: Made) -> None:
         if not made.row.divisible:

@@ -27,7 +27,7 @@ ROWS = {
     "eproj_own": Row("EProj", {"lora": "own"}, int8=False),
     # Both tasks in one cluster, and a block that all stages train on.
     "eproj_reused": Row("EProj", {"threshold": 0.0, "lora": "shared"}, int8=False),
-    "hide": Row("HiDe"),
+    "hide": Row("HiDe", sharded=True),
     "hide_product": Row("HiDe", {"fusion": "product_of_sums", "projector": "full"}, int8=False),
     "hide_all": Row("HiDe", {"expand": "all"}, int8=False),
     "lcia": Row("LCIA", callbacks=[{"class_path": "DynamicEMA"}]),
@@ -79,7 +79,7 @@ ROWS = {
         quantised=False,
     ),
     "smolora_ema": Row("SMoLoRA", callbacks=[{"class_path": "DynamicEMA"}], int8=False),
-    "smolora": Row("SMoLoRA"),
+    "smolora": Row("SMoLoRA", sharded=True),
     # Its instance means count padding, as the published code's do.
     "smolora_official": Row("SMoLoRA", {"preset": "official"}, batched=False, divisible=False),
     "smolora_top2": Row("SMoLoRA", {"top_k": 2}, int8=False),

@@ -43,6 +43,7 @@ from lit_cvit.data.stage import Stage
 from lit_cvit.data.tasks import SampleSource
 from lit_cvit.methods.base import ContinualMethod, Plan
 from lit_cvit.methods.calibration import dealt_batches
+from lit_cvit.methods.hooks import READS_FROZEN_WEIGHTS
 from lit_cvit.methods.model_tailor.tailor import Compensation, num_kept, tailored
 from lit_cvit.utils.distributed import summed
 from lit_cvit.utils.settings import AtLeastOne, FromZeroToOne, Range
@@ -88,6 +89,11 @@ class ModelTailor(ContinualMethod):
         if projector_after != "reset" and self.projector != "full":
             reason = f"on a projector that does not train as a whole (projector: {self.projector})"
             warnings.warn(f"model.projector_after has no effect {reason}", stacklevel=2)
+
+    @property
+    def against_shards(self) -> str:
+        """A patch is chosen by the weights that it changes."""
+        return READS_FROZEN_WEIGHTS
 
     def plan_stage(self, stage: Stage) -> Plan:
         return {"new_blocks": [self.rank], "new_projector": self.is_new}
