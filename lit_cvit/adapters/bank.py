@@ -237,9 +237,10 @@ class LoRABank(nn.Module):
     def merges(self) -> bool:
         """Whether the blocks can be added into the base layer's weight, given one gate for all samples.
 
-        They cannot where the layer's input decides, or the weight is packed in 4 or 8 bits.
+        They cannot where the layer's input decides, or the weight is packed in 4 or 8 bits or held in shards.
         """
-        return self.num_blocks > 0 and self.router is None and type(self.base) is nn.Linear
+        plain = type(self.base) is nn.Linear and type(self.base.weight) is nn.Parameter
+        return self.num_blocks > 0 and self.router is None and plain
 
     def merged_change(self, gate: Tensor) -> Tensor:
         """What the bank adds to the base layer's weight under one gate; of a bank that `merges`.

@@ -13,6 +13,7 @@ from family_kit import FAMILIES, Noise
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lit_cvit.adapters import LoRABank
 from lit_cvit.backbones import Llava, shards
 from lit_cvit.data.tasks import Sample
 
@@ -116,3 +117,12 @@ def test_loss_and_frozen_weights_of_every_family_stay_what_they_were(
     assert torch.equal(backbone.loss(batch).loss_sum, before)
     assert backbone.digest_frozen() == digest
     assert {type(p).__name__ for p in backbone.decoder_layers.parameters()} == {"DTensor"}
+
+
+def test_a_weight_in_shards_is_not_merged_into(llava_folder: Path, mesh: DeviceMesh) -> None:
+    backbone = Llava(str(llava_folder)).load()
+    bank = LoRABank(backbone.decoder_layers[0].mlp.up_proj, "decoder.0.mlp.up_proj")
+    bank.add_block(2, torch.Generator().manual_seed(0))
+    assert bank.merges
+    backbone.shard(mesh)
+    assert not bank.merges
