@@ -51,7 +51,7 @@ class Nothing(Tiny):
     def forward_hidden(self, batch: Batch) -> Tensor:
         return torch.zeros(*batch.inputs["input_ids"].shape, self.config.text_config.hidden_size)
 
-    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
+    def generate(self, batch: Batch, *, max_new_tokens: int, on_drop: object = None) -> list[str]:
         return ["yes"] * len(batch)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lit_cvit.backbones import tiny
+from lit_cvit.backbones.build import build_llava_folder
 from lit_cvit.backbones.llava import Llava
 from lit_cvit.backbones.tiny import Tiny
 from lit_cvit.data.tasks import Batch, Sample
@@ -323,3 +324,13 @@ def test_bfloat16_weights_take_float32_images(llava_folder: Path, samples: list[
     assert backbone.projector.get_parameter("linear_1.weight").dtype == torch.bfloat16
     assert result.loss_sum.dtype == torch.float32
     assert bool(result.loss_sum.isfinite())
+
+
+def test_a_built_folder_may_have_a_tower_of_its_own_size(tmp_path: Path, samples: list[Sample]) -> None:
+    backbone = Llava(str(build_llava_folder(tmp_path, num_layers=2, tower=(32, 1)))).load()
+    vision = backbone.config.vision_config
+    assert (vision.hidden_size, vision.num_hidden_layers) == (32, 1)
+    assert (backbone.hidden_size, len(backbone.decoder_layers)) == (64, 2)
+    batch = backbone.encode(samples, with_answers=False)
+    assert backbone.image_features(batch).shape[1] == 32
+    assert backbone.forward_hidden(batch).shape == (*batch.prompt_mask.shape, 64)
