@@ -37,7 +37,8 @@ from lit_cvit.stream.step_log import StepLog
 from lit_cvit.stream.trainer import ContinualTrainer
 
 EVERY_STEP: Functions = {
-    "finite check": [(FiniteCheck, "losses")],
+    # With the read of what had no gradient, which `hold_unrouted` then drops.
+    "finite check": [(FiniteCheck, "read")],
     "log": [(StepLog, "on_step_end")],
     "hold_unrouted": [(AdapterSet, "hold_unrouted")],
     "routing context": [(ContinualMethod, "context")],

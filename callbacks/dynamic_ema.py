@@ -150,7 +150,7 @@ class DynamicEMA(StageCallback):
             self._average = {name: _copied(parameter) for name, parameter in parameters.items()}
 
     def _prepare(self, names: list[str], device: torch.device) -> None:
-        """Know which tensors share a beta, and which a line of the log."""
+        """Group the tensors: those that share a beta, and those of a line of the log."""
         positions = [[position] for position in range(len(names))]
         self._groups = Groups(layers_of(names) if self.beta_per == "layer" else positions, device)
         lines, place = by_layer(names), {name: position for position, name in enumerate(names)}
@@ -201,13 +201,15 @@ class DynamicEMA(StageCallback):
         if not self._average:
             self._average = {name: _copied(parameter) for name, parameter in self._parameters.items()}
         shares, dynamic = self._weights()
-        for names, part in zip(
-            in_parts(list(self._parameters)), in_parts(list(shares.unbind())), strict=True
-        ):
+        single: dict[str, Any] = dict(zip(self._parameters, shares.float().unbind(), strict=True))
+        if self._constant is not None:
+            # Known numbers go into one kernel for many tensors.
+            single = dict.fromkeys(self._parameters, 1 - self._constant)
+        for names in in_parts(list(self._parameters)):
             follow(
                 [self._average[name] for name in names],
                 [self._parameters[name].detach() for name in names],
-                part,
+                [single[name] for name in names],
             )
         self._change = {}
         assert self._dynamic is not None

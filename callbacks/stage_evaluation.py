@@ -53,7 +53,8 @@ class StageEvaluation(StageCallback):
             products. The weights are copied first and put back from the copy: that takes memory for the
             adapted layers a second time. In float32 answers stay the same but for rounding; in 16 bits the
             sum is rounded to the weight's type, which can change some. Routed banks, DoRA and layers in 4 or
-            8 bits stay unmerged. The verb `test` always answers without merging.
+            8 bits stay unmerged, and batches of one sample where gates are given per sample. The verb `test`
+            always answers without merging.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """LoRABank: the blocks attached to one linear layer, which runs exactly once and is never changed.
 
 y = W0 x + s * B_cat (gate (x) (A_cat x)), see `kernels`. The base layer may be any `nn.Linear`, also one of
-bitsandbytes' 4-bit or 8-bit layers (they are nn.Linear too): it is called, never subclassed and never read.
+bitsandbytes' 4-bit or 8-bit layers (they are nn.Linear too): it is called, never subclassed and never read,
+except while `MergedBanks` holds the blocks in its weight.
 Source: LoRA, arXiv 2106.09685.
 """
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_cvit.adapters.kernels import gate_to_rows, weigh_blocks
-from lit_cvit.adapters.products import add_up, project_down
+from lit_cvit.adapters.products import add_up, project_down, side_by_side
 from lit_cvit.adapters.routing import DECODER, BankView, Router, RoutingContext, active, current
 
 
@@ -209,11 +210,11 @@ class LoRABank(nn.Module):
 
     def down(self) -> Tensor:
         """A_cat (R, in): the blocks' down-projections joined along the rank."""
-        return torch.cat([block.A for block in self.lora_blocks()])
+        return self._side_by_side(range(self.num_blocks))[0]
 
     def up(self) -> Tensor:
         """B_cat (out, R): the blocks' up-projections joined along the rank."""
-        return torch.cat([block.B for block in self.lora_blocks()], dim=1)
+        return self._side_by_side(range(self.num_blocks))[1]
 
     def hold(self) -> None:
         """Join the blocks in use until `release`: what is computed from them alone is computed once."""
@@ -228,10 +229,10 @@ class LoRABank(nn.Module):
     def _side_by_side(self, chosen: range) -> tuple[Tensor, Tensor]:
         """A_cat (R, in) and B_cat (out, R) of some blocks; those of a single one are no copy."""
         blocks = [self.block(number) for number in chosen]
-        if len(blocks) == 1:
-            return blocks[0].A.detach(), blocks[0].B.detach()
-        downs, ups = [block.A.detach() for block in blocks], [block.B.detach() for block in blocks]
-        return torch.cat(downs), torch.cat(ups, dim=1)
+        return (
+            side_by_side([block.A.detach() for block in blocks], dim=0),
+            side_by_side([block.B.detach() for block in blocks], dim=1),
+        )
 
     @property
     def merges(self) -> bool:

@@ -190,14 +190,12 @@ def top_k_gate(logits: Tensor, k: int) -> Tensor:
     return torch.zeros_like(logits).scatter(-1, indices[..., :k], values[..., :k].softmax(-1))
 
 
-def fusion_directions(
-    vectors: Tensor, ups: Sequence[Tensor], gate: Tensor, *, num_first: int, scaling: float
-) -> Tensor:
+def fusion_directions(vectors: Tensor, up: Tensor, gate: Tensor, *, num_first: int, scaling: float) -> Tensor:
     """The rank-space vectors d of two branches with <d, z> = I . (s * B (gate (x) z)), B and z of the branch.
 
     Args:
         vectors: (2, out) fusion vectors I, one of each branch.
-        ups: (out, r_i) up-projections of the first branch, then of the second, R ranks in all.
+        up: (out, R) joined up-projections of the first branch, then of the second.
         gate: (rows, R) the gate, expanded over the ranks.
         num_first: Ranks of the first branch.
         scaling: The factor s.
@@ -206,7 +204,7 @@ def fusion_directions(
         (rows, R, 2), zero at the ranks of the other branch.
     """
     # One product for both, half of it for nothing: the gradient of a slice is a copy that is mostly zeros.
-    products = torch.cat(list(ups), dim=1).T @ vectors.T
+    products = up.T @ vectors.T
     first = (torch.arange(len(products), device=products.device) < num_first).to(products.dtype)
     return gate.unsqueeze(-1) * (products * torch.stack([scaling * first, scaling * (1 - first)], dim=-1))
 

@@ -61,6 +61,12 @@ class MergedBanks:
 
     def _merge(self, bank: LoRABank, gate: Gate) -> None:
         weight = bank.base.weight
+        if not any(gate):
+            # Nothing is added: no copy is needed.
+            self._put_back(bank)
+            self._gates[bank] = gate
+            bank.merged = True
+            return
         original = self._originals.get(bank)
         if original is None:
             original = self._originals[bank] = weight.detach().clone()
@@ -74,7 +80,8 @@ class MergedBanks:
 
     def _put_back(self, bank: LoRABank) -> None:
         if bank in self._gates:
-            bank.base.weight.data.copy_(self._originals[bank])
+            if bank in self._originals:
+                bank.base.weight.data.copy_(self._originals[bank])
             bank.merged = False
             del self._gates[bank]
 

@@ -52,23 +52,24 @@ def add_up(y: Tensor, weighted: Tensor, ups: Sequence[Tensor], *, scaling: float
         y.dtype == torch.get_autocast_dtype(kind) if autocast else y.dtype == weighted.dtype == ups[0].dtype
     )
     if not fits:
-        return y + F.linear(weighted * scaling, _side_by_side(ups))
+        return y + F.linear(weighted * scaling, side_by_side(ups, dim=1))
     flat = y.flatten(0, -2), weighted.flatten(0, -2)
     if len(ups) == 1 or not torch.is_grad_enabled():
-        total = torch.addmm(*flat, _side_by_side(ups).T, alpha=scaling)
+        total = torch.addmm(*flat, side_by_side(ups, dim=1).T, alpha=scaling)
     else:
         total = _AddUp.apply(*flat, scaling, *ups)
     return total.view(y.shape)
+
+
+def side_by_side(parts: Sequence[Tensor], *, dim: int) -> Tensor:
+    """The tensors joined along a dimension; a single one as it is, without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
 
 
 def _type_of(x: Tensor) -> torch.dtype:
     """The type that a product of x runs in."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def _side_by_side(ups: Sequence[Tensor]) -> Tensor:
-    return ups[0] if len(ups) == 1 else torch.cat(list(ups), dim=1)
 
 
 def _span(needed: Sequence[bool], sizes: Sequence[int]) -> slice:

@@ -63,13 +63,13 @@ class RoutingContext:
         """The gate of one bank: its own, else the shared one, else None."""
         return self.gates.get(bank, self.gate)
 
-    def keep(self, samples: Tensor) -> None:
+    def select_samples(self, samples: Tensor) -> None:
         """Narrow the context to some samples, for the decode steps after the others' answers have ended.
 
         The maps of other kinds of modules than the decoder's go: those modules run at the prefill alone.
 
         Args:
-            samples: (S',) numbers of the samples that stay, on the device of the facts.
+            samples: (S',) numbers of the samples that stay, on the device of gates and masks.
 
         Raises:
             ValueError: the rows of the decoder are not the samples (beam search).
@@ -77,7 +77,9 @@ class RoutingContext:
         if DECODER in self.row_to_sample:
             raise ValueError("a routing context whose decoder has a row map cannot be narrowed to samples")
         self.num_samples = len(samples)
-        self.facts = {name: fact.index_select(0, samples) for name, fact in self.facts.items()}
+        self.facts = {
+            name: fact.index_select(0, samples.to(fact.device)) for name, fact in self.facts.items()
+        }
         self.memo = {name: gate.index_select(0, samples) for name, gate in self.memo.items()}
         self.gates = {name: _of_samples(gate, samples) for name, gate in self.gates.items()}
         if self.gate is not None:

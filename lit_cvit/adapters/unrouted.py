@@ -60,16 +60,17 @@ def hold_unrouted(groups: Iterable[Group], largest: Sequence[float] | None = Non
     """
     with_grad = [[p for p in group if p.grad is not None] for group in groups]
     with_grad = [group for group in with_grad if group]
+    if not with_grad:
+        return 0
     if largest is None:
         found = largest_gradients(with_grad)
-        largest = [] if found is None else found.tolist()
-    sizes = iter(largest)
-    held = 0
-    for group in with_grad:
-        # NaN is not zero.
-        used = [next(sizes) != 0 for _ in group]
-        if not any(used):
-            held += 1
-            for parameter in group:
-                parameter.grad = None
-    return held
+        assert found is not None
+        largest = found.tolist()
+    flat = (parameter for group in with_grad for parameter in group)
+    # NaN is not zero.
+    used = {id(parameter) for parameter, size in zip(flat, largest, strict=True) if size != 0}
+    unused = [group for group in with_grad if not any(id(parameter) in used for parameter in group)]
+    for group in unused:
+        for parameter in group:
+            parameter.grad = None
+    return len(unused)

@@ -15,6 +15,7 @@ Both count strictly between 0 and 1; elsewhere, and without an earlier gradient,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,14 +91,16 @@ def layers_of(names: Iterable[str]) -> list[list[int]]:
 
 
 @torch.no_grad()
-def follow(averages: Sequence[Tensor], values: Sequence[Tensor], shares: Sequence[Tensor]) -> None:
+def follow(
+    averages: Sequence[Tensor], values: Sequence[Tensor], shares: Sequence[Tensor] | Sequence[float]
+) -> None:
     """Move each average towards its value, in place; where both are equal, it stays bit for bit.
 
     Args:
         averages: theta*.
         values: theta, of the same shapes.
-        shares: 1 - beta of each, single numbers on the device of the averages.
+        shares: 1 - beta of each, single numbers; tensors in the type and on the device of the averages.
     """
     typed = [value.to(average.dtype) for average, value in zip(averages, values, strict=True)]
-    weights = [share.to(average.dtype) for average, share in zip(averages, shares, strict=True)]
+    weights: list[Any] = list(shares)
     torch._foreach_lerp_(list(averages), typed, weights)

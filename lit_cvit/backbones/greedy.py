@@ -63,13 +63,15 @@ def greedy_search(
         answers.add(ids.flatten().tolist())
         if all(answers.ended) or step == room - 1:
             break
-        if step == 0:
-            _make_room(model_kwargs["past_key_values"], room)
         if _pays(answers.ended):
             kept = torch.tensor(answers.drop(), device=ids.device)
             ids, model_kwargs = ids.index_select(0, kept), _of_rows(model_kwargs, kept)
             if on_drop is not None:
                 on_drop(kept)
+        if step == 0:
+            _make_room(model_kwargs["past_key_values"], room)
+        # It would live through the next pass, the prefill's with its image features.
+        outputs = None
         inputs = model.prepare_inputs_for_generation(ids, next_sequence_length=1, **model_kwargs)
         outputs = model(**inputs, return_dict=True)
     return torch.cat([input_ids, answers.padded(generation_config.pad_token_id).to(input_ids)], dim=1)

@@ -286,7 +286,9 @@ class ContinualMethod(StoredMethod):
         if self._merged is not None:
             self._merged.follow(context)
         with routing(context), joined(bank for bank in self.banks.values() if not bank.merged):
-            return self.backbone.generate(batch, max_new_tokens=max_new_tokens, on_drop=context.keep)
+            return self.backbone.generate(
+                batch, max_new_tokens=max_new_tokens, on_drop=context.select_samples
+            )
 
     # -- Lightning ------------------------------------------------------------------------------------------
 

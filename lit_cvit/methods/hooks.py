@@ -130,7 +130,7 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         """
 
     def sample_facts(self, batch: Batch) -> dict[str, Tensor]:
-        """Facts per sample that the adapters read, computed once per batch.
+        """Facts per sample that the adapters read, computed once per batch; their first dimension is S.
 
         The key `gate` is the gate of every bank: (blocks,) or (S, blocks); without it all blocks have
         weight 1. One on the CPU is looked at, and blocks that no sample uses cost nothing. The key

@@ -2,8 +2,8 @@
 
 It checks the loss terms of an optimizer step and the norm of its gradients, over all ranks in one tensor, so
 that all ranks end at the same point. Reading it waits for a GPU, so what else the host has to know of the
-gradients is read with it. Clipping forms its norm anew: the method may leave out
-gradients in between. The update itself is checked where its outcome is stored.
+gradients is read with it. Clipping forms its norm anew: gradients of what the step did not use are dropped in
+between. The update itself is checked where its outcome is stored.
 """
 
 from __future__ import annotations

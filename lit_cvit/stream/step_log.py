@@ -54,5 +54,7 @@ class StepLog(StageCallback):
 
 
 def _read(values: list[Tensor]) -> list[float]:
-    """Single numbers of any type, in one transfer."""
-    return torch.stack([value.double() for value in values]).tolist() if values else []
+    """Single numbers of any type, in one transfer; those that were logged on the CPU join the others."""
+    device = next((value.device for value in values if value.device.type != "cpu"), torch.device("cpu"))
+    alike = [value.detach().to(device, torch.float64).reshape(()) for value in values]
+    return torch.stack(alike).tolist() if values else []

@@ -181,7 +181,7 @@ def test_fusion_in_rank_space_equals_fusion_of_formed_branches() -> None:
     expected = torch.stack([branches[0] @ i_vu, branches[1] @ i_if], dim=-1).softmax(-1)
     directions = fusion_directions(
         torch.stack([i_vu, i_if]),
-        [up_vu, up_if],
+        torch.cat([up_vu, up_if], dim=1),
         torch.cat([gate_vu, gate_if], dim=-1),
         num_first=4,
         scaling=scaling,

@@ -107,7 +107,7 @@ def test_every_batch_is_merged_by_its_own_gate_or_not_at_all() -> None:
 
 
 def test_an_equal_gate_is_not_merged_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, merged = bank_of(), None
+    bank = bank_of()
     calls: list[Tensor] = []
     change = bank.merged_change
     monkeypatch.setattr(bank, "merged_change", lambda gate: calls.append(gate) or change(gate))

@@ -3,7 +3,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lit_cvit.adapters import LoRABank, RoutingContext, held_groups, hold_unrouted, routing
+from lit_cvit.adapters import (
+    LoRABank,
+    RoutingContext,
+    held_groups,
+    hold_unrouted,
+    largest_gradients,
+    routing,
+)
 
 
 def _bank() -> LoRABank:
@@ -83,3 +90,23 @@ def test_frozen_blocks_are_no_group() -> None:
     bank = _bank()
     bank.freeze_block(0)
     assert held_groups([bank]) == [tuple(bank.block(1).parameters())]
+
+
+def test_what_the_host_has_read_already_decides_as_what_is_read_here() -> None:
+    gradients = [(0.0, None), (None, None), (2.0, 0.0), (float("nan"),), (0.0,)]
+    kept = []
+    for read in (False, True):
+        groups = [tuple(nn.Parameter(torch.zeros(2)) for _ in group) for group in gradients]
+        for group, values in zip(groups, gradients, strict=True):
+            for parameter, value in zip(group, values, strict=True):
+                parameter.grad = None if value is None else torch.full((2,), value)
+        largest = largest_gradients(groups)
+        assert largest is not None
+        assert hold_unrouted(groups, largest.tolist() if read else None) == 2
+        kept.append([[parameter.grad is not None for parameter in group] for group in groups])
+    assert kept[0] == kept[1] == [[False, False], [False, False], [True, True], [True], [False]]
+
+
+def test_gradients_that_were_dropped_in_between_are_held_no_more() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    assert hold_unrouted([(parameter,)], [0.0]) == 0

@@ -70,7 +70,7 @@ def test_a_context_is_narrowed_in_all_that_it_has_for_each_sample() -> None:
         row_to_sample={"projector": torch.tensor([0, 0, 2])},
         memo={"held": torch.arange(3.0).reshape(3, 1)},
     )
-    context.keep(torch.tensor([0, 2]))
+    context.select_samples(torch.tensor([0, 2]))
     assert context.num_samples == 2
     assert context.fact("instruction").tolist() == [[0, 1], [4, 5]]
     assert context.gate is not None
@@ -86,4 +86,4 @@ def test_a_context_is_narrowed_in_all_that_it_has_for_each_sample() -> None:
 def test_a_context_of_beams_is_not_narrowed() -> None:
     context = RoutingContext(2, row_to_sample={"decoder": torch.arange(2).repeat_interleave(3)})
     with pytest.raises(ValueError, match="whose decoder has a row map"):
-        context.keep(torch.tensor([0]))
+        context.select_samples(torch.tensor([0]))

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from answering_kit import stirred, trained
+from answering_kit import trained
 from prog_kit import hashed_texts as hashed_texts
 from stream_kit import fit, small_data, small_method
 
 from callbacks import StageEvaluation
-from lit_cvit.adapters import MergedBanks
-from lit_cvit.backbones import Tiny
+from lit_cvit.adapters import LoRABank, MergedBanks
 from lit_cvit.data.datamodule import ContinualDataModule
 from lit_cvit.evaluation import evaluate_task
-from lit_cvit.methods import ContinualMethod, DirLoRA, SeqLoRA, SMoLoRA
+from lit_cvit.methods import ContinualMethod, SMoLoRA
 
 CPU = torch.device("cpu")
 # Which banks a pass over one learned task merges.
@@ -48,6 +47,19 @@ def attached(method: ContinualMethod, **more: Any) -> ContinualDataModule:
     return data
 
 
+def watched_merges(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the banks that are merged from now on."""
+    seen: set[str] = set()
+    merge = MergedBanks._merge
+
+    def watched(merged: MergedBanks, bank: LoRABank, gate: Any) -> None:
+        merge(merged, bank, gate)
+        seen.add(bank.name)
+
+    monkeypatch.setattr(MergedBanks, "_merge", watched)
+    return seen
+
+
 @pytest.mark.parametrize("case", METHODS)
 def test_a_pass_merges_what_has_one_gate_and_answers_alike(
     case: str, llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -55,14 +67,7 @@ def test_a_pass_merges_what_has_one_gate_and_answers_alike(
     name, settings, merges = METHODS[case]
     method = trained(llava_folder, tmp_path, name, settings)
     data, digest = attached(method, settings={"num_test": 8}), method.backbone.digest_frozen()
-    seen: set[str] = set()
-    follow = MergedBanks.follow
-
-    def watched(merged: MergedBanks, context: Any) -> None:
-        follow(merged, context)
-        seen.update(name for name, bank in method.banks.items() if bank.merged)
-
-    monkeypatch.setattr(MergedBanks, "follow", watched)
+    seen = watched_merges(monkeypatch)
     plain = answers(method, data, "ScienceQA", merge=False)
     assert seen == set()
     assert answers(method, data, "ScienceQA", merge=True) == plain
@@ -73,19 +78,6 @@ def test_a_pass_merges_what_has_one_gate_and_answers_alike(
     assert seen == expected
     assert method.backbone.digest_frozen() == digest
     assert not any(bank.merged for bank in method.banks.values())
-
-
-@pytest.mark.parametrize("family", [SeqLoRA, DirLoRA])
-def test_tiny_says_the_same_with_merged_adapters(family: type[ContinualMethod]) -> None:
-    method = family(Tiny(), rank=8, alpha=16)
-    method.prepare()
-    data = ContinualDataModule(settings={"num_test": 12}, eval_batch_size=8)
-    data.attach(method.backbone.encoder)
-    for stage in data.stages(seed=0)[:2]:
-        method.begin_stage(stage)
-    stirred(method, 0.02)
-    for name in ("ScienceQA", "TextVQA"):
-        assert answers(method, data, name, merge=True) == answers(method, data, name, merge=False)
 
 
 class Stopped(Exception):
@@ -113,9 +105,12 @@ def evaluation(**more: Any) -> StageEvaluation:
     return StageEvaluation(downstream=False, report=False, **more)
 
 
-def test_a_run_with_merged_passes_stores_what_one_without_does(llava_folder: Path, tmp_path: Path) -> None:
-    found = []
+def test_a_run_with_merged_passes_stores_what_one_without_does(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, merged = [], watched_merges(monkeypatch)
     for merge in (False, True):
+        assert merged == set()
         run = fit(
             tmp_path / str(merge), small_method(llava_folder), callbacks=[evaluation(merge_adapters=merge)]
         ).run
@@ -123,6 +118,7 @@ def test_a_run_with_merged_passes_stores_what_one_without_does(llava_folder: Pat
         tensors = (run.stage_folder(2) / "method.safetensors").read_bytes()
         found.append((texts, tensors, run.matrix()))
     assert found[0] == found[1]
+    assert len(merged) > 1
 
 
 def test_merging_that_merges_nothing_warns(llava_folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from stream_kit import BATCH, fit, log_rows, small_data, small_method
 
 from lit_cvit.data.stage import Stage
 from lit_cvit.methods import ContinualMethod, SeqLoRA
+from lit_cvit.methods.adapter_set import AdapterSet
 from lit_cvit.run import RunFolder
 from lit_cvit.stream.checkpoints import RunCheckpointIO
 from lit_cvit.stream.stage_callback import StageCallback
@@ -82,6 +83,10 @@ def test_a_step_runs_in_the_documented_order(
         events.append(("checkpoint", checkpoint["global_step"] - 1))
         save(io, checkpoint, *args, **settings)
 
+    def held(adapters: AdapterSet, largest: Any) -> None:
+        events.append(("hold", method.trainer.global_step))
+
+    monkeypatch.setattr(AdapterSet, "hold_unrouted", held)
     monkeypatch.setattr(RunFolder, "log", logged)
     monkeypatch.setattr(RunCheckpointIO, "save_checkpoint", saved)
     method = small_method(llava_folder, Traced)
@@ -92,6 +97,7 @@ def test_a_step_runs_in_the_documented_order(
     names += [
         "on_gradients",
         "callback gradients",
+        "hold",
         "clip",
         "optimizer",
         "on_update",

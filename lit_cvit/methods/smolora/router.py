@@ -23,6 +23,7 @@ from lit_cvit.adapters.kernels import (
     sample_means,
     top_k_gate,
 )
+from lit_cvit.adapters.products import side_by_side
 from lit_cvit.adapters.routing import DECODER, BankView, Router, RoutingContext
 
 
@@ -192,7 +193,7 @@ class DualRouter(Router):
             return 0.5 * gate
         directions = fusion_directions(
             torch.stack([self.I_vu, self.I_if]),
-            bank.ups,
+            side_by_side(bank.ups, dim=1),
             expand_gate(gate, bank.ranks).squeeze(1),
             num_first=sum(bank.ranks[: self.num_vu]),
             scaling=bank.scaling,
