@@ -23,7 +23,6 @@ class ShardedBackboneStrategy(DDPStrategy):
     def shard(self, method: ContinualMethod) -> None:
         """Divide a method's decoder; once, when its banks are there and its weights are still on the CPU."""
         method.backbone.shard(init_device_mesh(self.root_device.type, (self.world_size,)))
-        method.adapters.note_frozen()
 
     def _setup_model(self, model: Module) -> DistributedDataParallel:
         assert isinstance(model, ContinualMethod)
