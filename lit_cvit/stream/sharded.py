@@ -64,7 +64,7 @@ def require_shardable(method: ContinualMethod, world_size: int) -> None:
         reason = f"needs model.backbone.quantization none, got {quantization!r}: packed weights stay whole"
     elif method.train_mode != "adapters":
         reason = f"needs model.train adapters, got {method.train_mode!r}: only what is frozen is divided"
-    elif method.against_shards:
-        reason = f"cannot train {name}: {method.against_shards}; use trainer.strategy ddp"
+    elif method.sharding_unsupported_reason:
+        reason = f"cannot train {name}: {method.sharding_unsupported_reason}; use trainer.strategy ddp"
     if reason:
         raise ValueError(f"trainer.strategy {NAME} {reason}")
