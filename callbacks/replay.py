@@ -212,8 +212,8 @@ class Replay(StageCallback):
         """Part `part` of `parts` of the rows that go with a step.
 
         Returns:
-            The sum of its token losses, and the answer tokens of all parts; None where it has no row. With a
-            decoder in shards, whose passes all ranks make, a part without a row is zero times another's loss.
+            The sum of its token losses, and the answer tokens of all parts; None where it has no row. Where
+            all ranks must make the same passes, a part without a row is zero times another's loss.
         """
         if self._source is None:
             return None
@@ -224,7 +224,7 @@ class Replay(StageCallback):
         own = share(chosen, part, parts)
         weight = float(bool(own))
         if not own:
-            if method.backbone.shards is None:
+            if not method.backbone.same_passes_on_all_ranks:
                 return None
             own = chosen[:1]
         tokens = int(self._tokens[epoch][chosen].sum())

@@ -241,6 +241,14 @@ class Backbone(ModelFiles, nn.Module):
         loaded = {id(p) for _, module in self._base_modules for p in module.parameters(recurse=False)}
         self.shards = Shards(self.language_model, list(self.decoder_layers), loaded, mesh)
 
+    @property
+    def same_passes_on_all_ranks(self) -> bool:
+        """Whether all ranks must make the same passes outside of `in_lockstep`.
+
+        Then one without work makes a pass that counts for nothing.
+        """
+        return self.shards is not None
+
     def in_lockstep(self) -> AbstractContextManager[None]:
         """Around passes of which the ranks may make different numbers; all must enter it at the same point.
 

@@ -68,10 +68,24 @@ class Shards:
             yield
         finally:
             self._announcing = False
+            self._forget_passes()
         while any(counts := self._announce(None)):
             for layer in self._layers if counts[_FORWARD] else reversed(self._layers):
                 layer.unshard()
                 layer.reshard()
+
+    def _forget_passes(self) -> None:
+        """Drop FSDP's notes of the passes made; it does so after a backward pass, and answers have none.
+
+        They would grow with every token. Backward passes that are still to come do not miss them, since what
+        they prefetch is set. The names are private: those of every torch that pyproject.toml allows.
+        """
+        for layer in self._layers:
+            group = layer._get_fsdp_state()._fsdp_param_group
+            # Without a pass so far there are no notes in common either.
+            if group is not None and group._post_forward_indices:
+                group._post_forward_indices.clear()
+                group.comm_ctx.post_forward_order.clear()
 
     def _announce(self, kind: int | None) -> list[int]:
         """Tell the other ranks of a pass, or with None that there is none; how many make which kind."""

@@ -65,7 +65,7 @@ class AdapterSet:
         *,
         copies_projector: bool,
     ) -> None:
-        """Put banks around the layers of some groups, and note what the rest of the backbone is.
+        """Put banks around the layers of some groups.
 
         Args:
             backbone: The loaded backbone, changed in place.
@@ -81,7 +81,6 @@ class AdapterSet:
             parent, _, leaf = backbone.projector_path.rpartition(".")
             setattr(backbone.model.get_submodule(parent), leaf, self.projector_bank)
         self._backbone = backbone
-        self.note_frozen()
 
     def grow(self, plan: Mapping[str, Any]) -> None:
         """Follow a plan's keys about blocks and projector copies, with the draws of its `seed`."""
@@ -129,15 +128,18 @@ class AdapterSet:
         return {name: parameter for name, parameter in named if parameter.requires_grad}
 
     def note_frozen(self) -> None:
-        """Note what the frozen backbone is, once more where its layers have been divided among the ranks."""
+        """Note what the frozen backbone is before it trains, for `check_frozen`.
+
+        It reads every weight, so once: where ranks divide the layers, after that.
+        """
         if self._backbone is not None:
             self._frozen_digest = self._backbone.digest_frozen()
 
     def check_frozen(self) -> None:
-        """Prove that the backbone, or a rank's shards of it, is bit for bit what was loaded.
+        """Prove that the backbone, or a rank's shards of it, is bit for bit what `note_frozen` saw.
 
         Raises:
-            RuntimeError: it is not.
+            RuntimeError: it is not, or was not noted.
         """
         if self._backbone is not None and self._backbone.digest_frozen() != self._frozen_digest:
             raise RuntimeError(

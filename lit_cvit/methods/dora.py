@@ -22,6 +22,6 @@ class DoRA(ContinualMethod):
     bank_class: ClassVar[type[LoRABank]] = DoRABank
 
     @property
-    def against_shards(self) -> str:
+    def sharding_unsupported_reason(self) -> str:
         """A magnitude starts as the norm of a frozen row."""
         return READS_FROZEN_WEIGHTS

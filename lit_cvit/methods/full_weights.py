@@ -34,7 +34,7 @@ class FullWeights(AdapterSet):
         *,
         copies_projector: bool,
     ) -> None:
-        """Let the weights train, put the projector behind copies, and note what the rest is.
+        """Let the weights train, and put the projector behind copies.
 
         Args:
             backbone: The loaded backbone, changed in place.
@@ -45,7 +45,6 @@ class FullWeights(AdapterSet):
         self._weights = weights_at(backbone.model, backbone.language_paths)
         for parameter in self._weights.values():
             parameter.requires_grad_(True)
-        # What trains is no part of the digest that is taken here.
         super().inject(backbone, (), make_bank, copies_projector=copies_projector)
 
     @property

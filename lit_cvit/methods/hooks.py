@@ -19,7 +19,7 @@ from lit_cvit.utils.settings import CheckedSettings
 Plan = dict[str, Any]
 # Names that hooks had before, and those they have now.
 RENAMED = {"knows": "access", "know_tasks": "set_tasks"}
-# Reasons for `against_shards`.
+# Reasons for `sharding_unsupported_reason`.
 READS_FROZEN_WEIGHTS = "it reads the frozen weights of the layers outside of forward passes"
 
 
@@ -75,7 +75,7 @@ class MethodHooks(CheckedSettings, L.LightningModule):
         return 0
 
     @property
-    def against_shards(self) -> str:
+    def sharding_unsupported_reason(self) -> str:
         """Why the configured method cannot have a decoder in shards; empty where it can.
 
         It can where frozen weights are read in forward passes alone, and where the ranks make the same passes

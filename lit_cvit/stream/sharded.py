@@ -23,7 +23,6 @@ class ShardedBackboneStrategy(DDPStrategy):
     def shard(self, method: ContinualMethod) -> None:
         """Divide a method's decoder; once, when its banks are there and its weights are still on the CPU."""
         method.backbone.shard(init_device_mesh(self.root_device.type, (self.world_size,)))
-        method.adapters.note_frozen()
 
     def _setup_model(self, model: Module) -> DistributedDataParallel:
         assert isinstance(model, ContinualMethod)
@@ -65,7 +64,7 @@ def require_shardable(method: ContinualMethod, world_size: int) -> None:
         reason = f"needs model.backbone.quantization none, got {quantization!r}: packed weights stay whole"
     elif method.train_mode != "adapters":
         reason = f"needs model.train adapters, got {method.train_mode!r}: only what is frozen is divided"
-    elif method.against_shards:
-        reason = f"cannot train {name}: {method.against_shards}; use trainer.strategy ddp"
+    elif method.sharding_unsupported_reason:
+        reason = f"cannot train {name}: {method.sharding_unsupported_reason}; use trainer.strategy ddp"
     if reason:
         raise ValueError(f"trainer.strategy {NAME} {reason}")

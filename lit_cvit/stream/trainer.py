@@ -258,6 +258,7 @@ class ContinualTrainer(L.Trainer):
         method.prepare()
         if isinstance(self.strategy, ShardedBackboneStrategy):
             self.strategy.shard(method)
+        method.adapters.note_frozen()
         self._restore(method)
         restored = max(self._folder.stages_done(), default=0)
         self._notify("on_stream_start", method)

@@ -81,6 +81,21 @@ def test_every_pass_in_lockstep_is_announced_and_no_other(
     assert torch.equal(backbone.shards.trained[0].grad, torch.zeros(2))
 
 
+def test_passes_without_a_backward_pass_leave_nothing_in_memory(llava_folder: Path, mesh: DeviceMesh) -> None:
+    """FSDP notes every layer of every pass until a backward pass ends."""
+    backbone = Llava(str(llava_folder)).load()
+    backbone.shard(mesh)
+    layers: Any = backbone.decoder_layers
+    groups = [layer._get_fsdp_state()._fsdp_param_group for layer in layers]
+    batch = backbone.encode(SAMPLES, with_answers=True)
+    with torch.no_grad(), backbone.in_lockstep():
+        backbone.loss(batch)
+        backbone.loss(batch)
+        assert groups[0].comm_ctx.post_forward_order == groups * 2
+    assert [group.comm_ctx.post_forward_order for group in groups] == [[]] * len(groups)
+    assert [group._post_forward_indices for group in groups] == [[]] * len(groups)
+
+
 def test_ranks_in_different_passes_are_an_error(
     llava_folder: Path, mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:

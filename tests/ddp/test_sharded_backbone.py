@@ -73,9 +73,12 @@ def test_ranks_may_make_different_numbers_of_passes_forward_and_back(model: Path
     require_equal(Made(row, tmp_path, model), data={**HALVES, "eval_batch_size": 2}, backbone=again)
 
 
-def test_a_rank_without_a_replayed_row_passes_all_the_same(model: Path, tmp_path: Path) -> None:
-    term = {"class_path": "Replay", "init_args": {"form": "term", "batch_size": 1}}
-    require_equal(Made(Row("SeqLoRA", callbacks=[term]), tmp_path, model), data=HALVES)
+@pytest.mark.parametrize(("method", "form"), [("SeqLoRA", "term"), ("AGEM", "gradient")])
+def test_a_rank_without_a_replayed_row_passes_all_the_same(
+    model: Path, tmp_path: Path, method: str, form: str
+) -> None:
+    replay = {"class_path": "Replay", "init_args": {"form": form, "batch_size": 1}}
+    require_equal(Made(Row(method, callbacks=[replay]), tmp_path, model), data=HALVES)
 
 
 def test_a_text_only_batch_goes_back_through_the_layers_of_a_rank_that_trains_the_projector_alone(

@@ -80,6 +80,7 @@ def test_a_frozen_projector_stays_and_is_not_stored(llava_folder: Path, tmp_path
 def test_a_vision_tower_that_changes_is_found(llava_folder: Path) -> None:
     method = full(llava_folder)
     method.prepare()
+    method.adapters.note_frozen()
     method.adapters.check_frozen()
     with torch.no_grad():
         next(method.backbone.language_model.parameters()).add_(1)

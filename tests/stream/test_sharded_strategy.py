@@ -9,7 +9,7 @@ import pytest
 from stream_kit import small_data
 
 from lit_cvit.backbones import Llava
-from lit_cvit.methods import AGEM, EWC, ContinualMethod, DoRA, ModelTailor, SeqLoRA
+from lit_cvit.methods import ContinualMethod, DoRA, ModelTailor, SeqLoRA
 from lit_cvit.stream.sharded import NAME, ShardedBackboneStrategy, require_shardable
 from lit_cvit.stream.trainer import ContinualTrainer
 
@@ -45,8 +45,3 @@ def test_what_needs_whole_weights_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ValueError, match=f"^trainer.strategy ddp_sharded_backbone {reason}"):
         require_shardable(family(Llava("anywhere", **backbone), **settings), 2)
-
-
-@pytest.mark.parametrize("family", [SeqLoRA, EWC, AGEM])
-def test_other_methods_are_taken(family: type[ContinualMethod]) -> None:
-    require_shardable(family(Llava("anywhere")), 2)

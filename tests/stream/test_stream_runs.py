@@ -182,6 +182,18 @@ def test_a_changed_backbone_stops_the_run(llava_folder: Path, tmp_path: Path) ->
         fit(tmp_path, small_method(llava_folder), callbacks=[BreakBackbone()])
 
 
+def test_the_backbone_is_read_for_its_digest_at_the_start_and_after_each_stage(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, events = small_method(llava_folder), []
+    digest = method.backbone.digest_frozen
+    monkeypatch.setattr(method.backbone, "digest_frozen", lambda: events.append("read") or digest())
+    method.prepare()
+    assert events == []
+    fit(tmp_path, method, callbacks=[])
+    assert events == ["read"] * 3
+
+
 def test_a_fitted_method_is_not_fitted_again(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="build a new one for every fit"):
         fit(tmp_path, finished.method)

@@ -91,7 +91,7 @@ class ModelTailor(ContinualMethod):
             warnings.warn(f"model.projector_after has no effect {reason}", stacklevel=2)
 
     @property
-    def against_shards(self) -> str:
+    def sharding_unsupported_reason(self) -> str:
         """A patch is chosen by the weights that it changes."""
         return READS_FROZEN_WEIGHTS
 
