@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lit_cvit.backbones.build import build_llava_folder
-from lit_cvit.run import RunFolder
+from lit_cvit.run import RunFolder, read_jsonl
 from lit_cvit.testing import Row
 from lit_cvit.testing.job import Job
 from lit_cvit.testing.jobs import ranks_of
@@ -73,12 +73,20 @@ def test_ranks_may_make_different_numbers_of_passes_forward_and_back(model: Path
     require_equal(Made(row, tmp_path, model), data={**HALVES, "eval_batch_size": 2}, backbone=again)
 
 
-@pytest.mark.parametrize(("method", "form"), [("SeqLoRA", "term"), ("AGEM", "gradient")])
-def test_a_rank_without_a_replayed_row_passes_all_the_same(
-    model: Path, tmp_path: Path, method: str, form: str
+def test_a_rank_without_a_replayed_row_passes_all_the_same(model: Path, tmp_path: Path) -> None:
+    term = {"class_path": "Replay", "init_args": {"form": "term", "batch_size": 1}}
+    require_equal(Made(Row("SeqLoRA", callbacks=[term]), tmp_path, model), data=HALVES)
+
+
+def test_a_micro_batch_without_a_row_of_the_memory_adds_nothing_to_its_gradient(
+    model: Path, tmp_path: Path
 ) -> None:
-    replay = {"class_path": "Replay", "init_args": {"form": form, "batch_size": 1}}
-    require_equal(Made(Row(method, callbacks=[replay]), tmp_path, model), data=HALVES)
+    """Three rows of the memory in micro-batches of one: of the two of a rank, one is empty."""
+    memory = {"class_path": "Replay", "init_args": {"form": "gradient", "batch_size": 3}}
+    small = {"settings": {"num_train": 10, "num_test": 5}, "batch_size": 1}
+    require_equal(Made(Row("AGEM", callbacks=[memory]), tmp_path, model), data=small)
+    rows = read_jsonl(RunFolder.open(tmp_path / "plain" / "run").log_path)
+    assert {row["agem/conflict"] for row in rows if "agem/conflict" in row} == {0.0, 1.0}
 
 
 def test_a_text_only_batch_goes_back_through_the_layers_of_a_rank_that_trains_the_projector_alone(
