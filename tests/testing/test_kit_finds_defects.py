@@ -66,4 +66,4 @@ def test_one_line_gives_a_method_of_another_package_every_test() -> None:
     assert found.rows == {"Mine": Row("elsewhere.Mine", {"penalty": 0.5}, batched=False)}
     names = {name for name in dir(found) if name.startswith("test_")}
     assert names == {name for name in dir(MethodTests) if name.startswith("test_")}
-    assert len(names) == 12
+    assert len(names) == 13
