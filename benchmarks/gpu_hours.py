@@ -42,12 +42,12 @@ EXPERIMENTS = Path(__file__).parents[1] / "configs" / "experiments"
 # A step x that of our LoRA: docs/performance.md, adapter_step.py on the CPU.
 FACTORS = {
     "LoRA": 1.0,
-    "O-LoRA": 0.99,
-    "ProgLoRA": 0.98,
-    "HiDe": 1.0,
-    "LCIA": 1.01,
-    "MoELoRA": 1.08,
-    "SMoLoRA": 1.09,
+    "O-LoRA": 1.0,
+    "ProgLoRA": 1.0,
+    "HiDe": 1.02,
+    "LCIA": 1.02,
+    "MoELoRA": 1.07,
+    "SMoLoRA": 1.08,
     "DoRA": 1.08,
 }
 # Tokens of an answer with its end, assumed; a batch is decoded until its longest.
